@@ -264,9 +264,17 @@ impl Edges {
     }
 }
 
-/// Whether a limit rests on what is known by peer only.
-const fn is_by_peer(cause: Cause) -> bool {
-    matches!(cause, Cause::Reader | Cause::AcceptQueue | Cause::NoAnswer)
+/// Whether a cause that rests on what is known by peer only is that of an edge, whose own measurements say `own`.
+const fn explains(of_peer: Cause, own: Cause) -> bool {
+    match of_peer {
+        Cause::Reader | Cause::NoAnswer => own.is_unlimited(),
+        Cause::AcceptQueue => own.is_unlimited() || matches!(own, Cause::NoAnswer),
+        Cause::BlackHole => matches!(
+            own,
+            Cause::Network | Cause::Loss | Cause::Receiver | Cause::Answer | Cause::Buffer
+        ),
+        _ => false,
+    }
 }
 
 fn edge_of(key: &Key, edge: &OfEdge, sums: &Sums) -> Edge {
@@ -275,7 +283,7 @@ fn edge_of(key: &Key, edge: &OfEdge, sums: &Sums) -> Edge {
         let own = judge(evidence);
         let of_peer = sums.peers.get(&key.peer).map(|peer| judge(&peer.evidence));
         match of_peer {
-            Some(of_peer) if own.cause.is_unlimited() && is_by_peer(of_peer.cause) => of_peer,
+            Some(of_peer) if explains(of_peer.cause, own.cause) => of_peer,
             _ => own,
         }
     });
@@ -315,7 +323,7 @@ fn edge_of(key: &Key, edge: &OfEdge, sums: &Sums) -> Edge {
 #[cfg(test)]
 mod tests {
     use flowtap_pipeline::testing::{batch, record};
-    use flowtap_pipeline::{Events, FlowKind};
+    use flowtap_pipeline::{Events, FlowKind, Queues, SendTime};
 
     use super::*;
     use crate::verdict::Tally;
@@ -409,6 +417,28 @@ mod tests {
         let (edges, sums) = edges([waits]);
         let (listed, _) = edges.chosen(10, &sums);
         assert_eq!((listed.len(), listed[0].cause), (1, Some(Cause::NoAnswer)));
+    }
+
+    #[test]
+    fn an_edge_through_which_nothing_gets_is_a_black_hole_as_its_peer_is() {
+        let silent = TcpRecord {
+            queues: Queues {
+                unsent: 9_000,
+                unacked: 1_448,
+                unread: 0,
+            },
+            rto_us: 3_000_000,
+            time: SendTime {
+                network_us: 3_000_000,
+                ..SendTime::default()
+            },
+            sent_segments: 5,
+            retransmits: 4,
+            ..of("web", "192.0.2.7:443", 1_448)
+        };
+        let (edges, sums) = edges([silent]);
+        let (listed, _) = edges.chosen(10, &sums);
+        assert_eq!(listed[0].cause, Some(Cause::BlackHole), "{}", listed[0].sentence);
     }
 
     #[test]

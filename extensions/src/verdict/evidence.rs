@@ -121,6 +121,7 @@ impl Listening {
                 kept.backlog += socket.backlog;
                 kept.limit += socket.limit;
                 kept.drops += socket.drops;
+                kept.closed &= socket.closed;
             }
             is_same
         });
@@ -145,6 +146,9 @@ pub struct ListeningSocket {
     pub limit: u64,
     /// Connections that were dropped in the period.
     pub drops: u64,
+    /// Whether it has been closed.
+    #[serde(default)]
+    pub closed: bool,
 }
 
 impl fmt::Display for ListeningSocket {

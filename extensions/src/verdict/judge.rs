@@ -60,7 +60,7 @@ fn cause_of(evidence: &Evidence) -> (Cause, String) {
         0
     };
     if (failed.total() + evidence.waiting).saturating_sub(explained) > evidence.opened {
-        return connects(evidence);
+        return connects(evidence, explained);
     }
     if evidence.listening.drops > 0 {
         return (Cause::AcceptQueue, accept_queue(&evidence.listening));
@@ -97,12 +97,12 @@ fn accept_queue(listening: &Listening) -> String {
         return format!(
             "the process that listens on this machine accepts too slowly: {} dropped because the queue was full ({})",
             dropped(listening.drops),
-            queue(listening.backlog, listening.limit)
+            queue(listening.backlog, listening.limit, false)
         );
     };
     let is_named = fullest.comm.is_some() || fullest.pid.is_some();
     let comma = if is_named { "," } else { "" };
-    let accepts = if fullest.limit == 0 { "accepted" } else { "accepts" };
+    let accepts = if fullest.closed { "accepted" } else { "accepts" };
     let others = match listening.drops - fullest.drops.min(listening.drops) {
         0 => String::new(),
         others => format!("; other listening sockets dropped {others}"),
@@ -110,13 +110,13 @@ fn accept_queue(listening: &Listening) -> String {
     format!(
         "{fullest}{comma} {accepts} too slowly: {} dropped because its queue was full ({}){others}",
         dropped(fullest.drops),
-        queue(fullest.backlog, fullest.limit)
+        queue(fullest.backlog, fullest.limit, fullest.closed)
     )
 }
 
-/// The queue of a listening socket: one that has been closed has none, and no limit.
-fn queue(backlog: u64, limit: u64) -> String {
-    if limit == 0 {
+/// The queue of a listening socket: one that has been closed has none.
+fn queue(backlog: u64, limit: u64, closed: bool) -> String {
+    if closed {
         return "closed since".to_owned();
     }
     format!("{backlog} of {limit} wait")
@@ -141,15 +141,13 @@ fn unlimited(evidence: &Evidence, total: f64) -> (Cause, String) {
     (Cause::Application, sentence)
 }
 
-fn connects(evidence: &Evidence) -> (Cause, String) {
+/// `explained`: those without an answer that have another cause than the peer.
+fn connects(evidence: &Evidence, explained: u64) -> (Cause, String) {
     let failed = evidence.failed;
-    let all = failed.total() + evidence.waiting + evidence.opened;
+    let unanswered = (failed.no_answer + evidence.waiting).saturating_sub(explained);
+    let all = (failed.total() + evidence.waiting + evidence.opened).saturating_sub(explained);
     let reasons = [
-        (
-            failed.no_answer + evidence.waiting,
-            Cause::NoAnswer,
-            "the peer does not answer",
-        ),
+        (unanswered, Cause::NoAnswer, "the peer does not answer"),
         (
             failed.refused,
             Cause::Refused,
@@ -174,7 +172,7 @@ fn connects(evidence: &Evidence) -> (Cause, String) {
         .unwrap_or_default();
     let of_all = |count: u64| format!("{count} of {}", counted(all, "connect", "connects"));
     let waiting = if cause == Cause::NoAnswer {
-        evidence.waiting
+        evidence.waiting.min(unanswered)
     } else {
         0
     };
@@ -220,8 +218,8 @@ fn stopped(evidence: &Evidence, least: f64, total: f64) -> Option<(Cause, String
     let of_total = |time| format!("{} of {}", seconds(time), seconds(total));
     if evidence.held_back >= least {
         let sentence = format!(
-            "nothing leaves this machine: data waited to be sent for {}, and none was in flight; its own firewall or queueing discipline \
-             drops it (`nft list ruleset`, `iptables -nvL OUTPUT`, `tc -s qdisc`)",
+            "nothing leaves this machine: data waited to be sent for {}, and none was in flight; its own firewall, queueing discipline or \
+             routes stop it (`nft list ruleset`, `iptables -nvL OUTPUT`, `tc -s qdisc`, `ip route get`)",
             of_total(evidence.held_back)
         );
         return Some((Cause::BlackHole, sentence));
@@ -271,12 +269,19 @@ fn slowed(evidence: &Evidence, limit: Cause, share: &str) -> (Cause, String) {
                 "the send buffer on this machine is too small: it was full {share} of the time; see net.ipv4.tcp_wmem and SO_SNDBUF"
             ),
         ),
-        _ => (
-            Cause::Network,
-            format!(
-                "the network's capacity: sending waited for it {share} of the time, and hardly anything was lost"
-            ),
-        ),
+        _ => {
+            let losses = if evidence.rto >= NOTICEABLE * evidence.shares.total() {
+                format!(
+                    "{} were spent after a retransmission time-out",
+                    seconds(evidence.rto)
+                )
+            } else {
+                "hardly anything was lost".to_owned()
+            };
+            let sentence =
+                format!("the network's capacity: sending waited for it {share} of the time, and {losses}");
+            (Cause::Network, sentence)
+        }
     }
 }
 
@@ -369,9 +374,10 @@ fn findings(evidence: &Evidence) -> Vec<String> {
         ));
     }
     for socket in &listening.sockets {
-        let queue = match socket.limit {
-            0 => "closed since".to_owned(),
-            limit => format!("{} of at most {limit} wait", socket.backlog),
+        let queue = if socket.closed {
+            "closed since".to_owned()
+        } else {
+            format!("{} of at most {} wait", socket.backlog, socket.limit)
         };
         lines.push(format!("{socket}: {} dropped, {queue}", socket.drops));
     }

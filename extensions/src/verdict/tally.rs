@@ -117,6 +117,7 @@ struct Listener {
     limit: u64,
     drops: u64,
     oldest_wait: f64,
+    closed: bool,
 }
 
 impl Listener {
@@ -136,6 +137,7 @@ impl Listener {
             limit: u64::from(record.limit),
             drops: self.drops + record.drops,
             oldest_wait: f64::from(record.wait_us.unwrap_or(0)) / 1e6,
+            closed: record.closed,
         };
     }
 
@@ -154,6 +156,7 @@ impl Listener {
             backlog,
             limit,
             drops,
+            closed: self.closed,
         });
         Listening {
             backlog,
@@ -278,7 +281,10 @@ impl Tally {
     /// Takes the sums out. Queues stay known, as do listening sockets that are at work.
     pub fn take(&mut self) -> Sums {
         let sums = std::mem::take(&mut self.sums);
-        let at_work = sums.listeners.iter().filter(|(_, known)| known.limit > 0);
+        for (_, open) in self.queues.values_mut() {
+            open.begin_period();
+        }
+        let at_work = sums.listeners.iter().filter(|(_, known)| !known.closed);
         self.sums.listeners = at_work
             .map(|(socket, known)| (*socket, Listener { drops: 0, ..*known }))
             .collect();
@@ -414,8 +420,10 @@ struct Open {
     has_recovered: bool,
     /// Time in time-outs since the peer has acknowledged anything, in µs.
     silent_us: i64,
-    /// The part of it that is in the sums.
+    /// The part of it that is in the sums of this period.
     counted_us: i64,
+    /// The part of this period that is not.
+    pending_us: i64,
 }
 
 /// Change of the time in which nothing got through, in µs.
@@ -426,6 +434,12 @@ struct Stop {
 }
 
 impl Open {
+    /// Nothing of the connection is in the sums of the next period, which has no more time than passes in it.
+    const fn begin_period(&mut self) {
+        self.counted_us = 0;
+        self.pending_us = 0;
+    }
+
     /// Takes the next record of the connection. One that is seen for the first time may have had bytes in flight before: it counts as if
     /// it had not, so that less was acknowledged of it than was in fact.
     fn update(&mut self, record: &TcpRecord) -> Stop {
@@ -435,20 +449,28 @@ impl Open {
         let is_acknowledged = !is_broken && in_flight > i64::from(record.queues.unacked);
         // TCP keeps a segment that this machine's own firewall dropped among those to send (`tcp_write_xmit()`): it is never in flight.
         let is_held_back = in_flight == 0 && record.queues.unacked == 0 && record.queues.unsent > 0;
-        if is_acknowledged {
+        let unacknowledged_us = if is_acknowledged {
             self.has_recovered |= self.is_in_time_out;
             self.silent_us = 0;
+            self.pending_us = 0;
+            -std::mem::take(&mut self.counted_us)
         } else {
             self.silent_us += record.rto_us;
-        }
+            self.pending_us += record.rto_us;
+            // A path that has brought something after a time-out loses most, not all.
+            let counts = !self.has_recovered || self.silent_us >= LONG_SILENCE_US;
+            let added_us = if counts {
+                std::mem::take(&mut self.pending_us)
+            } else {
+                0
+            };
+            self.counted_us += added_us;
+            added_us
+        };
         self.is_in_time_out = record.rto_us > 0 || self.silent_us > 0;
         self.queues = record.queues;
-        // A path that has brought something after a time-out loses most, not all.
-        let counts = !self.has_recovered || self.silent_us >= LONG_SILENCE_US;
-        let counted_us = if counts { self.silent_us } else { 0 };
-        let added_us = counted_us - std::mem::replace(&mut self.counted_us, counted_us);
         Stop {
-            unacknowledged_us: added_us,
+            unacknowledged_us,
             held_back_us: if is_held_back { record.time.network_us } else { 0 },
         }
     }
@@ -723,6 +745,7 @@ mod tests {
             backlog: 10,
             limit: 8,
             drops: 12,
+            closed: false,
         };
         assert_eq!(found.sockets, [web]);
         assert_eq!((found.limit, found.drops), (12, 12));
@@ -910,6 +933,51 @@ mod tests {
                 );
             }
         }
+    }
+
+    #[test]
+    fn silence_of_a_period_before_is_neither_taken_back_nor_counted_again() {
+        let second = |sent_bytes, unacked, rto_us| TcpRecord {
+            sent_bytes,
+            queues: Queues {
+                unsent: 9_000,
+                unacked,
+                unread: 0,
+            },
+            rto_us,
+            ..record("10.0.0.1:40000", "192.0.2.7:443")
+        };
+        let mut tally = Tally::default();
+        tally.add_tcp(0, &second(14_480, 14_480, 600_000_000));
+        tally.take();
+        // It is acknowledged in the next period, of which nothing was silent.
+        tally.add_tcp(0, &second(0, 1_448, 0));
+        assert!(only(&tally.sums(None, |_, _| true)).unacknowledged.abs() < 1e-9);
+        // From now on a silence counts once it is long: of a period that time which has passed in it.
+        tally.add_tcp(0, &second(0, 1_448, 15_000_000));
+        tally.take();
+        tally.add_tcp(0, &second(0, 1_448, 6_000_000));
+        let evidence = only(&tally.sums(None, |_, _| true));
+        assert!((evidence.unacknowledged - 6.0).abs() < 1e-9, "{evidence:?}");
+    }
+
+    #[test]
+    fn a_socket_that_listens_with_a_backlog_of_0_is_not_a_closed_one() {
+        let listener = ListeningRecord {
+            drops: 3,
+            backlog: 1,
+            ..ListeningRecord::new(Endpoint::new([10, 0, 0, 1].into(), 80))
+        };
+        let mut tally = Tally::default();
+        tally.add_listening(0, &listener);
+        let sentence = judge(&tally.sums(None, |_, _| true).all).sentence;
+        assert!(
+            sentence.ends_with("its queue was full (1 of 0 wait)"),
+            "{sentence}"
+        );
+        tally.take();
+        let listening = tally.sums(None, |_, _| true).all.listening;
+        assert_eq!((listening.drops, listening.backlog), (0, 1), "it is known still");
     }
 
     #[test]

@@ -278,6 +278,7 @@ fn the_fullest_accept_queue_is_named_by_its_port_and_process() {
         backlog: 5,
         limit: 4,
         drops,
+        closed: false,
     };
     let verdict = |sockets: Vec<ListeningSocket>| {
         let evidence = Evidence {
@@ -319,6 +320,7 @@ fn the_fullest_accept_queue_is_named_by_its_port_and_process() {
     let ended = verdict(vec![ListeningSocket {
         backlog: 0,
         limit: 0,
+        closed: true,
         ..socket(Some("nginx"), Some(1234), 45)
     }]);
     assert_eq!(
@@ -334,6 +336,31 @@ fn the_fullest_accept_queue_is_named_by_its_port_and_process() {
         several.sentence,
         "port 8080 accepts too slowly: 40 connections were dropped because its queue was full (5 of 4 wait); other listening \
          sockets dropped 5"
+    );
+}
+
+#[test]
+fn connects_that_a_full_queue_explains_are_not_the_peers() {
+    let evidence = Evidence {
+        opened: 2,
+        failed: Connects {
+            refused: 5,
+            no_answer: 10,
+            ..Connects::default()
+        },
+        dropped_connects: 10,
+        listening: Listening {
+            drops: 10,
+            ..Listening::default()
+        },
+        ..Evidence::default()
+    };
+    let verdict = judge(&evidence);
+    assert_eq!(verdict.cause, Cause::Refused);
+    assert!(
+        verdict.sentence.ends_with(": 5 of 7 connects failed so"),
+        "{}",
+        verdict.sentence
     );
 }
 
