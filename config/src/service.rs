@@ -93,7 +93,9 @@ impl Default for ServiceConfig {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct AdminConfig {
-    /// Address and port of `/healthz` and `/readyz`; null for none.
+    /// Address and port of the admin listener: `/healthz`, `/readyz`, `/status`, the status page and
+    /// flows as JSON, without authentication; null for none. For probes from other hosts use the
+    /// extension `health_check`.
     #[serde(with = "flowtap_pipeline::address::option")]
     #[schemars(with = "Option<AddressText>")]
     pub endpoint: Option<SocketAddr>,

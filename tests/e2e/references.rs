@@ -330,26 +330,31 @@ const CONFIG_HEAD: &str = "# Config
 
 Generated from the code by `make references`: do not edit.
 
-Every key of every component, with its default. A key whose default is `required` has to be given where its component or section
-is used. A config has the sections `receivers`, `processors`, `exporters` and `service`, in YAML or TOML. A component's id is its
-type, or `type/name` for more than one of a type; a component is used once a pipeline in `service.pipelines` names it.
-[config/default.yaml](../config/default.yaml) is the config that runs without a file, and [config/examples](../config/examples) has
-others.
+Every key of every component, with its default. A key whose default is `required` has to be given
+where its component or section is used. A config has the sections `receivers`, `processors`,
+`exporters`, `extensions` and `service`, in YAML or TOML. A component's id is its type, or
+`type/name` for more than one of a type; a component runs only if a pipeline in `service.pipelines`
+names it, an extension only if `service.extensions` does.
+[config/default.yaml](../config/default.yaml) is the config that runs without a file, and
+[config/examples](../config/examples) has others.
 
-Layers are merged key by key, later ones over earlier ones: the defaults, files (`--config`, in their order), the environment
-(`FLOWTAP_RECEIVERS__EBPF__INTERVAL=1s`), `--set receivers.ebpf.interval=1s`. A list replaces a list. A config that defines
-pipelines has only those. `${env:NAME}`, `${env:NAME:-default}` and `${file:PATH}` are substituted in values of files and of
-`--set`; a dollar sign is `$$`. Values of the environment are used as they are. Where a key wants text, the text of a number is used;
-where it wants a number, list or mapping, the environment and `--set` are read as YAML.
+Layers are merged key by key, later ones over earlier ones: the defaults, files (`--config`, in
+their order), the environment (`FLOWTAP_RECEIVERS__EBPF__INTERVAL=1s`),
+`--set receivers.ebpf.interval=1s`. Lists are replaced, not merged. Defining any pipeline removes the
+default one, `metrics`, unless it is among them. `${env:NAME}`, `${env:NAME:-default}` and
+`${file:PATH}` are substituted in values of files and of `--set`; a dollar sign is `$$`. Values of
+the environment are used as they are. Where a key wants text, the text of a number is used; where it
+wants a number, list or mapping, the environment and `--set` are read as YAML.
 
 Durations are written `500ms`, `5s`, `1m30s`; sizes in bytes, or with a unit: `16MiB`, `4M`. Addresses to listen on are
 `127.0.0.1:9464`, `[fe80::1%eth0]:9464`, `localhost:9464`, or `:9464` for every address; those to push to are URLs, or `host:port`. A
 key without a value has its default. YAML may have anchors, aliases and merge keys (`<<: *name`); a top-level key that begins with `x-` is ignored, so that
 anchors have a place. In TOML an id with a name needs quotes: `[exporters.'otlp/backup']`.
 
-Keys of the OpenTelemetry Collector, Prometheus and Vector are reported with those that flowtap has. `flowtap validate` reports every mistake at once and lists the addresses and paths that components
-use; `flowtap print-config` prints the merged layers. The files are read again on SIGHUP and when one changes
-([operations.md](operations.md#reloading-the-config)).
+An unknown key that the OpenTelemetry Collector, Prometheus or Vector has is reported with flowtap's
+equivalent. `flowtap validate` reports every mistake at once and lists the addresses and paths that
+components use; `flowtap print-config` prints the merged layers. The files are read again on SIGHUP
+and when one changes ([operations.md](operations.md#reloading-the-config)).
 ";
 
 #[test]
