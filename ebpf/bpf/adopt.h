@@ -101,7 +101,8 @@ static __always_inline void look_for_missed(struct sock *sk, struct socket_state
 
 	if (!tcp || tcp_state == TCP_SYN_SENT || tcp_state == TCP_SYN_RECV)
 		return;
-	if (state ? !has_mark(state, MARK_ESTABLISHED) : is_opening_missed(sk, tcp))
+	/* In mode `events` segments move the totals meanwhile, and look for it themselves. */
+	if (state ? !per_segment && !has_mark(state, MARK_ESTABLISHED) : is_opening_missed(sk, tcp))
 		count_missed(sk, state, tcp);
 }
 

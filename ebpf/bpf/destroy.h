@@ -4,59 +4,72 @@
  * socket is destroyed, from the tracepoint tcp:tcp_destroy_sock.
  *
  * inet_csk_destroy_sock() is called with softirqs disabled, so that no thread is preempted in the program there and
- * none finds the CPU inside it: the program is run for each socket. By then the socket is in the state CLOSE, and has
- * its counters and addresses as at the change to it.
+ * none finds the CPU inside it. Only where a segment comes after the process has closed the socket and before it has
+ * released it, the process itself destroys it from its backlog (__release_sock()), and can be preempted: so there are
+ * two programs. By then the socket is in the state CLOSE, and has its counters and addresses as at the change to it.
  */
 #ifndef FLOWTAP_DESTROY_H
 #define FLOWTAP_DESTROY_H
 
 #include "state.h"
 
-/* Jiffies at the beginning of the first walk over open sockets; 0: not yet. */
-__u32 adoption_began = 0;
+/* Jiffies at the end of the adoption of open connections; 0: not yet. */
+__u64 adoption_ended = 0;
 
-static __always_inline void note_adoption(void)
-{
-	if (!adoption_began)
-		adoption_began = (__u32)bpf_jiffies64() | 1;
-}
+/* Whether each connection that was open then has been adopted. */
+bool adoption_is_complete = false;
 
-/* Whether a connection has exchanged data since the open ones were adopted. A reload does not adopt them again. */
+/* Inode number of the network namespace of which each has been, 0 if there is none. */
+__u32 adopted_netns = 0;
+
+/* Whether a connection has exchanged data since the end of the adoption. The times are read before the clock. */
 static __always_inline bool has_moved_since_adoption(struct tcp_sock *tcp)
 {
 	struct inet_connection_sock *connection = (struct inet_connection_sock *)tcp;
-	__u32 began = adoption_began;
+	__u32 received = FIELD(connection, icsk_ack.lrcvtime);
+	__u32 sent = FIELD(tcp, lsndtime);
+	__u64 ended = adoption_ended;
+	__u64 now;
 
-	if (!began)
-		return generation > 1;
-	return (__s32)(FIELD(tcp, lsndtime) - began) >= 0 ||
-	       (__s32)(FIELD(connection, icsk_ack.lrcvtime) - began) >= 0;
+	barrier();
+	now = bpf_jiffies64();
+	return ended && ((__u32)((__u32)now - sent) <= now - ended || (__u32)((__u32)now - received) <= now - ended);
 }
 
 /*
- * Whether a connection that has no state was opened since the programs were attached. Those that were open before
- * have been adopted by the files of processes; a connection without a file in another network namespace has not, such
- * as the kernel's own, or one that its process has closed and that waits for its end. Whose state found no room has
- * been counted.
+ * Whether a connection that has no state was opened since the programs were attached: not where others without state
+ * may have been open before, in other network namespaces, nor those of the kernel. The state of a connection that is
+ * in a table is taken out at its close, and that of one without a place has been counted.
  */
 static __always_inline bool is_opening_missed(struct sock *sk, struct tcp_sock *tcp)
 {
-	return has_storage && !has_untracked && was_established(tcp) &&
-	       !BPF_CORE_READ_BITFIELD_PROBED(sk, sk_kern_sock) && has_moved_since_adoption(tcp);
+	return has_storage && !table_used && !has_untracked && was_established(tcp) && FIELD(tcp, rcv_nxt) &&
+	       !BPF_CORE_READ_BITFIELD_PROBED(sk, sk_kern_sock) && has_moved_since_adoption(tcp) &&
+	       (adoption_is_complete || read_netns(sk) == adopted_netns);
 }
 
-/* State of a connection whose opening was missed: counted from its first byte on. */
+/* State of a connection whose opening was missed: counted from its first byte on. Another CPU may look at it as soon
+ * as it is there. */
 static __always_inline struct socket_state *track_missed(struct sock *sk, struct tcp_sock *tcp, __u8 role)
 {
-	struct socket_state *state = track(sk, role, bpf_ktime_get_ns());
+	struct table_entry fresh = {.address = (__u64)sk};
+	struct socket_state *state;
+	struct totals now;
 
-	if (!state) {
+	fresh.state.role = role;
+	fresh.state.netns = read_netns(sk);
+	fresh.state.since_ns = bpf_ktime_get_ns();
+	fresh.state.marks = MARK_ESTABLISHED;
+	if (role != ROLE_UNKNOWN)
+		fresh.state.marks |= MARK_ROLE_COUNTED;
+	/* The SYN. */
+	fresh.state.reported.sent = role == ROLE_CLIENT;
+	inherit_cgroup(&fresh.state, sk);
+	read_details(&now, tcp, chrono_type(tcp));
+	begin_times(&fresh.state.reported, &now);
+	state = find_or_make_state(sk, &fresh);
+	if (!state)
 		count_untracked();
-		return NULL;
-	}
-	inherit_cgroup(state, sk);
-	end_handshake(state, tcp);
-	set_marks(state, MARK_ESTABLISHED | MARK_ROLE_COUNTED);
 	return state;
 }
 
@@ -76,14 +89,22 @@ static __always_inline bool was_fin_sent(struct sock *sk, struct tcp_sock *tcp, 
 	return flags == 0 || flags == 1 ? flags : !FIELD(sk, sk_err);
 }
 
-/* The end that opened a closed connection, as role_by_counters(). */
+/* The end that opened a closed connection, as role_by_counters(): without an error it has sent a FIN. */
 static __always_inline __u8 role_of_closed(struct sock *sk, struct tcp_sock *tcp)
 {
-	__s64 syn = read_flags_sent(tcp) - !FIELD(sk, sk_err);
+	__s64 flags = read_flags_sent(tcp);
 
-	if (syn == 1)
+	if (flags == 1)
+		return FIELD(sk, sk_err) ? ROLE_CLIENT : ROLE_SERVER;
+	if (flags == 2)
 		return ROLE_CLIENT;
-	return syn == 0 ? ROLE_SERVER : ROLE_UNKNOWN;
+	return flags == 0 ? ROLE_SERVER : ROLE_UNKNOWN;
+}
+
+/* Whether tcp_disconnect() has zeroed the totals of a connection, and its addresses. */
+static __always_inline bool is_disconnected(struct sock *sk, struct tcp_sock *tcp, const struct socket_state *state)
+{
+	return !FIELD(sk, __sk_common.skc_dport) || (__s32)(FIELD(tcp, segs_out) - state->reported.sent_segments) < 0;
 }
 
 static __always_inline void on_destroy(struct sock *sk)
@@ -94,13 +115,14 @@ static __always_inline void on_destroy(struct sock *sk)
 
 	if (duty() == DUTY_NONE || !is_tcp(sk) || !tcp)
 		return;
+	if (forget_owner(sk))
+		emit_listener(sk, bpf_get_socket_cookie(sk), EVENT_UNLISTEN);
 	state = find_state(sk);
 	if (!state && is_opening_missed(sk, tcp))
 		state = track_missed(sk, tcp, role_of_closed(sk, tcp));
 	if (!state || has_mark(state, MARK_CLOSED))
 		return;
-	if (FIELD(tcp, segs_out) < state->reported.sent_segments) {
-		/* tcp_disconnect() has zeroed the totals of the connection. */
+	if (is_disconnected(sk, tcp, state)) {
 		set_marks(state, MARK_CLOSED);
 		count_lost_flow(0, 0);
 		forget_entry(sk);

@@ -7,7 +7,8 @@
  *   on_state_change     tp_btf/inet_sock_set_state   -> lifecycle (ring buffer)
  *   on_state_nested     the same, after it: changes at which it was not run
  *   on_state_guarded    instead of both, where programs at tracepoints can be preempted; then on_state_missed1 to 3
- *   on_destroyed        tp_btf/tcp_destroy_sock, with these: closes at which none of them was run
+ *   on_destroyed        tp_btf/tcp_destroy_sock, with these: closes at which none of them was run; then
+ *                       on_destroyed2
  *   on_tcp_probe        tp_btf/tcp_probe             -> segments (ring buffer), in mode `events`
  *   on_accept           fentry/security_sock_graft   -> storage: the process that accepts a connection
  *   scan_sockets        iter/bpf_sk_storage_map      -> lifecycle, by the window's tick
@@ -15,6 +16,7 @@
  *   scan_all            the same, for a census: every open connection
  *   scan_table          test run                     -> lifecycle: connections without storage
  *   begin_scan          test run: before each of these
+ *   end_adoption        test run: after the first walks
  *   adopt_files         iter/task_file               -> storage; listen_event
  *   adopt_sockets       iter/tcp                     -> storage; listen_event (one network namespace)
  *   revisit_files, revisit_sockets: the same later on, for processes and listening sockets only
@@ -73,6 +75,24 @@ SEC("tp_btf/tcp_destroy_sock")
 int BPF_PROG(on_destroyed, struct sock *sk)
 {
 	on_destroy(sk);
+	return 0;
+}
+
+/* The same, after it: a close that has been reported is marked. */
+SEC("tp_btf/tcp_destroy_sock")
+int BPF_PROG(on_destroyed2, struct sock *sk)
+{
+	on_destroy(sk);
+	return 0;
+}
+
+/* Arguments: whether each open connection has been adopted; the network namespace of which each has been. */
+SEC("raw_tp")
+int end_adoption(struct bpf_raw_tracepoint_args *ctx)
+{
+	adoption_is_complete = ctx->args[0];
+	adopted_netns = ctx->args[1];
+	adoption_ended = bpf_jiffies64();
 	return 0;
 }
 
@@ -193,8 +213,6 @@ static __always_inline int look_at_file(struct bpf_iter__task_file *ctx, bool fi
 
 	if (!task || !file)
 		return ITER_CONTINUE;
-	if (first_walk)
-		note_adoption();
 	socket = bpf_sock_from_file(file);
 	if (!socket)
 		return ITER_CONTINUE;
@@ -229,8 +247,6 @@ static __always_inline int look_at_socket(struct bpf_iter__tcp *ctx, bool first_
 
 	if (!common)
 		return ITER_CONTINUE;
-	if (first_walk)
-		note_adoption();
 	/* Not for time-wait and request sockets, which are no full sockets. */
 	tcp = bpf_skc_to_tcp_sock(common);
 	if (!tcp)

@@ -76,8 +76,12 @@ static __always_inline struct socket_state *track(struct sock *sk, __u8 role, __
 /* connect(): in the process that calls it. */
 static __always_inline void on_connect(struct sock *sk)
 {
-	struct socket_state *state = track(sk, ROLE_CLIENT, bpf_ktime_get_ns());
+	struct socket_state *state = may_be_preempted ? tracked(sk) : NULL;
 
+	/* The close of the socket's connection before was missed, and tcp_disconnect() has zeroed its totals. */
+	if (state && has_mark(state, MARK_ESTABLISHED))
+		count_lost_flow(0, 0);
+	state = track(sk, ROLE_CLIENT, bpf_ktime_get_ns());
 	if (state)
 		set_current_process(state, OWNER_SEEN);
 }
@@ -212,9 +216,9 @@ static __always_inline void report_close(struct sock *sk, struct tcp_sock *tcp, 
 
 	read_details(now, tcp, chrono_type(tcp));
 	begin_failed_connect(state, now, tcp);
-	/* A connect that was answered, and no program was run for that. */
+	/* A connect that was answered, and no program was run for that: the SYN has been acknowledged. */
 	if (may_be_preempted && !has_mark(state, MARK_ESTABLISHED) && state->role == ROLE_CLIENT &&
-	    was_established(tcp))
+	    FIELD(tcp, bytes_acked))
 		set_marks(state, MARK_ESTABLISHED);
 	set_marks(state, MARK_CLOSING);
 	if (*(volatile __u64 *)&scanned_socket == cookie)

@@ -286,7 +286,7 @@ impl Sockets {
             load_tracepoint(&mut ebpf, &btf, SEGMENT, "tcp_probe")?;
             attach_tracepoint(&mut ebpf, SEGMENT)?;
         }
-        let misses = MissCounters::new(&ebpf, names.iter().copied().chain([DESTROYED, SEGMENT]));
+        let misses = MissCounters::new(&ebpf, names.iter().copied().chain(DESTROYED).chain([SEGMENT]));
         let rings = RingsInUse::new(Rings::take(&mut ebpf, ["segments", "lifecycle"])?);
         let losses = take_losses(&mut ebpf)?;
         Ok(Self {
@@ -313,6 +313,16 @@ impl Sockets {
     /// finds the processes of connections that were accepted meanwhile, and looks only at files if it can.
     pub fn adopt(&mut self, each: impl FnMut(Event)) -> Adoption {
         self.walks.run(&mut self.buffer, each)
+    }
+
+    /// To be called after the first [`Sockets::adopt`]: a connection that is not known from now on was opened meanwhile, and its opening
+    /// was missed, unless others have not been adopted. `others_are_known`: each open connection of other network namespaces belongs
+    /// to a process.
+    ///
+    /// # Errors
+    /// The error of the system call; then openings that are missed are not found.
+    pub fn end_adoption(&self, others_are_known: bool) -> io::Result<()> {
+        self.walks.end_adoption(&self.ebpf, others_are_known)
     }
 
     /// Whether the process that accepts a connection is seen.

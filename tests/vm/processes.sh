@@ -2,9 +2,10 @@
 # Several processes at once on two processors: the kernel leaves a BPF program out where another thread or an interrupt finds
 # the processor inside it, and with preemption that is whenever the scheduler likes. Source it after flowtap.sh.
 
-# several_processes MODE FIRST_PORT: forty, each with a port and both ends of its connections. The more threads want to run, the
+# several_processes MODE FIRST_PORT [NAME]: forty, each with a port and both ends of its connections. The more threads want to run, the
 # longer one that was preempted in a program waits inside it.
 several_processes() {
+    name=${3:-$1}_processes
     started=$(cut -d. -f1 /proc/uptime)
     pids='' ports=''
     for number in $(seq 0 39); do
@@ -16,15 +17,15 @@ several_processes() {
     done
     # shellcheck disable=SC2086 # a list of processes
     wait $pids
-    info "$1_processes_seconds" $(($(cut -d. -f1 /proc/uptime) - started))
+    info "${name}_seconds" $(($(cut -d. -f1 /proc/uptime) - started))
     for port in $ports; do
         line=$(cat "/tmp/processes.${port%/*}")
-        case $line in *state=done*) ;; *) fail "$1_processes" "traffic: $line" && return ;; esac
+        case $line in *state=done*) ;; *) fail "$name" "traffic: $line" && return ;; esac
         application_sums "$port" "$line"
     done >/tmp/expected
-    expect_sums "$1_processes" "$1" /tmp/expected all_columns
-    left_out "$1_processes"
-    info "$1_processes_coverage" "$(fetch "$own_url" | sed -n 's/^flowtap_receiver_coverage_\(.*\)_total{counter="active_opens".*} /\1=/p' | tr '\n' ' ')"
+    expect_sums "$name" "$1" /tmp/expected all_columns
+    left_out "$name"
+    info "${name}_coverage" "$(fetch "$own_url" | sed -n 's/^flowtap_receiver_coverage_\(.*\)_total{counter="active_opens".*} /\1=/p' | tr '\n' ' ')"
 }
 
 # The connections that ask for the metrics may be skipped too, between one reading and the other. What a program at dropped

@@ -20,8 +20,8 @@ const STATE_CHANGE_GUARDED: [&str; 4] = [
     "on_state_missed3",
 ];
 
-/// The program that reports connections of which those at state changes have missed the close.
-pub(super) const DESTROYED: &str = "on_destroyed";
+/// The programs that report connections of which those at state changes have missed the close.
+pub(super) const DESTROYED: [&str; 2] = ["on_destroyed", "on_destroyed2"];
 
 /// The program that sees which process accepts a connection, and the function that it is attached to: a hook of security modules,
 /// which has had the same arguments since Linux 2.6 and is called under the new socket's lock.
@@ -57,8 +57,11 @@ pub(super) fn attach_state_changes(
 }
 
 fn attach_destroyed(ebpf: &mut Ebpf, btf: &Btf) -> Result<(), LoadError> {
-    load_tracepoint(ebpf, btf, DESTROYED, "tcp_destroy_sock")?;
-    attach_tracepoint(ebpf, DESTROYED)
+    for name in DESTROYED {
+        load_tracepoint(ebpf, btf, name, "tcp_destroy_sock")?;
+        attach_tracepoint(ebpf, name)?;
+    }
+    Ok(())
 }
 
 pub(super) fn load_tracepoint(

@@ -184,8 +184,12 @@ impl EbpfReceiver {
             &mut left.found,
             &mut left.known.containers,
         );
-        self.losses
-            .count_unadopted(unadopted::count(&self.config.proc_root));
+        let unadopted = unadopted::count(&self.config.proc_root);
+        let has_none = |found: &unadopted::Unadopted| found.connections == 0 && found.not_examined == 0;
+        if let Err(error) = left.programs.end_adoption(unadopted.as_ref().is_ok_and(has_none)) {
+            tracing::warn!(%error, "a connection whose opening the kernel did not report is not counted; hint: restart flowtap");
+        }
+        self.losses.count_unadopted(unadopted);
         left
     }
 
