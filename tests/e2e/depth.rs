@@ -175,7 +175,8 @@ fn a_connect_that_is_given_up_has_had_no_answer_once_its_syn_was_sent_again() {
         let sent_again = daemon
             .scrape()
             .sum("primus_lens_network_tcp_syn_retransmits", &labels);
-        assert_eq!(sent_again, 1, "{mode}");
+        // One that was given up late has also retransmitted its SYN.
+        assert!((1..=1 + late).contains(&sent_again), "{mode}: {sent_again}");
     }
 }
 
@@ -184,7 +185,7 @@ fn await_time_outs() {
     let deadline = std::time::Instant::now() + crate::daemon::WAIT_TIMEOUT;
     while sh("ss -tnoH state syn-sent")
         .lines()
-        // While a timer runs there is none.
+        // `ss` shows no timer while its handler runs.
         .any(|line| !line.contains("timer:(") || line.trim_end().ends_with(",0)"))
     {
         assert!(std::time::Instant::now() < deadline, "a SYN is not overdue");

@@ -80,6 +80,11 @@ impl Retention {
             };
             fs::remove_file(names.finished(name))?;
             telemetry.file(event);
+            // One that was removed for its age leaves its place to those dated in the future, which are not removed for theirs.
+            if event == FileEvent::RemovedAge {
+                files -= 1;
+                bytes -= length;
+            }
             removed(name);
             remove_empty(names, name);
         }

@@ -73,7 +73,7 @@ pub(super) enum Source {
 }
 
 impl Source {
-    async fn settings(&self) -> Result<Config, ClientError> {
+    pub(super) async fn settings(&self) -> Result<Config, ClientError> {
         match self {
             Self::Files(files) => from_files(files).await,
             Self::InCluster => Config::incluster().map_err(|error| self.unusable(&error)),
@@ -220,8 +220,11 @@ fn merged(files: &[PathBuf]) -> Result<Kubeconfig, ClientError> {
     };
     let mut merged = Kubeconfig::default();
     for file in existing {
+        let mut next = read(file)?;
+        // kubectl takes an empty name for none.
+        next.current_context = next.current_context.filter(|name| !name.is_empty());
         merged = merged
-            .merge(read(file)?)
+            .merge(next)
             .map_err(|error| broken(file, &error_chain(&error)))?;
     }
     Ok(merged)
@@ -275,10 +278,17 @@ fn check_named(file: &Path, kubeconfig: &Kubeconfig) -> Result<(), ClientError> 
         }
     }
     // The library would panic. Its type for secrets shows them to serde alone.
-    match inline {
-        Some(token) if !fits_header(token.as_bytes()) => Err(broken(file, &format!("token: {NO_TOKEN}"))),
-        _ => Ok(()),
+    let provided = user.auth_provider.as_ref();
+    let provided = provided.and_then(|provider| provider.config.get("id-token"));
+    for (key, token) in [
+        ("token", inline),
+        ("auth-provider: id-token", provided.map(String::as_str)),
+    ] {
+        if token.is_some_and(|token| !fits_header(token.as_bytes())) {
+            return Err(broken(file, &format!("{key}: {NO_TOKEN}")));
+        }
     }
+    Ok(())
 }
 
 const NO_TOKEN: &str = "has a line break or another character that no token has; hint: write it without one, as \

@@ -457,6 +457,10 @@ async fn credentials_that_can_not_be_used_are_found_without_starting_the_program
         ("tokenFile: broken", Some("tokenFile: ")),
         ("tokenFile: good", None),
         ("token: \"a\\nb\"", Some("token: has a line break")),
+        (
+            "auth-provider: {name: oidc, config: {id-token: \"a\\nb\"}}",
+            Some("auth-provider: id-token: has a line break"),
+        ),
         // It takes precedence, and the file is not read.
         ("token: x, tokenFile: missing", None),
         (
@@ -489,6 +493,17 @@ async fn credentials_that_can_not_be_used_are_found_without_starting_the_program
         }
     }
     assert!(!started.exists());
+}
+
+#[tokio::test]
+async fn of_several_kubeconfigs_the_first_that_names_a_context_decides() {
+    let folder = tempfile::tempdir().unwrap();
+    let (first, second) = (folder.path().join("first"), folder.path().join("second"));
+    let empty = "{apiVersion: v1, kind: Config, current-context: '', contexts: [], clusters: [], users: []}";
+    std::fs::write(&first, empty).unwrap();
+    std::fs::write(&second, kubeconfig("token: x", "server: 'http://127.0.0.1:7'")).unwrap();
+    let settings = Source::Files(vec![first, second]).settings().await.unwrap();
+    assert_eq!(settings.cluster_url.port_u16(), Some(7));
 }
 
 #[test]
