@@ -49,6 +49,15 @@ static __always_inline enum duty duty(void)
 	return now->sole < generation ? DUTY_FOLLOW : DUTY_ALL;
 }
 
+/* Whether no other programs are called after these, as far as is known, and these are at work. */
+static __always_inline bool is_newest(void)
+{
+	__u32 zero = 0;
+	volatile struct control *now = bpf_map_lookup_elem(&control, &zero);
+
+	return now && now->generation == generation;
+}
+
 /*
  * A map can't grow. A reload that raises the limit beyond the size of the table adds a larger one before it: new
  * entries go to the new table, and those of an older table stay in it until their connections close. The loader

@@ -38,12 +38,12 @@ static __always_inline bool has_moved_since_adoption(struct tcp_sock *tcp)
 
 /*
  * Whether a connection that has no state was opened since the programs were attached: not where others without state
- * may have been open before, in other network namespaces, nor those of the kernel. The state of a connection that is
- * in a table is taken out at its close, and that of one without a place has been counted.
+ * may have been open before, in other network namespaces, nor those of the kernel. One without a place has been
+ * counted.
  */
 static __always_inline bool is_opening_missed(struct sock *sk, struct tcp_sock *tcp)
 {
-	return has_storage && !table_used && !has_untracked && was_established(tcp) && FIELD(tcp, rcv_nxt) &&
+	return !has_untracked && was_established(tcp) && FIELD(tcp, rcv_nxt) &&
 	       !BPF_CORE_READ_BITFIELD_PROBED(sk, sk_kern_sock) && has_moved_since_adoption(tcp) &&
 	       (adoption_is_complete || read_netns(sk) == adopted_netns);
 }
@@ -118,19 +118,29 @@ static __always_inline void on_destroy(struct sock *sk)
 	if (forget_owner(sk))
 		emit_listener(sk, bpf_get_socket_cookie(sk), EVENT_UNLISTEN);
 	state = find_state(sk);
-	if (!state && is_opening_missed(sk, tcp))
+	if (!state && !was_done(bpf_get_socket_cookie(sk), TCP_CLOSE) && is_opening_missed(sk, tcp))
 		state = track_missed(sk, tcp, role_of_closed(sk, tcp));
 	if (!state || has_mark(state, MARK_CLOSED))
 		return;
 	if (is_disconnected(sk, tcp, state)) {
 		set_marks(state, MARK_CLOSED);
 		count_lost_flow(0, 0);
-		forget_entry(sk);
 		return;
 	}
 	read_totals(&now, sk, tcp);
 	now.sent -= was_fin_sent(sk, tcp, state->role);
 	report_close(sk, tcp, state, &now, TCP_CLOSE);
+}
+
+/* The last look at a socket: its place in a table is given back, which none of the programs does at the close. While
+ * a reload replaces them, the new ones do it. */
+static __always_inline void on_last_look(struct sock *sk)
+{
+	on_destroy(sk);
+	if (!table_used || !is_newest() || !is_tcp(sk))
+		return;
+	note_done(bpf_get_socket_cookie(sk), TCP_CLOSE);
+	forget_entry(sk);
 }
 
 #endif

@@ -82,7 +82,7 @@ int BPF_PROG(on_destroyed, struct sock *sk)
 SEC("tp_btf/tcp_destroy_sock")
 int BPF_PROG(on_destroyed2, struct sock *sk)
 {
-	on_destroy(sk);
+	on_last_look(sk);
 	return 0;
 }
 

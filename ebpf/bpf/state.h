@@ -197,7 +197,7 @@ static __always_inline void on_untracked_close(struct sock *sk, struct tcp_sock 
 }
 
 /* Whether the close of a connection without a place has not been seen by a program before this one. Where the place
- * was in a table it is given back by then. */
+ * was in a table it may be given back by then. */
 static __always_inline bool is_untracked_close_missed(struct sock *sk)
 {
 	return has_untracked && !find_state(sk) && !was_done(bpf_get_socket_cookie(sk), TCP_CLOSE);
@@ -244,7 +244,9 @@ static __always_inline void report_close(struct sock *sk, struct tcp_sock *tcp, 
 	}
 done:
 	note_done(bpf_get_socket_cookie(sk), TCP_CLOSE);
-	forget_entry(sk);
+	/* Else it is known until the socket is destroyed, so that one that isn't has missed its opening. */
+	if (!may_be_preempted)
+		forget_entry(sk);
 }
 
 static __always_inline void on_close(struct sock *sk, int oldstate)

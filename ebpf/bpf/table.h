@@ -105,7 +105,7 @@ static __always_inline struct socket_state *find_or_make_state(struct sock *sk, 
 	return entry ? &entry->state : NULL;
 }
 
-/* Takes the entry of a closed connection out, or leaves it to the scan. */
+/* Takes the entry of a closed connection out, or leaves it to a scan that is at work. */
 static __always_inline void forget_entry(struct sock *sk)
 {
 	__u64 cookie;

@@ -99,6 +99,8 @@ pub struct Sockets {
     walks: Walks,
     /// Why accepts are not seen, if they are not.
     accept: Result<(), LoadError>,
+    /// Why destroyed sockets are not looked at, if they are not and have to be.
+    destroyed: Result<(), LoadError>,
     buffer: Vec<u8>,
     misses: MissCounters,
     /// The state that other programs continue with.
@@ -280,22 +282,21 @@ impl Sockets {
             control.set_sole(generation, table_limit(store, &options))?;
         }
         let walks = Walks::load(&mut ebpf, &btf);
-        let names = attach_state_changes(&mut ebpf, &btf, guarded)?;
-        let accept = attach_accept(&mut ebpf, &btf);
+        let (names, destroyed) = attach_state_changes(&mut ebpf, &btf, guarded)?;
         if options.per_segment {
             load_tracepoint(&mut ebpf, &btf, SEGMENT, "tcp_probe")?;
             attach_tracepoint(&mut ebpf, SEGMENT)?;
         }
         let misses = MissCounters::new(&ebpf, names.iter().copied().chain(DESTROYED).chain([SEGMENT]));
         let rings = RingsInUse::new(Rings::take(&mut ebpf, ["segments", "lifecycle"])?);
-        let losses = take_losses(&mut ebpf)?;
         Ok(Self {
             rings,
-            losses,
+            losses: take_losses(&mut ebpf)?,
             scans,
             store,
             walks,
-            accept,
+            accept: attach_accept(&mut ebpf, &btf),
+            destroyed,
             buffer: vec![0; READ_BYTES],
             misses,
             known: Known {
@@ -331,6 +332,15 @@ impl Sockets {
     /// [`LoadError`] with what is missing: such a connection has the process that listens until a walk or its close.
     pub const fn accept(&self) -> &Result<(), LoadError> {
         &self.accept
+    }
+
+    /// Whether connections are found of which the kernel skipped every program at a state change; it never does on a kernel
+    /// whose tracepoints are not preemptible.
+    ///
+    /// # Errors
+    /// [`LoadError`] with what is missing: then such a connection is not counted.
+    pub const fn finds_missed(&self) -> &Result<(), LoadError> {
+        &self.destroyed
     }
 
     /// The scan of listening sockets, which goes on working after [`Sockets::reload`].

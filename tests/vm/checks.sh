@@ -86,9 +86,8 @@ if wanted processes; then
         first_port=$((first_port + 100))
     done
     # With so little room for options no socket gets storage, and connections are in the table, for whose scan flowtap needs Linux 6.2.
-    # An opening for which the kernel skips every program is not found there, which takes full preemption (ADR 58).
-    case $(uname -r)/$(preemption_model) in
-    5.* | 6.[01].* | */full) ;;
+    case $(uname -r) in
+    5.* | 6.[01].*) ;;
     *)
         optmem_max=$(cat /proc/sys/net/core/optmem_max)
         echo 100 >/proc/sys/net/core/optmem_max

@@ -11,8 +11,8 @@ use crate::iter::IterLink;
 /// Programs at state changes, in the order in which they are attached: each does what those before it were not run for.
 const STATE_CHANGE: [&str; 2] = ["on_state_change", "on_state_nested"];
 
-/// The same where tracepoints are preemptible: they disable preemption, and it takes a preemption within a few instructions
-/// of each to miss a change.
+/// The same where tracepoints are preemptible: each disables preemption, and is skipped while a thread waits inside it, before
+/// and after that.
 const STATE_CHANGE_GUARDED: [&str; 4] = [
     "on_state_guarded",
     "on_state_missed1",
@@ -28,13 +28,16 @@ pub(super) const DESTROYED: [&str; 2] = ["on_destroyed", "on_destroyed2"];
 const ACCEPT: &str = "on_accept";
 const ACCEPT_TARGET: &str = "security_sock_graft";
 
-/// Attaches the programs at state changes; returns their names. Those that disable preemption are optional: a kernel that
-/// refuses them has the plain ones.
+/// Names of the programs at state changes, and why those at destroyed sockets are missing.
+pub(super) type StateChanges = (&'static [&'static str], Result<(), LoadError>);
+
+/// Attaches the programs at state changes. Those that disable preemption are optional: a kernel that refuses them has the
+/// plain ones.
 pub(super) fn attach_state_changes(
     ebpf: &mut Ebpf,
     btf: &Btf,
     guarded: bool,
-) -> Result<&'static [&'static str], LoadError> {
+) -> Result<StateChanges, LoadError> {
     let mut load = |names: &'static [&'static str]| {
         names
             .iter()
@@ -49,11 +52,12 @@ pub(super) fn attach_state_changes(
     for name in loaded {
         attach_tracepoint(ebpf, name)?;
     }
-    if guarded {
-        // Where the kernel refuses it, changes that every program was skipped for are missed.
-        attach_destroyed(ebpf, btf).ok();
-    }
-    Ok(loaded)
+    let destroyed = if guarded {
+        attach_destroyed(ebpf, btf)
+    } else {
+        Ok(())
+    };
+    Ok((loaded, destroyed))
 }
 
 fn attach_destroyed(ebpf: &mut Ebpf, btf: &Btf) -> Result<(), LoadError> {

@@ -72,6 +72,13 @@ impl Programs {
                 hint: a kernel with fentry (`flowtap doctor`), or a shorter `scan_listen_interval`"
             );
         }
+        if let Err(error) = sockets.finds_missed() {
+            tracing::warn!(
+                %error,
+                "destroyed sockets are not looked at: a connection is not counted if the kernel skipped each program when it opened or \
+                closed; hint: `flowtap_receiver_program_misses_total` shows how often programs were skipped"
+            );
+        }
         match sockets.store() {
             Store::SocketStorage(scan) => {
                 tracing::debug!(mode, scan, "connections are followed in their sockets' storage");
