@@ -184,7 +184,7 @@ pub(crate) struct TopArgs {
     /// The order to begin with
     #[arg(long, value_name = "COLUMN", default_value = "rate", value_parser = PossibleValuesParser::new(Sort::ALL.map(Sort::name)))]
     pub(crate) sort: String,
-    /// Time between two questions, from 100ms to 1h. A daemon has new bytes when a window has closed
+    /// Time between two updates, from 100ms to 1h. A daemon has new bytes when a window has closed
     #[arg(short = 'd', long, value_name = "TIME", value_parser = refresh_interval, default_value = "1s")]
     pub(crate) interval: Duration,
 }
@@ -265,7 +265,7 @@ pub(crate) struct GraphArgs {
     /// Where the pipelines come from.
     #[command(flatten)]
     pub(crate) config: ConfigArgs,
-    /// In which language
+    /// Format of the graph
     #[arg(short, long, value_enum, default_value_t)]
     pub(crate) format: GraphFormat,
 }

@@ -78,7 +78,7 @@ impl Default for Rotation {
 #[serde(deny_unknown_fields, default)]
 pub struct Config {
     /// A folder, or the pattern of files' names in it: `/var/lib/flowtap/flows-{time}.parquet`. Folders may be partitions:
-    /// `/var/lib/flowtap/date={date}/hour={hour}`. `{host}` is the node's name, `{kind}` is `metrics` or `logs`. Required.
+    /// `/var/lib/flowtap/date={date}/hour={hour}`. `{host}` is the node's name, `{kind}` is `metrics` or `logs`.
     pub path: String,
     /// Format of files.
     pub format: Format,

@@ -57,7 +57,7 @@ impl Protocol {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Config {
-    /// The collector, such as `collector:4739`. Required. Without a port it is 4739, or 4740 with `protocol: tls`.
+    /// The collector, such as `collector:4739`. Without a port it is 4739, or 4740 with `protocol: tls`.
     pub endpoint: String,
     /// Transport of messages.
     pub protocol: Protocol,

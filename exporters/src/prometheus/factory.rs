@@ -32,6 +32,6 @@ impl ExporterConfig for Config {
 /// The exporter type `prometheus`.
 pub const FACTORY: Factory<dyn ExporterConfig> = Factory::of::<Config>(
     "prometheus",
-    "serves /metrics to Prometheus, as text or OpenMetrics",
+    "serves /metrics to Prometheus, as text, OpenMetrics or protobuf",
     Stability::Beta,
 );

@@ -34,7 +34,7 @@ const NODE: &str = "node";
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Config {
-    /// URL to write to, such as `http://prometheus:9090/api/v1/write`, or `unix:///path/of/socket`. Required. `host:port` is
+    /// URL to write to, such as `http://prometheus:9090/api/v1/write`, or `unix:///path/of/socket`. `host:port` is
     /// `http://host:port/api/v1/write`, or `https` with port 443 or a key in `tls`.
     pub endpoint: String,
     /// Prefix of every metric's name; may be empty.

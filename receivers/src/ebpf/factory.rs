@@ -14,6 +14,6 @@ impl ReceiverConfig for Config {
 /// The receiver type `ebpf`.
 pub const FACTORY: Factory<dyn ReceiverConfig> = Factory::of::<Config>(
     "ebpf",
-    "TCP flows of every network namespace, from the kernel's own totals (eBPF)",
+    "TCP from the kernel's own totals, UDP, DNS and drops, of every network namespace (eBPF)",
     Stability::Beta,
 );

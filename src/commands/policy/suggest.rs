@@ -49,7 +49,7 @@ pub(super) fn suggest(args: &SuggestArgs, config: &Config) -> Result<String, Exi
         ));
     }
     let mut text = format!(
-        "# Allows {}, as observed, and nothing else. Review it before it is applied.\n",
+        "# Allows {}, as observed, and what the remarks below add. Review it before it is applied.\n",
         counted(observation.conversations.seen.len(), "flow")
     );
     for remark in &remarks {

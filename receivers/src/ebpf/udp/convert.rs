@@ -61,11 +61,20 @@ fn who(flow: &UdpFlow) -> Flow {
 }
 
 /// The side that sends first is the client. So is a connected socket whose port the kernel chose: of a flow that was there before flowtap
-/// the first datagram to be seen may be an answer, and of one that is refused there is none.
+/// the first datagram to be seen may be an answer, and of one that is refused there is none. A flow without peer is all that a
+/// socket does: one that chose its port may do both.
 fn role(flow: &UdpFlow) -> (Role, RoleSource) {
     let has = |mark| flow.marks & mark != 0;
     if flow.key.remote_port == 0 {
-        (Role::Unknown, RoleSource::Assumed)
+        match (
+            has(UdpFlow::BOUND),
+            has(UdpFlow::FIRST_SENT),
+            has(UdpFlow::FIRST_RECEIVED),
+        ) {
+            (true, false, true) => (Role::Server, RoleSource::FirstDatagram),
+            (false, true, _) => (Role::Client, RoleSource::FirstDatagram),
+            _ => (Role::Unknown, RoleSource::Assumed),
+        }
     } else if has(UdpFlow::FIRST_SENT) {
         (Role::Client, RoleSource::FirstDatagram)
     } else if has(UdpFlow::CONNECTED) && !has(UdpFlow::BOUND) {
@@ -145,7 +154,11 @@ mod tests {
             (0, 53, (Role::Unknown, Assumed)),
             (connected, 53, (Role::Client, Bound)),
             (connected | bound, 53, (Role::Unknown, Assumed)),
-            (received | bound, 0, (Role::Unknown, Assumed)),
+            (0, 0, (Role::Unknown, Assumed)),
+            (received | bound, 0, (Role::Server, FirstDatagram)),
+            (sent | bound, 0, (Role::Unknown, Assumed)),
+            (sent, 0, (Role::Client, FirstDatagram)),
+            (received, 0, (Role::Unknown, Assumed)),
         ] {
             assert_eq!(role_of(marks, port), expected, "marks {marks:b}");
         }
