@@ -94,15 +94,47 @@ static __always_inline struct socket_state *count_missed(struct sock *sk, struct
 	return state;
 }
 
-/* The same at a walk. The socket changes its state after the programs at the change have been run. */
+/* Whether all that an end has sent is acknowledged. */
+static __always_inline bool is_all_acknowledged(struct tcp_sock *tcp)
+{
+	return FIELD(tcp, snd_una) == FIELD(tcp, write_seq);
+}
+
+/*
+ * The role of a connection that nothing holds while it is looked at; unknown while it sends. A segment is in
+ * bytes_sent before it is in snd_nxt, and the peer on this machine can have answered it in between: the role of an
+ * end that has just sent one byte would be the other one, and with it the SYN a byte of payload.
+ */
+static __always_inline __u8 role_of_quiet(struct sock *sk, struct tcp_sock *tcp)
+{
+	__u8 role;
+
+	if (!is_all_acknowledged(tcp))
+		return ROLE_UNKNOWN;
+	barrier();
+	role = role_by_counters(sk, tcp);
+	barrier();
+	return is_all_acknowledged(tcp) ? role : ROLE_UNKNOWN;
+}
+
+/* The same at a walk. The socket changes its state after the programs at the change have been run. A connection whose
+ * role is not clear is left to a later walk, or to its end. */
 static __always_inline void look_for_missed(struct sock *sk, struct socket_state *state, __u8 tcp_state)
 {
 	struct tcp_sock *tcp = bpf_skc_to_tcp_sock(sk);
+	__u8 role;
 
 	if (!tcp || tcp_state == TCP_SYN_SENT || tcp_state == TCP_SYN_RECV)
 		return;
+	if (!state) {
+		role = is_opening_missed(sk, tcp) ? role_of_quiet(sk, tcp) : ROLE_UNKNOWN;
+		/* Where it has closed meanwhile a table may have forgotten it. */
+		if (role != ROLE_UNKNOWN && FIELD(sk, __sk_common.skc_state) != TCP_CLOSE)
+			track_missed(sk, tcp, role);
+		return;
+	}
 	/* In mode `events` segments move the totals meanwhile, and look for it themselves. */
-	if (state ? !per_segment && !has_mark(state, MARK_ESTABLISHED) : is_opening_missed(sk, tcp))
+	if (!per_segment && !has_mark(state, MARK_ESTABLISHED))
 		count_missed(sk, state, tcp);
 }
 

@@ -73,22 +73,6 @@ static __always_inline struct socket_state *track_missed(struct sock *sk, struct
 	return state;
 }
 
-/* Sequence numbers of the SYN and the FIN, where the connection sent them: what bytes_sent less bytes_retrans lacks,
- * unless this machine dropped segments on their way out. */
-static __always_inline __s64 read_flags_sent(struct tcp_sock *tcp)
-{
-	return (__s64)read_sequence(tcp) - (__s64)(FIELD(tcp, bytes_sent) - FIELD(tcp, bytes_retrans));
-}
-
-/* Whether a closed connection sent a FIN, which its state shows no longer. Where this machine dropped segments a
- * close without an error is taken for one with a FIN. */
-static __always_inline bool was_fin_sent(struct sock *sk, struct tcp_sock *tcp, __u8 role)
-{
-	__s64 flags = read_flags_sent(tcp) - (role == ROLE_CLIENT);
-
-	return flags == 0 || flags == 1 ? flags : !FIELD(sk, sk_err);
-}
-
 /* The end that opened a closed connection, as role_by_counters(): without an error it has sent a FIN. */
 static __always_inline __u8 role_of_closed(struct sock *sk, struct tcp_sock *tcp)
 {
@@ -99,12 +83,6 @@ static __always_inline __u8 role_of_closed(struct sock *sk, struct tcp_sock *tcp
 	if (flags == 2)
 		return ROLE_CLIENT;
 	return flags == 0 ? ROLE_SERVER : ROLE_UNKNOWN;
-}
-
-/* Whether tcp_disconnect() has zeroed the totals of a connection, and its addresses. */
-static __always_inline bool is_disconnected(struct sock *sk, struct tcp_sock *tcp, const struct socket_state *state)
-{
-	return !FIELD(sk, __sk_common.skc_dport) || (__s32)(FIELD(tcp, segs_out) - state->reported.sent_segments) < 0;
 }
 
 static __always_inline void on_destroy(struct sock *sk)
@@ -127,8 +105,7 @@ static __always_inline void on_destroy(struct sock *sk)
 		count_lost_flow(0, 0);
 		return;
 	}
-	read_totals(&now, sk, tcp);
-	now.sent -= was_fin_sent(sk, tcp, state->role);
+	read_closed_totals(&now, sk, tcp, state->role);
 	report_close(sk, tcp, state, &now, TCP_CLOSE);
 }
 

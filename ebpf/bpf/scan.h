@@ -146,6 +146,13 @@ static __always_inline int on_scan(struct sock *sk, struct tcp_sock *tcp, __u64 
 	    state->since_ns > scan_began)
 		return ITER_CONTINUE;
 	read_totals(&now, sk, tcp);
+	/* Every program was skipped for its close. A process that has not closed the socket keeps it in this state.
+	 */
+	if (may_be_preempted && FIELD(sk, __sk_common.skc_state) == TCP_CLOSE) {
+		if (is_disconnected(sk, tcp, state))
+			return ITER_CONTINUE;
+		read_closed_totals(&now, sk, tcp, state->role);
+	}
 	chrono = chrono_type(tcp);
 	if (!census && !is_changed(state, &now, chrono))
 		return ITER_CONTINUE;

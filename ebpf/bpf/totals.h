@@ -144,6 +144,35 @@ static __always_inline void read_totals(struct totals *now, struct sock *sk, str
 	now->retransmits = FIELD(tcp, total_retrans);
 }
 
+/* Sequence numbers of the SYN and the FIN, where the connection sent them: what bytes_sent less bytes_retrans lacks,
+ * unless this machine dropped segments on their way out. */
+static __always_inline __s64 read_flags_sent(struct tcp_sock *tcp)
+{
+	return (__s64)read_sequence(tcp) - (__s64)(FIELD(tcp, bytes_sent) - FIELD(tcp, bytes_retrans));
+}
+
+/* Whether a closed connection sent a FIN, which its state shows no longer. Where this machine dropped segments a
+ * close without an error is taken for one with a FIN. */
+static __always_inline bool was_fin_sent(struct sock *sk, struct tcp_sock *tcp, __u8 role)
+{
+	__s64 flags = read_flags_sent(tcp) - (role == ROLE_CLIENT);
+
+	return flags == 0 || flags == 1 ? flags : !FIELD(sk, sk_err);
+}
+
+/* Whether tcp_disconnect() has zeroed the totals of a connection, and its addresses. */
+static __always_inline bool is_disconnected(struct sock *sk, struct tcp_sock *tcp, const struct socket_state *state)
+{
+	return !FIELD(sk, __sk_common.skc_dport) || (__s32)(FIELD(tcp, segs_out) - state->reported.sent_segments) < 0;
+}
+
+/* The same of a socket whose close was missed (destroy.h): its state no longer shows whether a FIN was sent. */
+static __always_inline void read_closed_totals(struct totals *now, struct sock *sk, struct tcp_sock *tcp, __u8 role)
+{
+	read_totals(now, sk, tcp);
+	now->sent -= was_fin_sent(sk, tcp, role);
+}
+
 static __always_inline bool has_moved(const struct totals *now, const struct totals *reported)
 {
 	return now->sent != reported->sent || now->received != reported->received ||
