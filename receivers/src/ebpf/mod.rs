@@ -258,7 +258,9 @@ impl EbpfReceiver {
         if self.context.strict {
             return Err(refused);
         }
-        tracing::warn!("{refused}\n  mode sock_diag is used; with --strict flowtap does not start instead");
+        tracing::warn!(
+            "{refused}\n  mode sock_diag is used; hint: with --strict flowtap does not start instead"
+        );
         let mut receiver = SockDiagReceiver::new(self.sock_diag_config(), &self.context);
         receiver.open()?;
         Ok((Programs::SockDiag(Box::new(receiver)), one_line(&refused)))
