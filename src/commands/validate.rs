@@ -3,8 +3,8 @@
 use std::fmt::{self, Write as _};
 
 use flowtap_config::{Config, MetricsConfig};
-use flowtap_extensions::kubernetes;
 use flowtap_extensions::telemetry::Telemetry;
+use flowtap_extensions::{identity, kubernetes};
 use flowtap_pipeline::{ComponentId, Resource};
 
 use super::config::warn;
@@ -25,6 +25,7 @@ pub(crate) fn validate(config: &Config) -> Result<String, ExitError> {
     let telemetry = Telemetry::new(&Resource::default(), &MetricsConfig::default())?;
     graph::build(config, &telemetry.meter(), &graph::Environment::now(), false)
         .map_err(|error| ExitError::config(&config.build_error(&error)))?;
+    identity::unused_attributes().iter().for_each(warn);
     // Not an error: `run --no-sandbox` works.
     let refused = plugins::refused(config);
     refused.iter().flat_map(|refused| &refused.0).for_each(warn);

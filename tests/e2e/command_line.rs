@@ -264,6 +264,38 @@ fn a_kubeconfig_that_cant_be_used_is_named_and_ends_the_start() {
     assert!(said.contains("service.kubernetes: /nowhere/kubeconfig"), "{said}");
 }
 
+#[test]
+fn invalid_resource_attributes_are_warned_of_by_validate_and_in_the_log_of_run() {
+    let with = |value: &str, arguments: &[&str]| {
+        let mut command = flowtap();
+        command
+            .env("OTEL_RESOURCE_ATTRIBUTES", value)
+            .args(arguments)
+            .args(ANY_PORTS);
+        command.output().unwrap()
+    };
+    // Ends after the log is there.
+    let run = [
+        "run",
+        "--set",
+        "service.kubernetes.kubeconfig=/nowhere/kubeconfig",
+    ];
+    let fault =
+        "OTEL_RESOURCE_ATTRIBUTES: `x` (pair 2 of 3) has no `=`: no attribute of the variable is used";
+    let invalid = "service.name=a,x,k8s.cluster.name=blue";
+    let said = text(&with(invalid, &["validate"]).stderr);
+    assert!(said.contains(&format!("flowtap: warning: {fault}")), "{said}");
+    let said = text(&with(invalid, &run).stderr);
+    let logged = said
+        .lines()
+        .filter(|line| line.contains("WARN") && line.contains(fault));
+    assert_eq!(logged.count(), 1, "{said}");
+    for arguments in [&["validate"][..], &run] {
+        let said = text(&with("service.name=a%2Cb,", arguments).stderr);
+        assert!(!said.contains("OTEL_"), "{said}");
+    }
+}
+
 /// Standard error of `flowtap validate` with this file and these variables of a cluster. It succeeds.
 fn warnings(path: &str, variables: &[(&str, &str)]) -> String {
     let mut command = flowtap();
