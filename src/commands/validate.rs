@@ -3,7 +3,7 @@
 use std::fmt::{self, Write as _};
 
 use flowtap_config::{Config, MetricsConfig};
-use flowtap_extensions::telemetry::Telemetry;
+use flowtap_extensions::telemetry::{self, Telemetry};
 use flowtap_extensions::{identity, kubernetes};
 use flowtap_pipeline::{ComponentId, Resource};
 
@@ -21,6 +21,7 @@ pub(crate) fn validate(config: &Config) -> Result<String, ExitError> {
     // Some components want a runtime around them, even if nothing runs on it.
     let runtime = daemon::runtime()?;
     let _guard = runtime.enter();
+    telemetry::check_filter(&config.service.telemetry.logs)?;
     graph::check_memory(config)?;
     let telemetry = Telemetry::new(&Resource::default(), &MetricsConfig::default())?;
     graph::build(config, &telemetry.meter(), &graph::Environment::now(), false)

@@ -296,6 +296,25 @@ fn invalid_resource_attributes_are_warned_of_by_validate_and_in_the_log_of_run()
     }
 }
 
+#[test]
+fn validate_refuses_a_log_filter_of_the_environment_as_run_does() {
+    for filter in ["loud", "flowtap=debug,bogus=quiet"] {
+        let ended = |command: &str| {
+            let mut command_line = flowtap();
+            command_line
+                .env("FLOWTAP_LOG", filter)
+                .arg(command)
+                .args(ANY_PORTS);
+            let output = command_line.output().unwrap();
+            (output.status.code(), text(&output.stderr))
+        };
+        let (code, said) = ended("validate");
+        assert_eq!(code, Some(78), "{said}");
+        assert!(said.starts_with("flowtap: FLOWTAP_LOG: `"), "{said}");
+        assert_eq!(ended("run"), (code, said));
+    }
+}
+
 /// Standard error of `flowtap validate` with this file and these variables of a cluster. It succeeds.
 fn warnings(path: &str, variables: &[(&str, &str)]) -> String {
     let mut command = flowtap();
