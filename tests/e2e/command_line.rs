@@ -315,6 +315,18 @@ fn validate_refuses_a_log_filter_of_the_environment_as_run_does() {
     }
 }
 
+#[test]
+fn standard_output_that_cant_be_written_is_named() {
+    let full = fs::File::options().write(true).open("/dev/full").unwrap();
+    let output = flowtap().arg("schema").stdout(full).output().unwrap();
+    assert_eq!(output.status.code(), Some(71));
+    let said = text(&output.stderr);
+    assert!(
+        said.starts_with("flowtap: can't write to standard output: No space left on device"),
+        "{said}"
+    );
+}
+
 /// Standard error of `flowtap validate` with this file and these variables of a cluster. It succeeds.
 fn warnings(path: &str, variables: &[(&str, &str)]) -> String {
     let mut command = flowtap();
