@@ -2,12 +2,17 @@
 //!
 //! serde takes a list for a struct, field by field, and a number for a word of an enumeration. Neither is ever meant.
 
+use std::time::Duration;
+
 use figment::error::Actual;
 use figment::value::{Dict, Empty, Value};
 use flowtap_pipeline::schema;
 use serde_json::Value as Json;
 
 use crate::quote;
+
+/// Durations above this are mistakes: clocks, timers and dates overflow at some length that depends on their use.
+const LONGEST: Duration = Duration::from_secs(100 * 31_557_600);
 
 /// A node of a schema.
 #[derive(Clone, Copy, Debug)]
@@ -274,6 +279,17 @@ impl<'s> Shape<'s> {
             // serde reports it as a word that is none of the possible ones.
             *value = Value::from(text);
             return true;
+        }
+        if let Value::String(_, text) = &*value
+            && self.is_duration()
+            && humantime_serde::re::humantime::parse_duration(text).is_ok_and(|duration| duration > LONGEST)
+        {
+            found.push(Misshapen {
+                path: path.clone(),
+                message: format!("`{text}` is too long: at most 100 years are allowed"),
+                hint: Some("write a shorter duration; `100y` is the longest".to_owned()),
+            });
+            return false;
         }
         if matches!(value, Value::Array(..)) && self.is("object") && !self.is("array") {
             found.push(Misshapen {

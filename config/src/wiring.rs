@@ -154,6 +154,10 @@ impl Checker<'_> {
 
     /// Each processor and exporter takes something that reaches it.
     fn signals(&mut self, pipeline: &str, stages: &[Stage<'_>], registry: &Registry) {
+        if !stages.iter().any(|stage| stage.kind == ComponentKind::Receiver) {
+            // Reported as a pipeline without a receiver.
+            return;
+        }
         let mut processors = stages
             .iter()
             .filter(|stage| stage.kind == ComponentKind::Processor);

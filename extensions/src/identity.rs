@@ -9,18 +9,25 @@
 //!
 //! `service.instance.id` is the same at every start. Its sources are in [`instance`].
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::env;
 use std::fs;
 
-use flowtap_config::{KubernetesConfig, ServiceConfig};
+use flowtap_config::{Diagnostic, KubernetesConfig, Origin, ServiceConfig};
 use flowtap_pipeline::Resource;
+use flowtap_pipeline::plain::plain;
 use flowtap_pipeline::resource::{K8S_CLUSTER_UID, SERVICE_INSTANCE_ID, SERVICE_NAME};
 use percent_encoding::percent_decode_str;
 use uuid::Uuid;
 
 /// Namespace of the ids that are made of a node's own. Never changes: other ids would be other instances to every store.
 const INSTANCES: Uuid = Uuid::from_u128(0x6f0c_f4b1_9d2e_4b7a_8a55_3f1d_52c7_e0a6);
+
+/// The variable with attributes in the form of W3C Baggage.
+const RESOURCE_ATTRIBUTES: &str = "OTEL_RESOURCE_ATTRIBUTES";
+
+const ATTRIBUTES_HINT: &str = "write `name=value` pairs, separated by commas and percent-encoded (a comma in a value is %2C), or unset the variable";
 
 /// Inputs from the machine and the environment.
 #[derive(Clone, Debug, Default)]
@@ -49,10 +56,49 @@ pub fn resource(service: &ServiceConfig) -> Resource {
         boot_id: file("/proc/sys/kernel/random/boot_id"),
         host_name: host_name(),
         node_name: kubernetes_node(&service.kubernetes),
-        resource_attributes: variable("OTEL_RESOURCE_ATTRIBUTES"),
+        resource_attributes: variable(RESOURCE_ATTRIBUTES),
         service_name: variable("OTEL_SERVICE_NAME"),
     };
     describe(&sources, &service.telemetry.resource)
+}
+
+/// Returns a warning if `OTEL_RESOURCE_ATTRIBUTES` is invalid, so that nothing of it is used. Not logged by [`resource`], which is read
+/// before there is a log.
+pub fn unused_attributes() -> Option<Diagnostic> {
+    let text = env::var_os(RESOURCE_ATTRIBUTES)?;
+    let fault = text.to_str().map_or_else(
+        || Some("it is not UTF-8".to_owned()),
+        |text| of_variable(text).err(),
+    )?;
+    Some(unused(&fault))
+}
+
+/// Logs that warning.
+pub fn report_unused_attributes() {
+    if let Some(warning) = unused_attributes() {
+        tracing::warn!(
+            "{RESOURCE_ATTRIBUTES}: {}; hint: {ATTRIBUTES_HINT}",
+            plain(&warning.message)
+        );
+    }
+}
+
+/// The OpenTelemetry specification, "Resource SDK", has the value discarded as a whole and the fault reported.
+fn unused(fault: &str) -> Diagnostic {
+    let origin = Origin {
+        name: RESOURCE_ATTRIBUTES.to_owned(),
+        place: None,
+        line: None,
+    };
+    Diagnostic {
+        origin: Some(origin),
+        key: String::new(),
+        message: format!(
+            "{fault}: no attribute of the variable is used, as the OpenTelemetry specification requires; those that were detected, of \
+             OTEL_SERVICE_NAME and of `service.telemetry.resource` are"
+        ),
+        help: Some(ATTRIBUTES_HINT.to_owned()),
+    }
 }
 
 /// Returns the resource of a flowtap in the Kubernetes cluster with the id `uid`. An attribute that the environment or the config
@@ -85,15 +131,8 @@ fn describe(sources: &Sources, configured: &BTreeMap<String, Option<String>>) ->
     let mut attributes = detected(sources);
     let mut given = BTreeMap::new();
     if let Some(text) = &sources.resource_attributes {
-        if let Some(pairs) = of_variable(text) {
-            given.extend(pairs);
-        } else {
-            // As the specification has it.
-            tracing::warn!(
-                "OTEL_RESOURCE_ATTRIBUTES is ignored: it must be `name=value` pairs, comma-separated and percent-encoded; \
-                hint: correct or unset the variable"
-            );
-        }
+        // An invalid one has no part that is used; `unused_attributes` reports it.
+        given.extend(of_variable(text).into_iter().flatten());
     }
     given.extend(
         sources
@@ -181,17 +220,32 @@ fn architecture() -> &'static str {
     }
 }
 
-/// The pairs of `OTEL_RESOURCE_ATTRIBUTES`, in the form of W3C Baggage without properties; `None` if any is not a pair.
-fn of_variable(text: &str) -> Option<Vec<(String, String)>> {
-    let decoded = |text: &str| {
-        let text = percent_decode_str(text.trim()).decode_utf8().ok()?;
-        Some(text.into_owned())
-    };
-    let pairs = text.split(',').filter(|pair| !pair.trim().is_empty());
-    let pairs = pairs.map(|pair| {
-        let (name, value) = pair.split_once('=')?;
-        let name = decoded(name).filter(|name| !name.is_empty())?;
-        Some((name, decoded(value)?))
+/// The pairs of `OTEL_RESOURCE_ATTRIBUTES`, in the form of W3C Baggage without properties.
+///
+/// # Errors
+/// The first that is not a pair, and why.
+fn of_variable(text: &str) -> Result<Vec<(String, String)>, String> {
+    let pairs: Vec<_> = text.split(',').filter(|pair| !pair.trim().is_empty()).collect();
+    let count = pairs.len();
+    let pairs = pairs.into_iter().enumerate().map(|(i, pair)| {
+        let fault = |fault: &str| {
+            let of_all = match count {
+                1 => String::new(),
+                count => format!(" (pair {} of {count})", i + 1),
+            };
+            format!("`{}`{of_all} {fault}", pair.trim())
+        };
+        let decoded = |text: &str| {
+            let text = percent_decode_str(text.trim()).decode_utf8();
+            text.map(Cow::into_owned)
+                .map_err(|_| fault("is not UTF-8 after percent-decoding"))
+        };
+        let (name, value) = pair.split_once('=').ok_or_else(|| fault("has no `=`"))?;
+        let name = decoded(name)?;
+        if name.is_empty() {
+            return Err(fault("has no name"));
+        }
+        Ok((name, decoded(value)?))
     });
     pairs.collect()
 }
@@ -279,6 +333,21 @@ mod tests {
                 ..sources("a1", "node1")
             };
             assert_eq!(of(&sources).get("a"), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn the_warning_names_the_faulty_pair_and_that_none_is_used() {
+        for (text, fault) in [
+            ("a", "`a` has no `=`"),
+            ("a=1, b ,c=2", "`b` (pair 2 of 3) has no `=`"),
+            ("=1", "`=1` has no name"),
+            ("a=%ff", "`a=%ff` is not UTF-8 after percent-decoding"),
+        ] {
+            let warning = unused(&of_variable(text).unwrap_err()).to_string();
+            let beginning =
+                format!("OTEL_RESOURCE_ATTRIBUTES: {fault}: no attribute of the variable is used");
+            assert!(warning.starts_with(&beginning), "{warning}");
         }
     }
 }

@@ -225,10 +225,10 @@ fn memlock(proc_root: &Path) -> Finding {
         .lines()
         .find_map(|line| line.strip_prefix("Max locked memory"))
         .and_then(|rest| rest.split_whitespace().next())
-        .unwrap_or("unknown");
+        .map_or("unknown".to_owned(), |limit| format!("{limit} bytes"));
     Finding::ok(
         "memlock",
-        format!("{limit} bytes; counts before Linux 5.11 only, and is raised then"),
+        format!("{limit}; counts before Linux 5.11 only, and is raised then"),
     )
 }
 
@@ -462,9 +462,11 @@ fn object(need: &'static str, error: &LoadError) -> Finding {
 const INITIAL_PID_NAMESPACE: &str = "pid:[4026531836]";
 
 fn pid_namespace(proc_root: &Path) -> Finding {
-    let own = fs::read_link(proc_root.join("self/ns/pid"))
-        .map(|link| link.display().to_string())
-        .unwrap_or_default();
+    let link = proc_root.join("self/ns/pid");
+    let own = fs::read_link(&link).map_or_else(
+        |error| format!("unknown: {}: {error}", link.display()),
+        |namespace| namespace.display().to_string(),
+    );
     if own == INITIAL_PID_NAMESPACE {
         return Finding::ok("pid namespace", "the host's".to_owned());
     }
@@ -598,6 +600,9 @@ mod tests {
             assert_eq!(reported, finding.verdict != Verdict::Ok, "{finding:?}");
         }
         assert!(needs.contains(&"RDMA"));
+        for finding in &report.findings {
+            assert!(!finding.found.is_empty(), "{finding:?}");
+        }
         let pid = report
             .findings
             .iter()
@@ -608,6 +613,8 @@ mod tests {
             Verdict::Limited,
             "no proc file system is no initial namespace"
         );
+        let path = "unknown: /nowhere/self/ns/pid: No such file or directory";
+        assert!(pid.found.starts_with(path), "{}", pid.found);
     }
 
     #[cfg(feature = "rdma")]

@@ -4,7 +4,7 @@ use std::io::{self, IsTerminal, Write};
 
 use flowtap_pipeline::plain;
 
-use crate::exit::ExitError;
+use crate::exit::{Code, ExitError};
 
 /// To standard output, as a whole; on a terminal without foreign control characters. A reader that
 /// has gone away (`| head`) is not an error.
@@ -20,6 +20,8 @@ pub(super) fn print(text: &str) -> Result<(), ExitError> {
         .and_then(|()| io::stdout().flush())
     {
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
-        result => Ok(result?),
+        result => result.map_err(|error| {
+            ExitError::new(Code::System, format!("can't write to standard output: {error}"))
+        }),
     }
 }

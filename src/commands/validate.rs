@@ -3,8 +3,8 @@
 use std::fmt::{self, Write as _};
 
 use flowtap_config::{Config, MetricsConfig};
-use flowtap_extensions::kubernetes;
-use flowtap_extensions::telemetry::Telemetry;
+use flowtap_extensions::telemetry::{self, Telemetry};
+use flowtap_extensions::{identity, kubernetes};
 use flowtap_pipeline::{ComponentId, Resource};
 
 use super::config::warn;
@@ -21,10 +21,12 @@ pub(crate) fn validate(config: &Config) -> Result<String, ExitError> {
     // Some components want a runtime around them, even if nothing runs on it.
     let runtime = daemon::runtime()?;
     let _guard = runtime.enter();
+    telemetry::check_filter(&config.service.telemetry.logs)?;
     graph::check_memory(config)?;
     let telemetry = Telemetry::new(&Resource::default(), &MetricsConfig::default())?;
     graph::build(config, &telemetry.meter(), &graph::Environment::now(), false)
         .map_err(|error| ExitError::config(&config.build_error(&error)))?;
+    identity::unused_attributes().iter().for_each(warn);
     // Not an error: `run --no-sandbox` works.
     let refused = plugins::refused(config);
     refused.iter().flat_map(|refused| &refused.0).for_each(warn);

@@ -60,6 +60,7 @@ pub(crate) fn run(config: Config, load: Load<'_>, strict: bool, sandboxed: bool)
     if let Some(sandbox) = &sandbox {
         tracing::info!("in the sandbox: {sandbox}");
     }
+    identity::report_unused_attributes();
     let fixed = Fixed {
         resource,
         strict,

@@ -264,6 +264,69 @@ fn a_kubeconfig_that_cant_be_used_is_named_and_ends_the_start() {
     assert!(said.contains("service.kubernetes: /nowhere/kubeconfig"), "{said}");
 }
 
+#[test]
+fn invalid_resource_attributes_are_warned_of_by_validate_and_in_the_log_of_run() {
+    let with = |value: &str, arguments: &[&str]| {
+        let mut command = flowtap();
+        command
+            .env("OTEL_RESOURCE_ATTRIBUTES", value)
+            .args(arguments)
+            .args(ANY_PORTS);
+        command.output().unwrap()
+    };
+    // Ends after the log is there.
+    let run = [
+        "run",
+        "--set",
+        "service.kubernetes.kubeconfig=/nowhere/kubeconfig",
+    ];
+    let fault =
+        "OTEL_RESOURCE_ATTRIBUTES: `x` (pair 2 of 3) has no `=`: no attribute of the variable is used";
+    let invalid = "service.name=a,x,k8s.cluster.name=blue";
+    let said = text(&with(invalid, &["validate"]).stderr);
+    assert!(said.contains(&format!("flowtap: warning: {fault}")), "{said}");
+    let said = text(&with(invalid, &run).stderr);
+    let logged = said
+        .lines()
+        .filter(|line| line.contains("WARN") && line.contains(fault));
+    assert_eq!(logged.count(), 1, "{said}");
+    for arguments in [&["validate"][..], &run] {
+        let said = text(&with("service.name=a%2Cb,", arguments).stderr);
+        assert!(!said.contains("OTEL_"), "{said}");
+    }
+}
+
+#[test]
+fn validate_refuses_a_log_filter_of_the_environment_as_run_does() {
+    for filter in ["loud", "flowtap=debug,bogus=quiet"] {
+        let ended = |command: &str| {
+            let mut command_line = flowtap();
+            command_line
+                .env("FLOWTAP_LOG", filter)
+                .arg(command)
+                .args(ANY_PORTS);
+            let output = command_line.output().unwrap();
+            (output.status.code(), text(&output.stderr))
+        };
+        let (code, said) = ended("validate");
+        assert_eq!(code, Some(78), "{said}");
+        assert!(said.starts_with("flowtap: FLOWTAP_LOG: `"), "{said}");
+        assert_eq!(ended("run"), (code, said));
+    }
+}
+
+#[test]
+fn standard_output_that_cant_be_written_is_named() {
+    let full = fs::File::options().write(true).open("/dev/full").unwrap();
+    let output = flowtap().arg("schema").stdout(full).output().unwrap();
+    assert_eq!(output.status.code(), Some(71));
+    let said = text(&output.stderr);
+    assert!(
+        said.starts_with("flowtap: can't write to standard output: No space left on device"),
+        "{said}"
+    );
+}
+
 /// Standard error of `flowtap validate` with this file and these variables of a cluster. It succeeds.
 fn warnings(path: &str, variables: &[(&str, &str)]) -> String {
     let mut command = flowtap();

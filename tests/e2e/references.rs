@@ -346,7 +346,7 @@ default one, `metrics`, unless it is among them. `${env:NAME}`, `${env:NAME:-def
 the environment are used as they are. Where a key wants text, the text of a number is used; where it
 wants a number, list or mapping, the environment and `--set` are read as YAML.
 
-Durations are written `500ms`, `5s`, `1m30s`; sizes in bytes, or with a unit: `16MiB`, `4M`. Addresses to listen on are
+Durations are written `500ms`, `5s`, `1m30s`, at most `100y`; sizes in bytes, or with a unit: `16MiB`, `4M`. Addresses to listen on are
 `127.0.0.1:9464`, `[fe80::1%eth0]:9464`, `localhost:9464`, or `:9464` for every address; those to push to are URLs, or `host:port`. A
 key without a value has its default. YAML may have anchors, aliases and merge keys (`<<: *name`); a top-level key that begins with `x-` is ignored, so that
 anchors have a place. In TOML an id with a name needs quotes: `[exporters.'otlp/backup']`.

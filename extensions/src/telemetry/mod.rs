@@ -326,6 +326,14 @@ fn parse_filter(text: &str) -> Result<Targets, String> {
     Ok(filter)
 }
 
+/// Checks the filter of the log as it is used here: `FLOWTAP_LOG`, or without it the level of the config.
+///
+/// # Errors
+/// A level or a filter that is not valid, with the variable or the key.
+pub fn check_filter(config: &LogsConfig) -> Result<(), TelemetryError> {
+    filter_of(config).map(drop)
+}
+
 /// Sends logs to standard error. `FLOWTAP_LOG` (such as `flowtap=debug,info`) has its say before the config.
 ///
 /// # Errors

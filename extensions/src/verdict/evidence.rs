@@ -196,6 +196,9 @@ pub struct Evidence {
     pub sent_bytes: u64,
     /// Payload bytes received.
     pub received_bytes: u64,
+    /// Those of them that this machine sent: both ends are in one network namespace.
+    #[serde(skip)]
+    pub received_here: u64,
     /// Segments sent, retransmissions included.
     pub sent_segments: u64,
     /// Segments retransmitted.

@@ -126,9 +126,13 @@ fn queue(backlog: u64, limit: u64, closed: bool) -> String {
 fn unlimited(evidence: &Evidence, total: f64) -> (Cause, String) {
     let (sent, received) = (evidence.sent_bytes, evidence.received_bytes);
     if received > 0 && received / MOSTLY_RECEIVED >= sent {
+        let place = if evidence.received_here >= received {
+            "at its end, which is on this machine: run `flowtap diagnose` for the process that sends"
+        } else {
+            "on its side: run `flowtap diagnose` there"
+        };
         let sentence = format!(
-            "the peer sends: {} received, {} sent; what limits it, the network or its process, is measured on its side: run \
-             `flowtap diagnose` there",
+            "the peer sends: {} received, {} sent; what limits it, the network or its process, is measured {place}",
             bytes(received),
             bytes(sent)
         );

@@ -491,6 +491,9 @@ impl Evidence {
         self.rto += seconds(record.rto_us);
         count(&mut self.sent_bytes, record.sent_bytes);
         count(&mut self.received_bytes, record.received_bytes);
+        if is_own(&record.flow) {
+            count(&mut self.received_here, record.received_bytes);
+        }
         count(&mut self.sent_segments, record.sent_segments);
         count(&mut self.retransmits, record.retransmits);
         self.syn_retransmits += u64::from(record.syn_retransmits);
@@ -552,6 +555,7 @@ impl Evidence {
         self.held_back += before.held_back;
         self.sent_bytes += before.sent_bytes;
         self.received_bytes += before.received_bytes;
+        self.received_here += before.received_here;
         self.sent_segments += before.sent_segments;
         self.retransmits += before.retransmits;
         self.syn_retransmits += before.syn_retransmits;

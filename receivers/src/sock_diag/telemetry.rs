@@ -11,7 +11,8 @@ pub(super) enum LossReason {
     ReceiveBufferFull,
     /// Too many waited for the receiver.
     ChannelFull,
-    /// The kernel had cleared the counters: the connection was aborted (`SO_LINGER` of 0) or disconnected (`AF_UNSPEC`).
+    /// The kernel had cleared the counters: the connection was aborted (`SO_LINGER` of 0), disconnected (`AF_UNSPEC`), of an MPTCP socket,
+    /// whose subflows the kernel disconnects, or never accepted.
     CountersCleared,
     /// It closed at about the time that closes were dropped, so it may have been counted.
     Ambiguous,

@@ -17,6 +17,7 @@ use flowtap_engine::runner;
 use flowtap_extensions::short::counted;
 use flowtap_extensions::telemetry::{self, LogWriter, Telemetry};
 use flowtap_extensions::verdict::{Evidence, PeerVerdict, Sums, Verdict, judge, verdicts};
+use flowtap_pipeline::plain::plain;
 use flowtap_pipeline::{PipelineId, Registry};
 use serde::Serialize;
 
@@ -188,8 +189,9 @@ impl Answer {
             && gathered.all == Evidence::default()
         {
             verdict.sentence = format!(
-                "nothing of a process, pod, workload, service, namespace or node `{name}` was seen in this period; hint: `flowtap diagnose` \
-                 without a name lists peers"
+                "nothing of a process, pod, workload, service, namespace or node `{}` was seen in this period; hint: `flowtap diagnose` \
+                 without a name lists peers",
+                plain(name)
             );
         }
         Self {
@@ -206,7 +208,7 @@ impl Answer {
     fn text(&self) -> String {
         let mut text = format!(
             "{}\n\n  {}: {}\n\n",
-            self.target,
+            plain(&self.target),
             self.verdict.cause.name(),
             self.verdict.sentence
         );
@@ -242,5 +244,18 @@ impl Answer {
             );
         }
         text
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn control_characters_of_the_argument_are_escaped() {
+        let target = Target::parse("\u{1b}[31mx").unwrap();
+        let text = Answer::new(&target, &Sums::default(), 1).text();
+        assert!(!text.contains('\u{1b}'), "{text:?}");
+        assert_eq!(text.matches(r"\u{1b}[31mx").count(), 2, "{text:?}");
     }
 }

@@ -25,8 +25,14 @@ impl Target {
     /// `HOST:PORT`), or any other name.
     ///
     /// # Errors
-    /// A sentence about a range that is none, a port that is none, or a host with a port that does not resolve.
+    /// A sentence about an empty text, an address, a range or a port that is none, or a host with a port that does not resolve.
     pub(super) fn parse(text: &str) -> Result<Self, String> {
+        if text.trim().is_empty() {
+            return Err(
+                "the name is empty; hint: an address, a range, ADDRESS:PORT, a process id or a name, or no argument for all"
+                    .to_owned(),
+            );
+        }
         let resolve = |host: &str| -> Vec<IpNet> {
             // A name that does not resolve is one of a process or of the cluster.
             let found = (host, 0).to_socket_addrs().into_iter().flatten();
@@ -47,8 +53,15 @@ impl Target {
         if let Ok(range) = text.parse() {
             return Ok(Self::Peer(vec![range], None));
         }
-        let is_address = |text: &str| text.parse::<IpAddr>().is_ok();
-        if text.split_once('/').is_some_and(|(addr, _)| is_address(addr)) {
+        // Names of processes are not numbers with dots, and those of namespaces have neither dots nor colons.
+        let is_meant_as_address = |text: &str| {
+            let is_v4 = text.contains('.') && text.chars().all(|c| c.is_ascii_digit() || c == '.');
+            is_v4 || text.matches(':').count() > 1 && text.chars().all(|c| c.is_ascii_hexdigit() || c == ':')
+        };
+        if text
+            .split_once('/')
+            .is_some_and(|(addr, _)| is_meant_as_address(addr))
+        {
             return Err(format!(
                 "`{text}` is not a range; hint: 192.0.2.0/24, with a prefix of at most 32, of IPv6 128"
             ));
@@ -76,6 +89,11 @@ impl Target {
             }
             if port.is_some() {
                 return Err(format!("`{host}` does not resolve; hint: use the peer's address"));
+            }
+            if is_meant_as_address(host) {
+                return Err(format!(
+                    "`{host}` is not an address; hint: 192.0.2.7 or 2001:db8::7, each number of IPv4 from 0 to 255"
+                ));
             }
         }
         Ok(Self::Name(text.to_owned()))
@@ -245,7 +263,18 @@ mod tests {
 
     #[test]
     fn a_range_or_a_port_that_is_none_is_an_error() {
-        for text in ["192.0.2.7/99", "192.0.2.7:99999", "host.invalid:443"] {
+        for text in [
+            "",
+            " ",
+            "192.0.2.7/99",
+            "300.1.1.1",
+            "300.1.1.1/44",
+            "192.0.2/24x",
+            "2001:db8::7::/64",
+            "2001:db8::/129",
+            "192.0.2.7:99999",
+            "host.invalid:443",
+        ] {
             let error = Target::parse(text).unwrap_err();
             assert!(error.contains("hint:"), "{error}");
         }

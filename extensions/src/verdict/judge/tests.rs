@@ -202,6 +202,15 @@ fn a_download_is_measured_where_it_is_sent() {
         "the peer sends: 1.50 MB received, 0 B sent; what limits it, the network or its process, is measured on its side: run \
          `flowtap diagnose` there"
     );
+    let here = Evidence {
+        received_here: download.received_bytes,
+        ..download
+    };
+    assert_eq!(
+        judge(&here).sentence,
+        "the peer sends: 1.50 MB received, 0 B sent; what limits it, the network or its process, is measured at its end, which is on \
+         this machine: run `flowtap diagnose` for the process that sends"
+    );
 }
 
 #[test]

@@ -43,6 +43,25 @@ fn sums_grow_over_periods_and_queues_are_those_of_now() {
 }
 
 #[test]
+fn bytes_between_two_ends_on_this_machine_are_known() {
+    for (remote, received_here) in [
+        ("10.0.0.1:5432", 1000),
+        ("127.0.0.1:443", 1000),
+        ("192.0.2.7:443", 0),
+    ] {
+        let received = TcpRecord {
+            received_bytes: 500,
+            ..record("10.0.0.1:40000", remote)
+        };
+        let mut before = Evidence::default();
+        before.add(&received, 0);
+        let mut evidence = before.clone();
+        evidence.merge(&before);
+        assert_eq!(evidence.received_here, received_here, "{remote}");
+    }
+}
+
+#[test]
 fn connects_that_wait_for_an_answer_to_a_second_syn_count_until_they_end() {
     let waits = |cookie, syn_retransmits| {
         TcpRecord {
