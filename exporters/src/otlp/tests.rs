@@ -232,7 +232,7 @@ fn exponential_buckets_are_those_of_opentelemetry_also_as_differences_and_after_
     let encoder = Encoder::new(&Config::default(), &resource(), true);
     let ended = Ended::default();
     for (deltas, zeros) in [(false, false), (true, false), (false, true)] {
-        let known = Deltas::default();
+        let known = Deltas::new(Timestamp::from_nanos(0));
         let since = zeros.then(|| Timestamp::from_nanos(1));
         let mut encoding = encoder.encode(&snapshot, &ended, deltas, since);
         let body = encoding.next_part(deltas.then_some(&known)).unwrap().request.body;
