@@ -106,7 +106,7 @@ struct Lost {
 }
 
 /// When there was a warning, and of which cause.
-type Warned = Option<(Instant, String)>;
+pub(super) type Warned = Option<(Instant, String)>;
 
 impl Health {
     pub(crate) fn new(context: &BuildContext, addresses: Addresses) -> Self {
@@ -247,7 +247,7 @@ impl Drop for Inner {
 }
 
 /// Whether `error` has not been a warning for a while; then it is one now.
-fn is_news(warned: &mut Warned, error: &str) -> bool {
+pub(super) fn is_news(warned: &mut Warned, error: &str) -> bool {
     let known = warned
         .as_ref()
         .is_some_and(|(at, text)| text == error && at.elapsed() < WARN_INTERVAL);

@@ -7,7 +7,7 @@ use flowtap_pipeline::Exported;
 use tokio_util::sync::CancellationToken;
 use tower::{BoxError, Service, ServiceExt};
 
-use super::health::Health;
+use super::health::{Health, Warned, is_news};
 use super::storage::{Storage, StorageError, Stored};
 use super::verdict::{asked_delay, is_temporary};
 use super::{Request, Sender};
@@ -30,6 +30,7 @@ pub(super) async fn drain(
     stop: CancellationToken,
 ) {
     let mut refusals = 0;
+    let mut warned = None;
     while !stop.is_cancelled() {
         let round = async {
             let Some(stored) = first(&storage).await? else {
@@ -59,8 +60,7 @@ pub(super) async fn drain(
             outcome = round => outcome,
         };
         if let Err(error) = outcome {
-            tracing::warn!(%error, requests = storage.waiting().0, "requests wait on disk; \
-                hint: restore the peer; nothing is lost up to `storage.max_bytes`");
+            warn(&mut warned, &error, storage.waiting().0);
             tokio::select! {
                 () = stop.cancelled() => {}
                 () = tokio::time::sleep(pause_after(&error)) => {}
@@ -77,7 +77,7 @@ pub(super) async fn drain(
     }
     loop {
         let outcome = match first(&storage).await {
-            Ok(None) => return,
+            Ok(None) => break,
             Ok(Some(mut stored)) => {
                 stored.request.last = true;
                 deliver(&storage, &mut sender, &health, stored).await.map(|_| ())
@@ -88,8 +88,34 @@ pub(super) async fn drain(
             let (requests, bytes) = storage.waiting();
             tracing::warn!(%error, requests, bytes, "requests stay on disk for the next start; \
                 hint: start flowtap again with the same `storage`");
-            return;
+            break;
         }
+    }
+    if storage.unremoved() > 0 {
+        let last = Arc::clone(&storage);
+        // One that panicked has said so itself.
+        let _ = tokio::task::spawn_blocking(move || last.remove_rest()).await;
+    }
+    let requests = storage.unremoved();
+    if requests > 0 {
+        tracing::warn!(
+            requests,
+            "delivered requests could not be removed from disk; the next start with this `storage` sends them a second time; \
+                hint: make room, or the right to write, in `storage.directory` before flowtap stops"
+        );
+    }
+}
+
+/// Says why requests wait: as a warning, if it did not say so a short while ago.
+fn warn(warned: &mut Warned, error: &BoxError, requests: u64) {
+    if !is_news(warned, &error.to_string()) {
+        tracing::debug!(%error, requests, "requests wait on disk");
+    } else if error.is::<StorageError>() {
+        tracing::warn!(%error, requests, "requests on disk can't be read, and wait there; \
+                hint: make room, or the right to read and write, in `storage.directory`");
+    } else {
+        tracing::warn!(%error, requests, "requests wait on disk; \
+                hint: restore the peer; nothing is lost up to `storage.max_bytes`");
     }
 }
 
@@ -134,7 +160,7 @@ async fn deliver(
     health.deliveries().sent(kind, sent);
     health.deliveries().failed(kind, failed);
     let storage = Arc::clone(storage);
-    tokio::task::spawn_blocking(move || -> Result<(), StorageError> { storage.remove(&stored) }).await??;
+    tokio::task::spawn_blocking(move || storage.remove(&stored)).await?;
     Ok(taken)
 }
 
