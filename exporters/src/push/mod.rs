@@ -123,6 +123,7 @@ impl<C: Client> Service<Request> for Attempt<C> {
         } = self.clone();
         async move {
             let kind = request.kind;
+            health.attempting();
             let outcome = tokio::time::timeout(timeout, client.send(request))
                 .await
                 .unwrap_or_else(|_| {

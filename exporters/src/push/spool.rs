@@ -1,6 +1,8 @@
 //! The task that sends what is stored, oldest first.
 
+use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use flowtap_pipeline::Exported;
@@ -22,6 +24,9 @@ const MAX_PAUSE: Duration = Duration::from_secs(3600);
 /// whole queue should not be gone in a second.
 const MAX_REFUSALS: u32 = 10;
 
+/// How often a stop looks whether an attempt under way has failed.
+const LOOK_INTERVAL: Duration = Duration::from_millis(20);
+
 /// Sends until `stop`; then once more what waits, up to the first failure. The rest stays on disk.
 pub(super) async fn drain(
     storage: Arc<Storage>,
@@ -32,6 +37,7 @@ pub(super) async fn drain(
     let mut refusals = 0;
     let mut warned = None;
     while !stop.is_cancelled() {
+        let delivering = AtomicBool::new(false);
         let round = async {
             let Some(stored) = first(&storage).await? else {
                 storage.changed().await;
@@ -40,6 +46,7 @@ pub(super) async fn drain(
             if refusals >= MAX_REFUSALS {
                 tokio::time::sleep(RETRY_PAUSE).await;
             }
+            delivering.store(true, Ordering::Relaxed);
             if deliver(&storage, &mut sender, &health, stored).await? {
                 refusals = 0;
             } else {
@@ -54,10 +61,20 @@ pub(super) async fn drain(
             }
             Ok::<_, BoxError>(())
         };
+        let mut round = pin!(round);
         let outcome = tokio::select! {
             biased;
-            () = stop.cancelled() => break,
-            outcome = round => outcome,
+            () = stop.cancelled() => {
+                // An attempt that were cut here, or its removal, would be made once more below: the peer would have it twice.
+                while delivering.load(Ordering::Relaxed) && health.is_attempting() {
+                    tokio::select! {
+                        _ = &mut round => break,
+                        () = tokio::time::sleep(LOOK_INTERVAL) => {}
+                    }
+                }
+                break;
+            }
+            outcome = &mut round => outcome,
         };
         if let Err(error) = outcome {
             warn(&mut warned, &error, storage.waiting().0);

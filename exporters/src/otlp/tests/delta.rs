@@ -194,7 +194,7 @@ async fn an_exporter_that_replaces_another_goes_on_with_what_that_one_delivered(
 async fn an_exporter_that_joins_a_pipeline_at_work_begins_at_the_totals_there() {
     let collector = Collector::default();
     let endpoint = serve(&collector).await;
-    let window = Duration::from_nanos(4_000);
+    let window = Duration::from_micros(4);
     // The series began at 1 µs, when the first of these windows opened: a third one is of a pipeline at work.
     for (from, expected) in [(0, vec![10, 20, 30]), (1, vec![30, 40])] {
         let mut exporter = OtlpExporter::new(of_deltas(&endpoint), &context()).unwrap();
