@@ -273,18 +273,30 @@ fn accepted(response: &ExportMetricsServiceResponse, kind: PipelineKind, items: 
     let failed = u64::try_from(partial.rejected_data_points)
         .unwrap_or(0)
         .min(items);
-    if failed > 0 || !partial.error_message.is_empty() {
-        tracing::warn!(
-            failed,
-            message = push::error::peer_text(&partial.error_message),
-            "the collector rejected some {}; \
-                hint: look for the reason in the collector's log",
-            kind.items()
-        );
+    if let Some(remark) = remark(failed, &partial.error_message, kind) {
+        let message = push::error::peer_text(&partial.error_message);
+        tracing::warn!(failed, message, "{remark}");
     }
     Exported {
         sent: items - failed,
         failed,
+    }
+}
+
+/// Description of a partial success; `None` if it says nothing. By the OTLP specification, a message and no rejected items are the
+/// warning of a server that accepts everything.
+fn remark(failed: u64, message: &str, kind: PipelineKind) -> Option<String> {
+    let items = kind.items();
+    match (failed, message) {
+        (0, "") => None,
+        (0, _) => Some(format!(
+            "the collector accepted all {items}, with a warning; \
+                hint: follow `message`, which is the collector's"
+        )),
+        _ => Some(format!(
+            "the collector rejected some {items}; \
+                hint: look for the reason in the collector's log"
+        )),
     }
 }
 
@@ -326,5 +338,24 @@ impl Decoder for ExportCodec {
         ExportMetricsServiceResponse::decode(bytes)
             .map(Some)
             .map_err(|error| Status::internal(format!("the collector's response can't be decoded: {error}")))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_partial_success_that_rejects_nothing_is_a_warning_of_a_server_that_accepts_everything() {
+        let of = |failed, message| remark(failed, message, PipelineKind::Metrics);
+        assert_eq!(of(0, ""), None);
+        let warning = of(0, "deprecated").unwrap();
+        assert!(
+            warning.contains("accepted all") && !warning.contains("rejected"),
+            "{warning}"
+        );
+        for message in ["", "too old"] {
+            assert!(of(2, message).unwrap().contains("rejected some"), "{message}");
+        }
     }
 }

@@ -1,16 +1,19 @@
 //! Delivered values of each series: the starting points of the next differences.
 //!
 //! A difference runs from the last delivered value, not from the window before: the next request
-//! includes the increase of a failed request, and of windows that the interval skips.
+//! includes the increase of a failed request, and of windows that the interval skips. An exporter that replaces another goes on with
+//! what that one delivered. One that joins a pipeline at work begins at the totals that it meets there: they are the past of another.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::ops::Range;
+use std::sync::Arc;
 
 use flowtap_pipeline::{
     Buckets, HistogramPoint, Points, Series, SeriesId, Snapshot, SumPoint, Timestamp, ValuePoint,
 };
 
 use super::ended::Ended;
+use crate::push::nanos;
 
 /// A difference of a counter.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -35,8 +38,12 @@ pub(super) struct HistogramPart {
 }
 
 /// Totals as delivered, by series.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Deltas {
+    /// When the exporter began, or the first of those that it goes on for.
+    began: Timestamp,
+    /// Pipelines of which a snapshot has come.
+    met: HashSet<Arc<str>>,
     sums: HashMap<SeriesId, Delivered<u64>>,
     values: HashMap<SeriesId, Delivered<f64>>,
     histograms: HashMap<SeriesId, Delivered<HistogramTotals>>,
@@ -57,6 +64,31 @@ struct HistogramTotals {
 }
 
 impl Deltas {
+    /// Nothing is delivered yet.
+    pub(super) fn new(began: Timestamp) -> Self {
+        Self {
+            began,
+            met: HashSet::new(),
+            sums: HashMap::new(),
+            values: HashMap::new(),
+            histograms: HashMap::new(),
+        }
+    }
+
+    /// A snapshot has come. Of the first of a pipeline, series that are older than both its window and the exporter begin at their
+    /// totals there. Older than the window alone are also those of a first snapshot that a full queue dropped: these are to be sent.
+    pub(super) fn meet(&mut self, snapshot: &Snapshot) {
+        if !self.met.insert(Arc::clone(&snapshot.pipeline)) {
+            return;
+        }
+        let opened = Timestamp::from_nanos(snapshot.at.as_nanos().saturating_sub(nanos(snapshot.window)));
+        let before = opened.min(self.began);
+        for (index, family) in snapshot.families.iter().enumerate() {
+            let all = 0..family.points.len();
+            self.know(snapshot, index, all, |series| series.start() < before);
+        }
+    }
+
     /// The increase of `point` over the delivered value; `None` if there is none.
     pub(super) fn of_sum(&self, point: &SumPoint) -> Option<SumPart> {
         let (start, before) = match self.sums.get(&point.series.id()) {
@@ -97,43 +129,54 @@ impl Deltas {
 
     /// These points of `snapshot` are delivered.
     pub(super) fn settle(&mut self, snapshot: &Snapshot, reported: &[(usize, Range<usize>)]) {
-        let until = snapshot.at;
         for (index, range) in reported {
-            let family = &snapshot.families[*index];
-            match &family.points {
-                Points::Sums(_) | Points::Values(_) if family.family.kind.can_fall() => {}
-                Points::Sums(points) => {
-                    for point in &points[range.clone()] {
-                        let delivered = Delivered {
-                            _series: point.series.clone(),
-                            until,
-                            total: point.total,
-                        };
-                        self.sums.insert(point.series.id(), delivered);
-                    }
+            self.know(snapshot, *index, range.clone(), |_| true);
+        }
+    }
+
+    /// The next differences of these points, as far as their series are `wanted`, begin here.
+    fn know(
+        &mut self,
+        snapshot: &Snapshot,
+        family: usize,
+        range: Range<usize>,
+        wanted: impl Fn(&Series) -> bool,
+    ) {
+        let until = snapshot.at;
+        let family = &snapshot.families[family];
+        match &family.points {
+            Points::Sums(_) | Points::Values(_) if family.family.kind.can_fall() => {}
+            Points::Sums(points) => {
+                for point in points[range].iter().filter(|point| wanted(&point.series)) {
+                    let delivered = Delivered {
+                        _series: point.series.clone(),
+                        until,
+                        total: point.total,
+                    };
+                    self.sums.insert(point.series.id(), delivered);
                 }
-                Points::Values(points) => {
-                    for point in &points[range.clone()] {
-                        let delivered = Delivered {
-                            _series: point.series.clone(),
-                            until,
-                            total: point.value,
-                        };
-                        self.values.insert(point.series.id(), delivered);
-                    }
+            }
+            Points::Values(points) => {
+                for point in points[range].iter().filter(|point| wanted(&point.series)) {
+                    let delivered = Delivered {
+                        _series: point.series.clone(),
+                        until,
+                        total: point.value,
+                    };
+                    self.values.insert(point.series.id(), delivered);
                 }
-                Points::Histograms(points) => {
-                    for point in &points[range.clone()] {
-                        let delivered = Delivered {
-                            _series: point.series.clone(),
-                            until,
-                            total: HistogramTotals {
-                                buckets: point.buckets.clone(),
-                                sum: point.sum,
-                            },
-                        };
-                        self.histograms.insert(point.series.id(), delivered);
-                    }
+            }
+            Points::Histograms(points) => {
+                for point in points[range].iter().filter(|point| wanted(&point.series)) {
+                    let delivered = Delivered {
+                        _series: point.series.clone(),
+                        until,
+                        total: HistogramTotals {
+                            buckets: point.buckets.clone(),
+                            sum: point.sum,
+                        },
+                    };
+                    self.histograms.insert(point.series.id(), delivered);
                 }
             }
         }

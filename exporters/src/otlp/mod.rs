@@ -33,7 +33,7 @@ use std::time::Duration;
 
 use flowtap_pipeline::{
     BuildContext, ExportService, Exported, Exporter, LogBatch, Output, Persistence, PipelineKind, Resource,
-    Snapshot, StageError, Timestamp,
+    SharedState, Snapshot, StageError, Timestamp,
 };
 use futures::FutureExt;
 use futures::future::BoxFuture;
@@ -59,6 +59,8 @@ pub struct OtlpExporter {
     resolved: Resolved,
     context: BuildContext,
     spool: Spool,
+    /// Of differences: what is delivered.
+    deltas: Option<Arc<Mutex<Deltas>>>,
 }
 
 impl OtlpExporter {
@@ -72,11 +74,14 @@ impl OtlpExporter {
         for endpoint in [&resolved.endpoint, &resolved.logs_endpoint] {
             resolved.tls.config_for(endpoint.is_tls())?;
         }
+        let deltas = (resolved.temporality == Temporality::Delta)
+            .then(|| Arc::new(Mutex::new(Deltas::new(Timestamp::now()))));
         Ok(Self {
             config,
             resolved,
             context: context.clone(),
             spool: Spool::default(),
+            deltas,
         })
     }
 
@@ -93,7 +98,6 @@ impl OtlpExporter {
         let storage = self.config.storage.as_ref();
         let delivery = Delivery::open(sender, storage, &health, &self.context, &mut self.spool)
             .map_err(|error| StageError::Other(error.into()))?;
-        let delta = self.resolved.temporality == Temporality::Delta;
         Ok(OtlpService {
             interval: self.config.interval,
             passed: HashMap::new(),
@@ -109,7 +113,7 @@ impl OtlpExporter {
                 self.config.max_request_bytes,
                 &self.context.resource,
             )),
-            deltas: delta.then(Arc::default),
+            deltas: self.deltas.clone(),
             delivery,
             health,
         })
@@ -143,6 +147,18 @@ impl Exporter for OtlpExporter {
             Some(_) => Persistence::OnDisk,
             None if cfg!(feature = "storage") => Persistence::With("storage"),
             None => Persistence::Never,
+        }
+    }
+
+    fn shared_state(&self) -> Option<SharedState> {
+        let deltas = self.deltas.as_ref()?;
+        Some(Arc::clone(deltas) as SharedState)
+    }
+
+    fn take_over(&mut self, before: SharedState) {
+        // Shared, not copied: a delivery that the other exporter still notes while it is given up counts for this one.
+        if let (Some(deltas), Ok(before)) = (&mut self.deltas, before.downcast()) {
+            *deltas = before;
         }
     }
 }
@@ -225,6 +241,9 @@ impl OtlpService {
     }
 
     fn push_snapshot(&mut self, snapshot: Arc<Snapshot>) -> BoxFuture<'static, Result<Exported, BoxError>> {
+        if let Some(deltas) = &self.deltas {
+            lock(deltas).meet(&snapshot);
+        }
         let passed = self.passed.get(&snapshot.pipeline).copied();
         // Whatever began since the last snapshot that went on, delivered or not: a 0 that came after a later point would be out of order.
         let new_since = self

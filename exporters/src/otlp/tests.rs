@@ -31,6 +31,8 @@ struct Collector {
     answers: Arc<Mutex<Vec<Answer>>>,
     received: Arc<Mutex<Vec<ExportMetricsServiceRequest>>>,
     headers: Arc<Mutex<Vec<String>>>,
+    /// How long it takes to answer.
+    pause: Arc<Mutex<Duration>>,
 }
 
 #[tonic::async_trait]
@@ -45,6 +47,8 @@ impl MetricsService for Collector {
             .map(|value| value.to_str().unwrap().to_owned());
         self.headers.lock().unwrap().extend(header);
         self.received.lock().unwrap().push(request.into_inner());
+        let pause = *self.pause.lock().unwrap();
+        tokio::time::sleep(pause).await;
         let answer = self.answers.lock().unwrap().pop();
         answer
             .unwrap_or_else(|| Ok(ExportMetricsServiceResponse::default()))
@@ -232,7 +236,7 @@ fn exponential_buckets_are_those_of_opentelemetry_also_as_differences_and_after_
     let encoder = Encoder::new(&Config::default(), &resource(), true);
     let ended = Ended::default();
     for (deltas, zeros) in [(false, false), (true, false), (false, true)] {
-        let known = Deltas::default();
+        let known = Deltas::new(Timestamp::from_nanos(0));
         let since = zeros.then(|| Timestamp::from_nanos(1));
         let mut encoding = encoder.encode(&snapshot, &ended, deltas, since);
         let body = encoding.next_part(deltas.then_some(&known)).unwrap().request.body;
@@ -520,6 +524,31 @@ async fn what_is_stored_is_delivered_by_the_next_run_in_its_order() {
     let mut totals: Vec<_> = received.iter().map(first_total).collect();
     totals.dedup();
     assert_eq!(totals, [1, 2, 3]);
+}
+
+#[tokio::test]
+async fn a_request_that_is_under_way_when_the_exporter_stops_is_not_sent_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let collector = Collector::default();
+    *collector.pause.lock().unwrap() = Duration::from_millis(200);
+    let endpoint = serve(&collector).await;
+    let config = Config {
+        storage: Some(push::storage::StorageConfig {
+            directory: folder.path().to_owned(),
+            max_bytes: 1 << 20,
+            when_full: flowtap_pipeline::WhenFull::DropOldest,
+        }),
+        ..config(&endpoint)
+    };
+    let mut exporter = OtlpExporter::new(config, &context()).unwrap();
+    let mut service = exporter.start().await.unwrap();
+    let service = service.ready().await.unwrap();
+    service.call(Output::from(snapshot(1))).await.unwrap();
+    while collector.received.lock().unwrap().is_empty() {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    exporter.stop().await;
+    assert_eq!(collector.received.lock().unwrap().len(), 1);
 }
 
 #[tokio::test]

@@ -24,6 +24,9 @@ use flowtap_net::tls::ClientTls;
 /// dead peer is noticed.
 const TCP_KEEPALIVE: Duration = Duration::from_secs(15);
 
+/// The longest `TCP_USER_TIMEOUT` that the kernel takes: an `int` of milliseconds, 24.8 days.
+const MAX_USER_TIMEOUT: Duration = Duration::from_millis(i32::MAX as u64);
+
 /// Connection settings of an exporter.
 #[derive(Clone, Debug)]
 pub(crate) struct Dial {
@@ -107,7 +110,7 @@ impl Dial {
         tcp.enforce_http(false);
         tcp.set_nodelay(true);
         tcp.set_connect_timeout(Some(self.connect_timeout));
-        tcp.set_tcp_user_timeout(Some(self.user_timeout));
+        tcp.set_tcp_user_timeout(Some(self.user_timeout.min(MAX_USER_TIMEOUT)));
         tcp.set_keepalive(Some(TCP_KEEPALIVE));
         tcp.set_keepalive_interval(Some(TCP_KEEPALIVE));
         tcp

@@ -4,6 +4,7 @@ use std::error::Error;
 use std::time::Duration;
 
 use flowtap_pipeline::plain::plain;
+use http_body_util::LengthLimitError;
 use tonic::Status;
 use tower::BoxError;
 
@@ -72,7 +73,11 @@ pub(crate) fn chain(error: &(dyn Error + 'static)) -> String {
     let mut text = String::new();
     for cause in sources(error) {
         let is_wrapper = cause.is::<hyper_util::client::legacy::Error>() && cause.source().is_some();
-        let part = readable(cause.to_string());
+        let part = if cause.is::<LengthLimitError>() {
+            "the peer's answer is too large".to_owned()
+        } else {
+            readable(cause.to_string())
+        };
         if is_wrapper || text.ends_with(&part) {
             continue;
         }
@@ -138,6 +143,14 @@ mod tests {
         let answer = from_status(Status::unknown("no such table"));
         assert!(answer.is::<Refused>(), "{answer}");
         assert_eq!(answer.to_string(), "gRPC status Unknown: no such table");
+    }
+
+    #[tokio::test]
+    async fn an_answer_beyond_the_limit_is_called_too_large() {
+        use http_body_util::{BodyExt, Full, Limited};
+        let body = Limited::new(Full::new(bytes::Bytes::from_static(b"long")), 3);
+        let error = body.collect().await.unwrap_err();
+        assert_eq!(Lost::new(&*error).to_string(), "the peer's answer is too large");
     }
 
     #[test]

@@ -4,6 +4,7 @@
 //! operator must see that nothing arrives.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -59,6 +60,8 @@ struct Inner {
     board: StatusBoard,
     deliveries: DeliveryTelemetry,
     records: Mutex<Records>,
+    /// Whether the newest request is under way, not waiting for its next attempt.
+    attempting: AtomicBool,
 }
 
 #[derive(Debug, Default)]
@@ -106,7 +109,7 @@ struct Lost {
 }
 
 /// When there was a warning, and of which cause.
-type Warned = Option<(Instant, String)>;
+pub(super) type Warned = Option<(Instant, String)>;
 
 impl Health {
     pub(crate) fn new(context: &BuildContext, addresses: Addresses) -> Self {
@@ -116,11 +119,22 @@ impl Health {
             board: context.status.clone(),
             deliveries: DeliveryTelemetry::new(&context.meter, &context.id),
             records: Mutex::default(),
+            attempting: AtomicBool::new(false),
         }))
     }
 
     pub(crate) fn deliveries(&self) -> &DeliveryTelemetry {
         &self.0.deliveries
+    }
+
+    /// An attempt begins.
+    pub(crate) fn attempting(&self) {
+        self.0.attempting.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether the newest request has been sent, and not failed in a way that it is retried after.
+    pub(crate) fn is_attempting(&self) -> bool {
+        self.0.attempting.load(Ordering::Relaxed)
     }
 
     /// An attempt to send a request of `kind` succeeded.
@@ -160,6 +174,7 @@ impl Health {
     /// A failed request is retried after `wait`; `first` says whether this was its first attempt.
     pub(crate) fn retrying(&self, error: &BoxError, request: &Request, wait: Duration, first: bool) {
         self.0.deliveries.retried();
+        self.0.attempting.store(false, Ordering::Relaxed);
         let Inner { id, addresses, .. } = &*self.0;
         let (endpoint, items) = (addresses.of(request.kind), request.items);
         let is_warning = first && {
@@ -247,7 +262,7 @@ impl Drop for Inner {
 }
 
 /// Whether `error` has not been a warning for a while; then it is one now.
-fn is_news(warned: &mut Warned, error: &str) -> bool {
+pub(super) fn is_news(warned: &mut Warned, error: &str) -> bool {
     let known = warned
         .as_ref()
         .is_some_and(|(at, text)| text == error && at.elapsed() < WARN_INTERVAL);

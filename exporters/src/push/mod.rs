@@ -68,7 +68,7 @@ pub(crate) fn zero_at(series: &Series, at: Timestamp) -> Option<Timestamp> {
     (milliseconds(zero) < milliseconds(at)).then_some(zero)
 }
 
-fn nanos(duration: Duration) -> u64 {
+pub(crate) fn nanos(duration: Duration) -> u64 {
     u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }
 
@@ -123,6 +123,7 @@ impl<C: Client> Service<Request> for Attempt<C> {
         } = self.clone();
         async move {
             let kind = request.kind;
+            health.attempting();
             let outcome = tokio::time::timeout(timeout, client.send(request))
                 .await
                 .unwrap_or_else(|_| {

@@ -45,8 +45,16 @@ impl Storage {
         match *self {}
     }
 
-    pub(crate) const fn remove(&self, stored: &Stored) -> Result<(), StorageError> {
+    pub(crate) const fn remove(&self, stored: &Stored) {
         match stored.never {}
+    }
+
+    pub(crate) const fn remove_rest(&self) {
+        match *self {}
+    }
+
+    pub(crate) const fn unremoved(&self) -> usize {
+        match *self {}
     }
 
     pub(crate) const fn waiting(&self) -> (u64, u64) {

@@ -1,13 +1,15 @@
 //! The task that sends what is stored, oldest first.
 
+use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use flowtap_pipeline::Exported;
 use tokio_util::sync::CancellationToken;
 use tower::{BoxError, Service, ServiceExt};
 
-use super::health::Health;
+use super::health::{Health, Warned, is_news};
 use super::storage::{Storage, StorageError, Stored};
 use super::verdict::{asked_delay, is_temporary};
 use super::{Request, Sender};
@@ -22,6 +24,9 @@ const MAX_PAUSE: Duration = Duration::from_secs(3600);
 /// whole queue should not be gone in a second.
 const MAX_REFUSALS: u32 = 10;
 
+/// How often a stop looks whether an attempt under way has failed.
+const LOOK_INTERVAL: Duration = Duration::from_millis(20);
+
 /// Sends until `stop`; then once more what waits, up to the first failure. The rest stays on disk.
 pub(super) async fn drain(
     storage: Arc<Storage>,
@@ -30,7 +35,9 @@ pub(super) async fn drain(
     stop: CancellationToken,
 ) {
     let mut refusals = 0;
+    let mut warned = None;
     while !stop.is_cancelled() {
+        let delivering = AtomicBool::new(false);
         let round = async {
             let Some(stored) = first(&storage).await? else {
                 storage.changed().await;
@@ -39,6 +46,7 @@ pub(super) async fn drain(
             if refusals >= MAX_REFUSALS {
                 tokio::time::sleep(RETRY_PAUSE).await;
             }
+            delivering.store(true, Ordering::Relaxed);
             if deliver(&storage, &mut sender, &health, stored).await? {
                 refusals = 0;
             } else {
@@ -53,14 +61,23 @@ pub(super) async fn drain(
             }
             Ok::<_, BoxError>(())
         };
+        let mut round = pin!(round);
         let outcome = tokio::select! {
             biased;
-            () = stop.cancelled() => break,
-            outcome = round => outcome,
+            () = stop.cancelled() => {
+                // An attempt that were cut here, or its removal, would be made once more below: the peer would have it twice.
+                while delivering.load(Ordering::Relaxed) && health.is_attempting() {
+                    tokio::select! {
+                        _ = &mut round => break,
+                        () = tokio::time::sleep(LOOK_INTERVAL) => {}
+                    }
+                }
+                break;
+            }
+            outcome = &mut round => outcome,
         };
         if let Err(error) = outcome {
-            tracing::warn!(%error, requests = storage.waiting().0, "requests wait on disk; \
-                hint: restore the peer; nothing is lost up to `storage.max_bytes`");
+            warn(&mut warned, &error, storage.waiting().0);
             tokio::select! {
                 () = stop.cancelled() => {}
                 () = tokio::time::sleep(pause_after(&error)) => {}
@@ -77,7 +94,7 @@ pub(super) async fn drain(
     }
     loop {
         let outcome = match first(&storage).await {
-            Ok(None) => return,
+            Ok(None) => break,
             Ok(Some(mut stored)) => {
                 stored.request.last = true;
                 deliver(&storage, &mut sender, &health, stored).await.map(|_| ())
@@ -88,8 +105,34 @@ pub(super) async fn drain(
             let (requests, bytes) = storage.waiting();
             tracing::warn!(%error, requests, bytes, "requests stay on disk for the next start; \
                 hint: start flowtap again with the same `storage`");
-            return;
+            break;
         }
+    }
+    if storage.unremoved() > 0 {
+        let last = Arc::clone(&storage);
+        // One that panicked has said so itself.
+        let _ = tokio::task::spawn_blocking(move || last.remove_rest()).await;
+    }
+    let requests = storage.unremoved();
+    if requests > 0 {
+        tracing::warn!(
+            requests,
+            "delivered requests could not be removed from disk; the next start with this `storage` sends them a second time; \
+                hint: make room, or the right to write, in `storage.directory` before flowtap stops"
+        );
+    }
+}
+
+/// Says why requests wait: as a warning, if it did not say so a short while ago.
+fn warn(warned: &mut Warned, error: &BoxError, requests: u64) {
+    if !is_news(warned, &error.to_string()) {
+        tracing::debug!(%error, requests, "requests wait on disk");
+    } else if error.is::<StorageError>() {
+        tracing::warn!(%error, requests, "requests on disk can't be read, and wait there; \
+                hint: make room, or the right to read and write, in `storage.directory`");
+    } else {
+        tracing::warn!(%error, requests, "requests wait on disk; \
+                hint: restore the peer; nothing is lost up to `storage.max_bytes`");
     }
 }
 
@@ -134,7 +177,7 @@ async fn deliver(
     health.deliveries().sent(kind, sent);
     health.deliveries().failed(kind, failed);
     let storage = Arc::clone(storage);
-    tokio::task::spawn_blocking(move || -> Result<(), StorageError> { storage.remove(&stored) }).await??;
+    tokio::task::spawn_blocking(move || storage.remove(&stored)).await?;
     Ok(taken)
 }
 

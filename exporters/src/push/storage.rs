@@ -1,7 +1,8 @@
 //! Requests on disk: written before they are sent, taken away once they are delivered.
 //!
 //! Requests that a `kill -9` or a power cut leaves are sent after the next start. A request that
-//! was delivered, but not yet removed, is sent twice: at least once. Each is compressed and has a
+//! was delivered, but not yet removed, is sent twice: at least once. To remove one needs room on the disk, to read one does not: on a
+//! full disk, those that are delivered are skipped until they can be removed. Each is compressed and has a
 //! checksum; one that does not match it is removed and counted. A file that can't be read as a
 //! whole is set aside under another name, and replaced by a new one, also while flowtap runs.
 
@@ -9,21 +10,28 @@ mod config;
 mod table;
 mod value;
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::panic::AssertUnwindSafe;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use flowtap_pipeline::{BuildContext, PipelineKind, Timestamp, WhenFull};
 use opentelemetry::KeyValue;
 use opentelemetry::metrics::Counter;
 use redb::Database;
 use tokio::sync::Notify;
+use tokio::time::Instant;
 
 pub use self::config::StorageConfig;
 use self::table::{REQUESTS, count, footprint, is_damage, oldest, open};
 use self::value::{decode, encode, items_of};
 use super::Request;
+use super::health::{Warned, is_news};
+
+/// Pause after a failure to remove what is delivered: after each, redb has to be reopened.
+const REMOVAL_PAUSE: Duration = Duration::from_secs(5);
 
 /// Why requests can't be kept.
 #[derive(Debug)]
@@ -67,8 +75,16 @@ struct State {
     next: u64,
     bytes: u64,
     items: u64,
-    /// A delivered request that could not be removed yet: it must not be sent twice.
-    delivered: Option<u64>,
+    /// Delivered requests that could not be removed yet, with the lengths of their values: they must not be sent twice. Requests are
+    /// delivered in their order, so all up to the last of these are.
+    delivered: BTreeMap<u64, usize>,
+    /// When their removal is tried again.
+    removal_at: Option<Instant>,
+    /// The last warning about them.
+    warned: Warned,
+    /// Writes fail, as on a full disk.
+    #[cfg(test)]
+    full: bool,
 }
 
 /// Requests on disk.
@@ -188,19 +204,24 @@ impl Storage {
                 dropped.push((request.kind, request.items));
                 return Ok(dropped);
             }
-            let Some((number, oldest)) = self.with(&mut state, oldest)? else {
+            let Some((number, oldest)) = self.with(&mut state, |database| oldest(database, 0))? else {
                 break;
             };
             self.remove_number(&mut state, number, oldest.len())?;
+            if state.delivered.remove(&number).is_some() {
+                continue;
+            }
             self.count_dropped();
             dropped.push(items_of(&oldest));
         }
         let number = state.next;
-        self.with(&mut state, |database| {
+        self.write(&mut state, |database| {
             let transaction = database.begin_write()?;
             transaction.open_table(REQUESTS)?.insert(number, &*value)?;
             Ok(transaction.commit()?)
         })?;
+        // There is room now.
+        state.removal_at = None;
         state.next = number + 1;
         state.items += 1;
         state.bytes += size;
@@ -215,22 +236,22 @@ impl Storage {
             .add(1, std::slice::from_ref(&self.telemetry.exporter));
     }
 
-    /// The oldest request; `None` if none waits. Requests that do not match their checksum are
+    /// The oldest request that is not delivered; `None` if none waits. Requests that do not match their checksum are
     /// removed, and counted.
     ///
     /// # Errors
     /// [`StorageError`] if the file can't be read.
     pub(crate) fn first(&self) -> Result<Option<Stored>, StorageError> {
         let mut state = self.lock();
+        self.remove_delivered(&mut state);
         loop {
-            let Some((number, value)) = self.with(&mut state, oldest)? else {
+            let after = state
+                .delivered
+                .last_key_value()
+                .map_or(0, |(number, _)| number + 1);
+            let Some((number, value)) = self.with(&mut state, |database| oldest(database, after))? else {
                 return Ok(None);
             };
-            if state.delivered == Some(number) {
-                self.remove_number(&mut state, number, value.len())?;
-                state.delivered = None;
-                continue;
-            }
             let value_len = value.len();
             if let Some(request) = decode(value) {
                 return Ok(Some(Stored {
@@ -244,36 +265,98 @@ impl Storage {
             self.telemetry
                 .corrupt
                 .add(1, std::slice::from_ref(&self.telemetry.exporter));
-            self.remove_number(&mut state, number, value_len)?;
+            state.delivered.insert(number, value_len);
+            self.remove_delivered(&mut state);
         }
     }
 
-    /// Waits until there is something new.
+    /// Waits until there is something new, or time to try again to remove what is delivered.
     pub(crate) async fn changed(&self) {
-        self.changed.notified().await;
+        let unremoved = self.unremoved() > 0;
+        tokio::select! {
+            () = self.changed.notified() => {}
+            () = tokio::time::sleep(REMOVAL_PAUSE), if unremoved => {}
+        }
     }
 
-    /// Takes `stored` away: it is delivered, or given up.
-    ///
-    /// # Errors
-    /// [`StorageError`]: the request is still stored, and will be removed before the next; another
+    /// Takes `stored` away: it is delivered, or given up. One that can't be removed for want of room is skipped from now on; another
     /// run would send it a second time.
-    pub(crate) fn remove(&self, stored: &Stored) -> Result<(), StorageError> {
+    pub(crate) fn remove(&self, stored: &Stored) {
         let mut state = self.lock();
-        state.delivered = Some(stored.number);
-        self.remove_number(&mut state, stored.number, stored.value_len)?;
-        state.delivered = None;
-        Ok(())
+        state.delivered.insert(stored.number, stored.value_len);
+        self.remove_delivered(&mut state);
+    }
+
+    /// Tries a last time to remove what is delivered.
+    pub(crate) fn remove_rest(&self) {
+        let mut state = self.lock();
+        state.removal_at = None;
+        self.remove_delivered(&mut state);
+    }
+
+    /// Number of delivered requests that are still in the file.
+    pub(crate) fn unremoved(&self) -> usize {
+        self.lock().delivered.len()
     }
 
     /// Number of requests that wait, and their bytes.
     pub(crate) fn waiting(&self) -> (u64, u64) {
         let state = self.lock();
-        (state.items, state.bytes)
+        let delivered: u64 = state.delivered.values().map(|len| footprint(*len)).sum();
+        (
+            state.items.saturating_sub(state.delivered.len() as u64),
+            state.bytes.saturating_sub(delivered),
+        )
+    }
+
+    /// Removes what is delivered, unless that has failed a moment ago.
+    fn remove_delivered(&self, state: &mut State) {
+        let early = state.removal_at.is_some_and(|at| Instant::now() < at);
+        if state.delivered.is_empty() || early {
+            return;
+        }
+        let delivered = std::mem::take(&mut state.delivered);
+        let removed = self.write(state, |database| {
+            let transaction = database.begin_write()?;
+            let mut removed = Vec::with_capacity(delivered.len());
+            let mut table = transaction.open_table(REQUESTS)?;
+            for (number, value_len) in &delivered {
+                // It may have given way to newer ones while it was sent.
+                if table.remove(number)?.is_some() {
+                    removed.push(*value_len);
+                }
+            }
+            drop(table);
+            transaction.commit()?;
+            Ok(removed)
+        });
+        match removed {
+            Ok(removed) => {
+                for value_len in removed {
+                    state.items = state.items.saturating_sub(1);
+                    state.bytes = state.bytes.saturating_sub(footprint(value_len));
+                }
+                state.removal_at = None;
+                state.warned = None;
+            }
+            Err(error) => {
+                state.delivered = delivered;
+                state.removal_at = Some(Instant::now() + REMOVAL_PAUSE);
+                if is_news(&mut state.warned, &error.to_string()) {
+                    tracing::warn!(
+                        exporter = %self.telemetry.exporter.value,
+                        %error,
+                        requests = state.delivered.len(),
+                        "delivered requests can't be removed from disk, and are skipped; \
+                    hint: make room, or the right to write, in `storage.directory`; if flowtap stops before, they are sent a second time"
+                    );
+                }
+            }
+        }
     }
 
     fn remove_number(&self, state: &mut State, number: u64, value_len: usize) -> Result<(), StorageError> {
-        let removed = self.with(state, |database| {
+        let removed = self.write(state, |database| {
             let transaction = database.begin_write()?;
             let removed = transaction.open_table(REQUESTS)?.remove(number)?.is_some();
             transaction.commit()?;
@@ -285,6 +368,21 @@ impl Storage {
             state.bytes = state.bytes.saturating_sub(footprint(value_len));
         }
         Ok(())
+    }
+
+    /// The same as [`Storage::with`], of work that needs room on the disk.
+    fn write<T>(
+        &self,
+        state: &mut State,
+        work: impl Fn(&Database) -> Result<T, redb::Error>,
+    ) -> Result<T, StorageError> {
+        #[cfg(test)]
+        if state.full {
+            return self.with(state, |_| {
+                Err(redb::Error::Io(std::io::ErrorKind::StorageFull.into()))
+            });
+        }
+        self.with(state, work)
     }
 
     /// Does `work` with the file, which is opened first if that has failed before: redb must be reopened after any write that

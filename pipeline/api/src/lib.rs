@@ -81,7 +81,7 @@ pub use queue::{QueueConfig, WhenFull};
 pub use sink::Sink;
 pub use stage::{
     Aggregator, ExportService, Exported, Exporter, Inheritance, Observer, Persistence, Processor, Receiver,
-    StageError, export_with, metrics_only,
+    SharedState, StageError, export_with, metrics_only,
 };
 pub use status::{ComponentStatus, State, StatusBoard};
 pub use ticker::Ticker;

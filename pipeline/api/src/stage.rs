@@ -56,6 +56,10 @@ pub enum StageError {
 /// State that a receiver leaves to the one that replaces it; only receivers of the same type know what is in it.
 pub type Inheritance = Box<dyn Any + Send>;
 
+/// What an exporter knows of its deliveries and shares with the one that replaces it; only exporters of the same type know what is
+/// in it.
+pub type SharedState = Arc<dyn Any + Send + Sync>;
+
 /// The remedy for an address that can't be bound.
 fn listen_hint(address: SocketAddr, key: &str, error: &io::Error) -> String {
     let port = address.port();
@@ -248,6 +252,15 @@ pub trait Exporter: Send {
     fn persistence(&self) -> Persistence {
         Persistence::Never
     }
+
+    /// What an exporter with the same id and another config needs to go on where this one ends, if there is such a thing. Asked for
+    /// once it has started, so that it is there however this one ends.
+    fn shared_state(&self) -> Option<SharedState> {
+        None
+    }
+
+    /// Goes on where the exporter ends that this one replaces. Called before `start`, once that one has drained, or was given up.
+    fn take_over(&mut self, _before: SharedState) {}
 }
 
 /// Makes the service of an exporter of metrics that needs no layers: `export` is called with one snapshot at a time.

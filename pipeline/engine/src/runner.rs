@@ -22,7 +22,7 @@ use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use flowtap_pipeline::{ComponentId, ComponentKind, Inheritance, State, StatusBoard};
+use flowtap_pipeline::{ComponentId, ComponentKind, Inheritance, SharedState, State, StatusBoard};
 use futures::FutureExt;
 use futures::future::{BoxFuture, select_all};
 use opentelemetry::metrics::{Counter, Meter};
@@ -76,6 +76,9 @@ pub struct Runner {
     /// never contended, because an inheritance need not be `Sync`, and a future of the runner must
     /// be `Send`.
     inheritances: Mutex<BTreeMap<ComponentId, Inheritance>>,
+    /// What exporters that a new graph leaves out or replaces know of their deliveries, until a graph has been applied: after one that
+    /// fails, the one before comes back.
+    shared_states: BTreeMap<ComponentId, SharedState>,
     /// Interval and source of the own metrics that are pushed once exporters have started.
     unstarted: Option<(Duration, Collect)>,
     own_metrics: Option<OwnMetrics>,
@@ -106,6 +109,7 @@ impl Runner {
             pipelines: BTreeMap::new(),
             receivers: BTreeMap::new(),
             inheritances: Mutex::default(),
+            shared_states: BTreeMap::new(),
             unstarted: None,
             own_metrics: None,
             stopping: Arc::default(),
@@ -136,6 +140,7 @@ impl Runner {
         self.apply_pipelines(graph.pipelines).await;
         let applied = self.apply_receivers(graph.receivers).await;
         if applied.is_ok() {
+            self.shared_states.clear();
             for pipeline in self.pipelines.values() {
                 let receivers = pipeline.receivers.clone();
                 let left = self

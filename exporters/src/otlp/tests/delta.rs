@@ -143,3 +143,70 @@ async fn what_has_not_changed_is_not_sent_and_a_histogram_has_what_was_added() {
         (5_000, 10_000)
     );
 }
+
+/// Calls a service with one window after the other.
+async fn push(service: &mut ExportService, windows: impl IntoIterator<Item = Snapshot>) {
+    for window in windows {
+        let service = service.ready().await.unwrap();
+        service.call(Output::from(window)).await.unwrap();
+    }
+}
+
+fn of_deltas(endpoint: &str) -> Config {
+    Config {
+        temporality: Some(Temporality::Delta),
+        interval: Duration::from_nanos(1),
+        ..config(endpoint)
+    }
+}
+
+#[tokio::test]
+async fn an_exporter_that_replaces_another_goes_on_with_what_that_one_delivered() {
+    let collector = Collector::default();
+    let endpoint = serve(&collector).await;
+    let mut first = OtlpExporter::new(of_deltas(&endpoint), &context()).unwrap();
+    let mut service = first.start().await.unwrap();
+    let windows = windows(&[10, 30, 60, 100]);
+    push(&mut service, windows[..1].iter().cloned()).await;
+    let refused = Err(Status::invalid_argument("never"));
+    collector.answers.lock().unwrap().push(refused);
+    push(&mut service, windows[1..2].iter().cloned()).await;
+    let state = first.shared_state().unwrap();
+    drop((first, service));
+
+    let mut second = OtlpExporter::new(of_deltas(&endpoint), &context()).unwrap();
+    second.take_over(state);
+    let mut service = second.start().await.unwrap();
+    push(&mut service, windows[2..].iter().cloned()).await;
+    assert_eq!(
+        reported(&collector),
+        [
+            (10, 1_000, 5_000),
+            // Refused: the one that goes on sends it with the next.
+            (20, 5_000, 10_000),
+            (50, 5_000, 15_000),
+            (40, 15_000, 20_000),
+        ]
+    );
+}
+
+#[tokio::test]
+async fn an_exporter_that_joins_a_pipeline_at_work_begins_at_the_totals_there() {
+    let collector = Collector::default();
+    let endpoint = serve(&collector).await;
+    let window = Duration::from_micros(4);
+    // The series began at 1 µs, when the first of these windows opened: a third one is of a pipeline at work.
+    for (from, expected) in [(0, vec![10, 20, 30]), (1, vec![30, 40])] {
+        let mut exporter = OtlpExporter::new(of_deltas(&endpoint), &context()).unwrap();
+        let mut service = exporter.start().await.unwrap();
+        let mut windows = windows(&[10, 30, 60, 100]);
+        for snapshot in &mut windows {
+            snapshot.window = window;
+        }
+        let three = windows.into_iter().skip(from).take(3);
+        push(&mut service, three).await;
+        let totals: Vec<_> = reported(&collector).iter().map(|(value, ..)| *value).collect();
+        assert_eq!(totals, expected);
+        collector.received.lock().unwrap().clear();
+    }
+}

@@ -37,10 +37,11 @@ pub(super) fn is_damage(error: &redb::Error) -> bool {
     }
 }
 
-pub(super) fn oldest(database: &Database) -> Result<Option<(u64, Vec<u8>)>, redb::Error> {
+/// The oldest request whose number is `from` or higher.
+pub(super) fn oldest(database: &Database, from: u64) -> Result<Option<(u64, Vec<u8>)>, redb::Error> {
     let transaction = database.begin_read()?;
     let table = transaction.open_table(REQUESTS)?;
-    let first = table.first()?;
+    let first = table.range(from..)?.next().transpose()?;
     Ok(first.map(|(number, value)| (number.value(), value.value().to_vec())))
 }
 

@@ -1,6 +1,5 @@
 //! Tests of requests on disk, with real files.
 
-use std::io;
 use std::path::Path;
 
 use bytes::Bytes;
@@ -31,7 +30,7 @@ fn bodies(storage: &Storage) -> Vec<String> {
     let mut bodies = Vec::new();
     while let Some(stored) = storage.first().unwrap() {
         bodies.push(String::from_utf8(stored.request.body.to_vec()).unwrap());
-        storage.remove(&stored).unwrap();
+        storage.remove(&stored);
     }
     bodies
 }
@@ -43,7 +42,7 @@ fn requests_come_back_in_their_order_after_a_restart_with_their_points() {
     for text in ["one", "two", "three"] {
         assert_eq!(storage.push(&request(text)).unwrap(), []);
     }
-    storage.remove(&storage.first().unwrap().unwrap()).unwrap();
+    storage.remove(&storage.first().unwrap().unwrap());
     drop(storage);
     let storage = Storage::open(&config(folder.path()), &context()).unwrap();
     assert_eq!(storage.waiting(), (2, 2 * PAGE_BYTES));
@@ -119,16 +118,36 @@ fn after_a_failure_the_file_is_opened_again_and_what_was_delivered_does_not_come
         storage.push(&request(text)).unwrap();
     }
     let first = storage.first().unwrap().unwrap();
-    // As if it had been delivered, and taking it away had failed.
+    storage.lock().full = true;
+    storage.remove(&first);
     let mut state = storage.lock();
-    state.delivered = Some(first.number);
-    let failed = storage.with(&mut state, |_| -> Result<(), redb::Error> {
-        Err(redb::Error::Io(io::ErrorKind::StorageFull.into()))
-    });
-    assert!(failed.unwrap_err().to_string().contains("requests.redb"));
     assert!(state.database.is_none());
+    state.full = false;
     drop(state);
     assert_eq!(bodies(&storage), ["two"]);
+}
+
+#[test]
+fn on_a_full_disk_all_that_waits_is_delivered_and_removed_when_there_is_room() {
+    let folder = tempfile::tempdir().unwrap();
+    let storage = Storage::open(&config(folder.path()), &context()).unwrap();
+    for text in ["one", "two", "three"] {
+        storage.push(&request(text)).unwrap();
+    }
+    storage.lock().full = true;
+    assert_eq!(bodies(&storage), ["one", "two", "three"]);
+    assert_eq!((storage.waiting(), storage.unremoved()), ((0, 0), 3));
+    assert!(storage.push(&request("four")).is_err());
+    storage.remove_rest();
+    assert_eq!(storage.unremoved(), 3);
+
+    storage.lock().full = false;
+    storage.push(&request("five")).unwrap();
+    assert_eq!(bodies(&storage), ["five"]);
+    assert_eq!((storage.waiting(), storage.unremoved()), ((0, 0), 0));
+    drop(storage);
+    let storage = Storage::open(&config(folder.path()), &context()).unwrap();
+    assert_eq!(storage.waiting(), (0, 0), "removed from the file, too");
 }
 
 #[test]
@@ -140,7 +159,7 @@ fn a_request_takes_as_much_room_as_it_does_compressed_and_comes_back_whole() {
     assert_eq!(storage.waiting(), (1, PAGE_BYTES), "a megabyte before");
     let stored = storage.first().unwrap().unwrap();
     assert_eq!(stored.request.items, text.len() as u64);
-    storage.remove(&stored).unwrap();
+    storage.remove(&stored);
     assert_eq!(storage.waiting(), (0, 0));
     assert_eq!(stored.request.body, text);
 }

@@ -15,7 +15,7 @@ use tower::{BoxError, Service, ServiceExt};
 use super::Runner;
 use super::error::{RunError, error_chain, panic_message};
 use super::graph::ExporterNode;
-use super::running::{InFlight, RunningExporter};
+use super::running::{InFlight, RunningExporter, Shared};
 use crate::chain::ExporterHandle;
 use crate::queue::OutputQueue;
 use crate::telemetry::ExporterTelemetry;
@@ -61,6 +61,9 @@ impl Runner {
         for id in leaving {
             if let Some(exporter) = self.exporters.remove(&id) {
                 exporter.handle.queue.close();
+                if let Some(state) = &exporter.shared.0 {
+                    self.shared_states.insert(id.clone(), Arc::clone(state));
+                }
                 self.leaving.insert(id, exporter);
             }
         }
@@ -119,12 +122,16 @@ impl Runner {
         } = node;
         self.status
             .set(ComponentKind::Exporter, &id, State::Starting, None);
+        // It stays there for another one, should this one not start.
+        if let Some(before) = self.shared_states.get(&id) {
+            exporter.take_over(Arc::clone(before));
+        }
         let service = match exporter.start().await {
             Ok(service) => service,
             Err(source) => return Err(self.failed(ComponentKind::Exporter, RunError::Start { id, source })),
         };
         self.status.set(ComponentKind::Exporter, &id, State::Ok, None);
-        let persistence = exporter.persistence();
+        let (persistence, shared) = (exporter.persistence(), Shared(exporter.shared_state()));
         let queue = Arc::new(OutputQueue::new(queue));
         let telemetry = ExporterTelemetry::new(&self.meter, &id, &queue, &kinds, is_pulled);
         let handle = ExporterHandle { queue, telemetry };
@@ -152,6 +159,7 @@ impl Runner {
             handle,
             in_flight,
             persistence,
+            shared,
             task,
         };
         self.exporters.insert(id, running);

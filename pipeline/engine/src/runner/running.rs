@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use flowtap_pipeline::{ComponentId, Inheritance, Output, Persistence, PipelineKind};
+use flowtap_pipeline::{ComponentId, Inheritance, Output, Persistence, PipelineKind, SharedState};
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -46,6 +46,16 @@ impl InFlight {
     }
 }
 
+/// What a running exporter leaves to the one that replaces it.
+#[derive(Clone)]
+pub(super) struct Shared(pub(super) Option<SharedState>);
+
+impl std::fmt::Debug for Shared {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Shared").field(&self.0.is_some()).finish()
+    }
+}
+
 /// A running exporter: a task fed by its queue.
 #[derive(Debug)]
 pub(super) struct RunningExporter {
@@ -54,6 +64,7 @@ pub(super) struct RunningExporter {
     /// The output that it has taken from its queue, until it is done with it.
     pub(super) in_flight: Arc<InFlight>,
     pub(super) persistence: Persistence,
+    pub(super) shared: Shared,
     pub(super) task: JoinHandle<Result<(), RunError>>,
 }
 

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use flowtap_pipeline::telemetry::Reading;
 use flowtap_pipeline::{
     Aggregator, ExportService, Exported, Exporter, FlowBatch, Output, Persistence, PipelineKind, QueueConfig,
-    Receiver, Sink, Snapshot, StageError, Timestamp, WhenFull, metrics_only,
+    Receiver, SharedState, Sink, Snapshot, StageError, Timestamp, WhenFull, metrics_only,
 };
 use futures::future::BoxFuture;
 use tower::service_fn;
@@ -346,6 +346,66 @@ async fn a_receiver_that_replaces_another_takes_over_also_after_one_that_did_not
                 inherited: None,
                 fails,
             }),
+        }],
+        ..Graph::default()
+    };
+    let meter = opentelemetry::global::meter("test");
+    let mut runner = Runner::new(&meter, Duration::from_secs(10), StatusBoard::default());
+    runner.apply(graph_of("a", false)).await.unwrap();
+    // The same: it runs on.
+    runner.apply(graph_of("a", false)).await.unwrap();
+    runner.apply(graph_of("b", false)).await.unwrap();
+    runner.apply(graph_of("c", true)).await.unwrap_err();
+    runner.apply(graph_of("b", false)).await.unwrap();
+    // One that goes leaves nothing to one that comes later.
+    runner.apply(Graph::default()).await.unwrap();
+    runner.apply(graph_of("b", false)).await.unwrap();
+    runner.stop().await.unwrap();
+    assert_eq!(*starts.lock().unwrap(), [0, 1, 2, 0]);
+}
+
+/// Counts how many exporters of its id have gone on after one another.
+struct Successor {
+    generation: Arc<AtomicUsize>,
+    starts: Arc<Mutex<Vec<usize>>>,
+    fails: bool,
+}
+
+impl Exporter for Successor {
+    fn start(&mut self) -> BoxFuture<'_, Result<ExportService, StageError>> {
+        async move {
+            if self.fails {
+                return Err(StageError::Other("no".into()));
+            }
+            let generation = self.generation.fetch_add(1, Ordering::Relaxed);
+            self.starts.lock().unwrap().push(generation);
+            let service = service_fn(|_: Arc<Snapshot>| async { Ok(Exported::default()) });
+            Ok(metrics_only(service))
+        }
+        .boxed()
+    }
+
+    fn shared_state(&self) -> Option<SharedState> {
+        Some(Arc::clone(&self.generation) as SharedState)
+    }
+
+    fn take_over(&mut self, before: SharedState) {
+        self.generation = before.downcast().unwrap();
+    }
+}
+
+#[tokio::test]
+async fn an_exporter_that_replaces_another_takes_over_also_after_one_that_did_not_start() {
+    let starts = Arc::new(Mutex::new(Vec::new()));
+    let graph_of = |fingerprint: &str, fails| Graph {
+        exporters: vec![ExporterNode {
+            fingerprint: fingerprint.to_owned(),
+            exporter: Box::new(Successor {
+                generation: Arc::default(),
+                starts: Arc::clone(&starts),
+                fails,
+            }),
+            ..exporter("successor", Peer::Hanging, WhenFull::Block)
         }],
         ..Graph::default()
     };
