@@ -31,7 +31,7 @@ struct Collector {
     answers: Arc<Mutex<Vec<Answer>>>,
     received: Arc<Mutex<Vec<ExportMetricsServiceRequest>>>,
     headers: Arc<Mutex<Vec<String>>>,
-    /// How long it takes to answer.
+    /// Time before each answer.
     pause: Arc<Mutex<Duration>>,
 }
 

@@ -24,7 +24,7 @@ const MAX_PAUSE: Duration = Duration::from_secs(3600);
 /// whole queue should not be gone in a second.
 const MAX_REFUSALS: u32 = 10;
 
-/// How often a stop looks whether an attempt under way has failed.
+/// Interval at which a stop looks whether an attempt under way has failed.
 const LOOK_INTERVAL: Duration = Duration::from_millis(20);
 
 /// Sends until `stop`; then once more what waits, up to the first failure. The rest stays on disk.

@@ -56,7 +56,7 @@ pub enum StageError {
 /// State that a receiver leaves to the one that replaces it; only receivers of the same type know what is in it.
 pub type Inheritance = Box<dyn Any + Send>;
 
-/// What an exporter knows of its deliveries and shares with the one that replaces it; only exporters of the same type know what is
+/// Deliveries of an exporter, as it shares them with the one that replaces it; only exporters of the same type know what is
 /// in it.
 pub type SharedState = Arc<dyn Any + Send + Sync>;
 
@@ -253,8 +253,8 @@ pub trait Exporter: Send {
         Persistence::Never
     }
 
-    /// What an exporter with the same id and another config needs to go on where this one ends, if there is such a thing. Asked for
-    /// once it has started, so that it is there however this one ends.
+    /// Returns what an exporter with the same id and another config needs to go on where this one ends, if there is such a thing.
+    /// Called once it has started, so that the state is there however this one ends.
     fn shared_state(&self) -> Option<SharedState> {
         None
     }

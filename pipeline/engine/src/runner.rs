@@ -76,7 +76,7 @@ pub struct Runner {
     /// never contended, because an inheritance need not be `Sync`, and a future of the runner must
     /// be `Send`.
     inheritances: Mutex<BTreeMap<ComponentId, Inheritance>>,
-    /// What exporters that a new graph leaves out or replaces know of their deliveries, until a graph has been applied: after one that
+    /// States of exporters that a new graph leaves out or replaces, until a graph has been applied: after one that
     /// fails, the one before comes back.
     shared_states: BTreeMap<ComponentId, SharedState>,
     /// Interval and source of the own metrics that are pushed once exporters have started.

@@ -46,7 +46,7 @@ impl InFlight {
     }
 }
 
-/// What a running exporter leaves to the one that replaces it.
+/// State that a running exporter shares with the one that replaces it.
 #[derive(Clone)]
 pub(super) struct Shared(pub(super) Option<SharedState>);
 
