@@ -300,10 +300,15 @@ impl<'a> Answers<'a> {
         let retransmits = self.ask("Peers with the most retransmissions");
         assert_eq!(retransmits[0].0["raddr"], peers()[1], "{retransmits:?}");
         assert!(values(&self.ask("Servers that accept too slowly"), "lport").is_empty());
-        let [refused, coverage] = &self.ask_all("Was anything lost?")[..] else {
-            panic!("two queries");
+        let [records, bytes, coverage] = &self.ask_all("Was anything lost?")[..] else {
+            panic!("three queries");
         };
-        assert!(refused.iter().all(|(_, bytes)| *bytes < 0.5), "{refused:?}");
+        for lost in [records, bytes] {
+            assert!(
+                !lost.is_empty() && lost.iter().all(|(_, count)| *count < 0.5),
+                "{lost:?}"
+            );
+        }
         assert!((0.5..=1.5).contains(&coverage[0].1), "{coverage:?}");
     }
 
