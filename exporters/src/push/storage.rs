@@ -200,6 +200,11 @@ impl Storage {
         let mut dropped = Vec::new();
         while state.items > 0 && state.bytes + size > self.config.max_bytes {
             if self.config.when_full == WhenFull::DropNewest {
+                // What is delivered must not be in the way of what is not. If it can't be removed, this is sent from memory.
+                if !state.delivered.is_empty() {
+                    self.try_to_remove_delivered(&mut state)?;
+                    continue;
+                }
                 self.count_dropped();
                 dropped.push((request.kind, request.items));
                 return Ok(dropped);
@@ -315,6 +320,22 @@ impl Storage {
         if state.delivered.is_empty() || early {
             return;
         }
+        let Err(error) = self.try_to_remove_delivered(state) else {
+            return;
+        };
+        if is_news(&mut state.warned, &error.to_string()) {
+            tracing::warn!(
+                exporter = %self.telemetry.exporter.value,
+                %error,
+                requests = state.delivered.len(),
+                "delivered requests can't be removed from disk, and are skipped; \
+                    hint: make room, or the right to write, in `storage.directory`; if flowtap stops before, they are sent a second time"
+            );
+        }
+    }
+
+    /// The same at once; the next attempt is later if it fails.
+    fn try_to_remove_delivered(&self, state: &mut State) -> Result<(), StorageError> {
         let delivered = std::mem::take(&mut state.delivered);
         let removed = self.write(state, |database| {
             let transaction = database.begin_write()?;
@@ -338,19 +359,12 @@ impl Storage {
                 }
                 state.removal_at = None;
                 state.warned = None;
+                Ok(())
             }
             Err(error) => {
                 state.delivered = delivered;
                 state.removal_at = Some(Instant::now() + REMOVAL_PAUSE);
-                if is_news(&mut state.warned, &error.to_string()) {
-                    tracing::warn!(
-                        exporter = %self.telemetry.exporter.value,
-                        %error,
-                        requests = state.delivered.len(),
-                        "delivered requests can't be removed from disk, and are skipped; \
-                    hint: make room, or the right to write, in `storage.directory`; if flowtap stops before, they are sent a second time"
-                    );
-                }
+                Err(error)
             }
         }
     }

@@ -92,6 +92,28 @@ fn at_its_limit_the_oldest_or_the_newest_is_dropped_and_its_points_are_returned(
 }
 
 #[test]
+fn what_is_delivered_on_a_full_disk_takes_no_place_from_what_is_new() {
+    let folder = tempfile::tempdir().unwrap();
+    let config = StorageConfig {
+        max_bytes: 2 * PAGE_BYTES,
+        when_full: WhenFull::DropNewest,
+        ..config(folder.path())
+    };
+    let storage = Storage::open(&config, &context()).unwrap();
+    for text in ["aaaa", "bbbb"] {
+        storage.push(&request(text)).unwrap();
+    }
+    storage.lock().full = true;
+    assert_eq!(bodies(&storage), ["aaaa", "bbbb"]);
+    // An error: it is sent from memory.
+    assert!(storage.push(&request("cccc")).is_err());
+
+    storage.lock().full = false;
+    assert_eq!(storage.push(&request("dddd")).unwrap(), []);
+    assert_eq!(bodies(&storage), ["dddd"]);
+}
+
+#[test]
 fn a_damaged_request_is_skipped_and_the_others_are_not() {
     let folder = tempfile::tempdir().unwrap();
     let storage = Storage::open(&config(folder.path()), &context()).unwrap();
