@@ -200,7 +200,7 @@ impl Storage {
         let mut dropped = Vec::new();
         while state.items > 0 && state.bytes + size > self.config.max_bytes {
             if self.config.when_full == WhenFull::DropNewest {
-                // What is delivered must not be in the way of what is not. If it can't be removed, this is sent from memory.
+                // Those that are delivered must not be in the way of a new one. If they can't be removed, it is sent from memory.
                 if !state.delivered.is_empty() {
                     self.try_to_remove_delivered(&mut state)?;
                     continue;
