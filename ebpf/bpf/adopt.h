@@ -160,8 +160,7 @@ static __always_inline int adopt(struct seq_file *seq, struct sock *sk, struct t
 		return ITER_CONTINUE;
 	}
 	if (!first_walk) {
-		/* One that has closed was of a connection before, of the same socket. */
-		if (may_be_preempted)
+		if (may_be_preempted && !state)
 			look_for_missed(sk, NULL, tcp_state);
 		return ITER_CONTINUE;
 	}

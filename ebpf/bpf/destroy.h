@@ -70,9 +70,6 @@ static __always_inline struct socket_state *track_missed(struct sock *sk, struct
 	state = find_or_make_state(sk, &fresh);
 	if (!state)
 		count_untracked();
-	/* The socket was connected before: the state is that of a connection that has closed. */
-	else if (has_mark(state, MARK_CLOSED))
-		*state = fresh.state;
 	return state;
 }
 
@@ -88,20 +85,6 @@ static __always_inline __u8 role_of_closed(struct sock *sk, struct tcp_sock *tcp
 	return flags == 0 ? ROLE_SERVER : ROLE_UNKNOWN;
 }
 
-/* The same at the end of the socket: bytes of one without a place are counted as lost. */
-static __always_inline struct socket_state *track_destroyed(struct sock *sk, struct tcp_sock *tcp)
-{
-	__u8 role = role_of_closed(sk, tcp);
-	struct socket_state *state = track_missed(sk, tcp, role);
-	struct totals now;
-
-	if (!state) {
-		read_closed_totals(&now, sk, tcp, role);
-		count_lost_bytes(now.sent - (role == ROLE_CLIENT), now.received);
-	}
-	return state;
-}
-
 static __always_inline void on_destroy(struct sock *sk)
 {
 	struct tcp_sock *tcp = bpf_skc_to_tcp_sock(sk);
@@ -114,7 +97,7 @@ static __always_inline void on_destroy(struct sock *sk)
 		emit_listener(sk, bpf_get_socket_cookie(sk), EVENT_UNLISTEN);
 	state = find_state(sk);
 	if (!state && !was_done(bpf_get_socket_cookie(sk), TCP_CLOSE) && is_opening_missed(sk, tcp))
-		state = track_destroyed(sk, tcp);
+		state = track_missed(sk, tcp, role_of_closed(sk, tcp));
 	if (!state || has_mark(state, MARK_CLOSED))
 		return;
 	if (is_disconnected(sk, tcp, state)) {

@@ -6,13 +6,30 @@
 # longer one that was preempted in a program waits inside it.
 several_processes() {
     name=${3:-$1}_processes
+    # On 5.10 a connection of one of the forty may stand still (cause unknown): such a round measures nothing.
+    for first in "$2" $(($2 + 40)) $(($2 + 80)); do
+        run_processes "$first"
+        [ -n "$unfinished" ] || break
+        info "${name}_unfinished" "$unfinished"
+    done
+    [ -z "$unfinished" ] || { fail "$name" "traffic: $unfinished" && return; }
+    for port in $ports; do
+        application_sums "$port" "$(cat "/tmp/processes.${port%/*}")"
+    done >/tmp/expected
+    expect_sums "$name" "$1" /tmp/expected all_columns
+    left_out "$name"
+    info "${name}_coverage" "$(fetch "$own_url" | sed -n 's/^flowtap_receiver_coverage_\(.*\)_total{counter="active_opens".*} /\1=/p' | tr '\n' ' ')"
+}
+
+# run_processes FIRST_PORT: one round of forty; sets `ports`, and `unfinished` to what one of them printed that did not end.
+run_processes() {
     started=$(cut -d. -f1 /proc/uptime)
-    pids='' ports=''
+    pids='' ports='' unfinished=''
     for number in $(seq 0 39); do
-        port=$(($2 + number))/ipv$((number % 2 * 2 + 4))
+        port=$(($1 + number))/ipv$((number % 2 * 2 + 4))
         ports="$ports $port"
         # shellcheck disable=SC2046 # a list of arguments
-        traffic --connections 100 --seed $((number + 1)) --deadline 300 $(ends "$port") >"/tmp/processes.${port%/*}" 2>&1 &
+        traffic --connections 100 --seed $((number + 1)) --deadline 120 $(ends "$port") >"/tmp/processes.${port%/*}" 2>&1 &
         pids="$pids $!"
     done
     # shellcheck disable=SC2086 # a list of processes
@@ -20,12 +37,8 @@ several_processes() {
     info "${name}_seconds" $(($(cut -d. -f1 /proc/uptime) - started))
     for port in $ports; do
         line=$(cat "/tmp/processes.${port%/*}")
-        case $line in *state=done*) ;; *) fail "$name" "traffic: $line" && return ;; esac
-        application_sums "$port" "$line"
-    done >/tmp/expected
-    expect_sums "$name" "$1" /tmp/expected all_columns
-    left_out "$name"
-    info "${name}_coverage" "$(fetch "$own_url" | sed -n 's/^flowtap_receiver_coverage_\(.*\)_total{counter="active_opens".*} /\1=/p' | tr '\n' ' ')"
+        case $line in *state=done*) ;; *) unfinished="$port ${line:-nothing}" ;; esac
+    done
 }
 
 # The connections that ask for the metrics may be skipped too, between one reading and the other. What a program at dropped
