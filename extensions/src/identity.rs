@@ -236,6 +236,14 @@ fn of_variable(text: &str) -> Result<Vec<(String, String)>, String> {
             format!("`{}`{of_all} {fault}", pair.trim())
         };
         let decoded = |text: &str| {
+            // It leaves an escape that is none as it is.
+            if text
+                .split('%')
+                .skip(1)
+                .any(|after| !begins_with_hex_digits(after))
+            {
+                return Err(fault("has a `%` without two hexadecimal digits"));
+            }
             let text = percent_decode_str(text.trim()).decode_utf8();
             text.map(Cow::into_owned)
                 .map_err(|_| fault("is not UTF-8 after percent-decoding"))
@@ -248,6 +256,10 @@ fn of_variable(text: &str) -> Result<Vec<(String, String)>, String> {
         Ok((name, decoded(value)?))
     });
     pairs.collect()
+}
+
+fn begins_with_hex_digits(text: &str) -> bool {
+    text.len() >= 2 && text.bytes().take(2).all(|byte| byte.is_ascii_hexdigit())
 }
 
 #[cfg(test)]
@@ -343,6 +355,8 @@ mod tests {
             ("a=1, b ,c=2", "`b` (pair 2 of 3) has no `=`"),
             ("=1", "`=1` has no name"),
             ("a=%ff", "`a=%ff` is not UTF-8 after percent-decoding"),
+            ("a=%zz", "`a=%zz` has a `%` without two hexadecimal digits"),
+            ("a=5%", "`a=5%` has a `%` without two hexadecimal digits"),
         ] {
             let warning = unused(&of_variable(text).unwrap_err()).to_string();
             let beginning =

@@ -2,7 +2,7 @@
 //!
 //! A difference runs from the last delivered value, not from the window before: the next request
 //! includes the increase of a failed request, and of windows that the interval skips. An exporter that replaces another goes on with
-//! what that one delivered. One that joins a pipeline at work begins at the totals that it meets there: they are the past of another.
+//! what that one delivered. One added to a running pipeline begins at the totals of the first snapshot, which earlier exporters delivered.
 
 use std::collections::{HashMap, HashSet};
 use std::ops::Range;
