@@ -200,27 +200,41 @@ fn volume(bytes: u64, surge: Surge) -> Vec<(&'static str, f64)> {
     ]
 }
 
+/// When a finding was last made, by its kind and ends.
+pub(super) type Said = HashMap<(FindingKind, Option<ContactKey>, Arc<str>), Timestamp>;
+
 /// Findings that wait for the next watermark.
 #[derive(Debug)]
 pub(super) struct Outbox {
     waiting: Vec<FindingRecord>,
     /// Findings beyond [`MAX_WAITING`] since they were counted.
     pub(super) left_out: u64,
-    /// When a finding was last made, by its kind and ends.
-    said: HashMap<(FindingKind, Option<ContactKey>, Arc<str>), Timestamp>,
+    said: Said,
     repeat: Duration,
     newest: Arc<Findings>,
 }
 
 impl Outbox {
-    pub(super) fn new(newest: Arc<Findings>, repeat: Duration) -> Self {
+    pub(super) fn new(newest: Arc<Findings>, repeat: Duration, said: Said) -> Self {
         Self {
             waiting: Vec::new(),
             left_out: 0,
-            said: HashMap::new(),
+            said,
             repeat,
             newest,
         }
+    }
+
+    /// Drops what may be repeated at `now`, and what a clock that was ahead has left.
+    pub(super) fn begin(&mut self, now: Timestamp) {
+        let repeat = self.repeat;
+        self.said
+            .retain(|_, said| *said <= now && now.since(*said) < repeat);
+    }
+
+    /// The findings whose repetition is watched for.
+    pub(super) const fn said(&self) -> &Said {
+        &self.said
     }
 
     /// A finding about a contact.
@@ -269,18 +283,11 @@ impl Outbox {
         });
     }
 
-    /// Moves pending findings into `batch`. Those from before the first watermark are of `now`.
+    /// Moves pending findings into `batch`. They are of `now`, the watermark: another pipeline with the same processor may have begun at
+    /// another moment, and has the same watermarks.
     pub(super) fn take(&mut self, batch: &mut FlowBatch, now: Timestamp) {
-        const UNKNOWN: Timestamp = Timestamp::from_nanos(0);
-        if self.waiting.iter().any(|finding| finding.at == UNKNOWN) {
-            for said in self.said.values_mut().filter(|said| **said == UNKNOWN) {
-                *said = now;
-            }
-        }
         for mut finding in self.waiting.drain(..) {
-            if finding.at == UNKNOWN {
-                finding.at = now;
-            }
+            finding.at = now;
             self.newest.push(finding.clone());
             batch.findings.push(finding);
         }

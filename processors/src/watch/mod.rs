@@ -40,7 +40,7 @@ use self::ends::{ContactKey, Names, is_external, server_port};
 use self::findings::{Draft, Outbox};
 
 use self::memory::Memory;
-use self::state::Saver;
+use self::state::{Saved, Saver};
 
 /// Subjects that are remembered.
 const MAX_SUBJECTS: usize = 4096;
@@ -69,6 +69,8 @@ pub struct Watch {
     sent: HashMap<u32, Sent>,
     outbox: Outbox,
     now: Timestamp,
+    /// Whether its clock was set: it is part of a pipeline that runs.
+    has_begun: bool,
     /// End of the open interval.
     closes: Timestamp,
     intervals: u32,
@@ -97,17 +99,18 @@ impl Watch {
     /// # Errors
     /// A state file that can't be read, in strict mode.
     pub fn new(config: &Config, context: &BuildContext) -> Result<Self, BuildError> {
-        let (memory, saver) = restore(config, context)?;
+        let (saved, saver) = restore(config, context)?;
         let registration = context.findings.register(context.id.as_str(), &context.pipeline);
         Ok(Self {
             config: config.clone(),
-            memory,
+            memory: saved.memory,
             names: Names::default(),
             active: Vec::new(),
             tried: HashMap::new(),
             sent: HashMap::new(),
-            outbox: Outbox::new(Arc::clone(&context.findings), config.repeat),
+            outbox: Outbox::new(Arc::clone(&context.findings), config.repeat, saved.said),
             now: Timestamp::default(),
+            has_begun: false,
             closes: Timestamp::default(),
             intervals: 0,
             saver,
@@ -222,14 +225,14 @@ impl Watch {
         if let Some(saver) = &self.saver
             && self.intervals.is_multiple_of(SAVE_EVERY)
         {
-            saver.save(&self.memory);
+            saver.save(&self.memory, self.outbox.said());
         }
     }
 }
 
-fn restore(config: &Config, context: &BuildContext) -> Result<(Memory, Option<Saver>), BuildError> {
+fn restore(config: &Config, context: &BuildContext) -> Result<(Saved, Option<Saver>), BuildError> {
     let Some(file) = &config.state_file else {
-        return Ok((Memory::default(), None));
+        return Ok((Saved::default(), None));
     };
     let failed = |error: &dyn std::error::Error| BuildError {
         id: context.id.clone(),
@@ -238,8 +241,8 @@ fn restore(config: &Config, context: &BuildContext) -> Result<(Memory, Option<Sa
             file.display()
         ),
     };
-    let memory = match state::read(file) {
-        Ok(memory) => memory.unwrap_or_default(),
+    let saved = match state::read(file) {
+        Ok(saved) => saved.unwrap_or_default(),
         // Its next version would be renamed over a device or FIFO.
         Err(error) if context.strict || error.is_other_kind() => return Err(failed(&error)),
         Err(error) => {
@@ -249,14 +252,26 @@ fn restore(config: &Config, context: &BuildContext) -> Result<(Memory, Option<Sa
                 "what was learned can't be read; the processor `watch` learns anew\n  \
                  hint: remove the file, or correct its permissions"
             );
-            Memory::default()
+            Saved::default()
         }
     };
     let saver = Saver::start(file.clone(), Arc::clone(&context.pipeline)).map_err(|error| failed(&error))?;
-    Ok((memory, Some(saver)))
+    Ok((saved, Some(saver)))
 }
 
 impl Processor for Watch {
+    fn begin(&mut self, at: Timestamp) {
+        self.has_begun = true;
+        self.now = at;
+        if self.memory.since == 0 {
+            self.memory.since = at.as_nanos();
+        }
+        let since = Timestamp::from_nanos(self.memory.since);
+        self.registration.learns_until(since.plus(self.config.learn));
+        self.closes = at.plus(self.config.interval);
+        self.outbox.begin(at);
+    }
+
     fn process(&mut self, batch: &mut FlowBatch) {
         for record in &batch.tcp {
             self.observe(record);
@@ -264,18 +279,8 @@ impl Processor for Watch {
     }
 
     fn advance(&mut self, to: Timestamp, batch: &mut FlowBatch) {
-        let is_first = self.now == Timestamp::default();
         self.now = to;
-        if self.memory.since == 0 {
-            self.memory.since = to.as_nanos();
-        }
-        if is_first {
-            let since = Timestamp::from_nanos(self.memory.since);
-            self.registration.learns_until(since.plus(self.config.learn));
-        }
-        if self.closes == Timestamp::default() {
-            self.closes = to.plus(self.config.interval);
-        } else if to >= self.closes {
+        if to >= self.closes {
             self.close_interval();
             self.closes = to.plus(self.config.interval);
             self.save();
@@ -292,8 +297,8 @@ impl Drop for Watch {
     fn drop(&mut self) {
         // Not one that never ran, as of `flowtap validate` or of a reload that was refused: it would replace what another has learned
         // since, or a file that it could not read.
-        if let Some(saver) = self.saver.as_mut().filter(|_| self.now != Timestamp::default()) {
-            saver.finish(&self.memory);
+        if let Some(saver) = self.saver.as_mut().filter(|_| self.has_begun) {
+            saver.finish(&self.memory, self.outbox.said());
         }
     }
 }

@@ -35,10 +35,17 @@ fn comm(name: &str) -> [u8; 16] {
 
 impl Scene {
     fn new(config: &Config) -> Self {
+        Self::at(config, START)
+    }
+
+    /// A scene that begins at this second.
+    fn at(config: &Config, now: u64) -> Self {
+        let mut watch = Watch::new(config, &context(NodeInfo::default())).unwrap();
+        watch.begin(Timestamp::from_nanos(now * 1_000_000_000));
         Self {
-            watch: Watch::new(config, &context(NodeInfo::default())).unwrap(),
+            watch,
             batch: FlowBatch::default(),
-            now: START,
+            now,
             findings: Vec::new(),
             random: fastrand::Rng::with_seed(7),
         }
@@ -338,6 +345,69 @@ fn a_flood_of_findings_is_bounded_and_counted() {
 }
 
 #[test]
+fn records_before_the_first_watermark_after_a_restart_are_watched_as_those_after_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut config = quick();
+    config.state_file = Some(folder.path().join("watch.state"));
+    let mut scene = Scene::new(&config);
+    for _ in 0..20 {
+        scene.talk("shop", ([10, 1, 0, 5], 5432), Events::OPENED, 10, 10);
+        scene.talk("agent", ([198, 51, 100, 20], 443), Events::OPENED, 10, 10);
+        scene.tick();
+    }
+    let now = scene.now + 5;
+    drop(scene);
+    let mut scene = Scene::at(&config, now);
+    let known = scene.watch.memory.clone();
+    scene.talk("shop", ([10, 1, 0, 5], 5432), Events::OPENED, 10, 10);
+    scene.talk("shop", ([10, 2, 0, 5], 5432), Events::OPENED, 10, 10);
+    scene.watch.process(&mut scene.batch);
+    scene.batch.clear();
+    for _ in 0..5 {
+        scene.tick();
+    }
+    let texts: Vec<_> = scene.findings.iter().map(|finding| &*finding.text).collect();
+    assert_eq!(
+        texts,
+        ["shop talks to 10.2.0.0/24, port 5432 for the first time (address 10.2.0.5)"]
+    );
+    let memory = &scene.watch.memory;
+    assert_eq!(memory.contacts.len(), 3, "the new one, and those before");
+    assert_eq!(memory.subjects.iter().flatten().count(), 2);
+    for (key, contact) in &memory.contacts {
+        let seen = if known.contacts.contains_key(key) && key.subject == 1 {
+            known.contacts[key].last
+        } else {
+            u32::try_from(now).unwrap()
+        };
+        assert_eq!(contact.last, seen, "{key:?}");
+    }
+}
+
+#[test]
+fn a_restart_does_not_repeat_a_finding_before_its_time() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut config = quick();
+    config.state_file = Some(folder.path().join("watch.state"));
+    config.repeat = std::time::Duration::from_secs(100);
+    let on_list = |scene: &mut Scene| {
+        scene.talk("shop", ([192, 0, 2, 66], 80), Events::NONE, 10, 10);
+        scene.batch.tcp[0].flow.class = Some(PeerClass::AbnormalFlowBlackList);
+        scene.tick();
+        std::mem::take(&mut scene.findings).len()
+    };
+    let mut scene = Scene::new(&config);
+    assert_eq!(on_list(&mut scene), 1);
+    let now = scene.now;
+    drop(scene);
+    let mut scene = Scene::at(&config, now + 50);
+    assert_eq!(on_list(&mut scene), 0);
+    drop(scene);
+    let mut scene = Scene::at(&config, now + 100);
+    assert_eq!(on_list(&mut scene), 1);
+}
+
+#[test]
 fn what_was_learned_survives_a_restart_and_what_can_not_be_read_is_an_error_only_for_the_strict() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("watch.state");
@@ -350,8 +420,7 @@ fn what_was_learned_survives_a_restart_and_what_can_not_be_read_is_an_error_only
     }
     let now = scene.now;
     drop(scene);
-    let mut scene = Scene::new(&config);
-    scene.now = now;
+    let mut scene = Scene::at(&config, now);
     scene.talk("shop", ([10, 1, 0, 5], 5432), Events::OPENED, 10, 10);
     scene.tick();
     scene.talk("shop", ([10, 2, 0, 5], 5432), Events::OPENED, 10, 10);
