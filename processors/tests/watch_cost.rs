@@ -100,7 +100,9 @@ fn a_hundred_thousand_peers_take_no_more_than_the_docs_say_and_further_ones_noth
         minutes: 0,
         findings: 0,
     };
-    measured.watch.begin(Timestamp::from_nanos(1_750_000_000 * 1_000_000_000));
+    measured
+        .watch
+        .begin(Timestamp::from_nanos(1_750_000_000 * 1_000_000_000));
     measured.end_interval();
     let before = resident();
     // With optimisation until every history is full.

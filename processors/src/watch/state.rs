@@ -149,7 +149,9 @@ impl Saver {
             // A panic in it was reported by the hook.
             let _ = thread.join();
         }
-        if let Err(error) = encode(memory, said).and_then(|content| write(&self.file, &self.pipeline, &content)) {
+        if let Err(error) =
+            encode(memory, said).and_then(|content| write(&self.file, &self.pipeline, &content))
+        {
             failed(&self.file, &error);
         }
     }
@@ -194,6 +196,7 @@ mod tests {
             object: Object::Named("shop/Deployment/db".into()),
             port: 5432,
             serves: false,
+            is_udp: false,
         };
         let said = Said::from([(
             (FindingKind::FirstContact, Some(key), "".into()),
