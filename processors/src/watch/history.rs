@@ -242,13 +242,14 @@ mod tests {
 
     #[test]
     fn one_large_transfer_hides_a_rhythm_for_as_long_as_its_pause_is_kept() {
+        let kept = u32::try_from(PAUSES).unwrap();
         let mut rhythm = Rhythm::default();
         rhythm.push(1_000, 1_000_000);
-        for time in 1..=PAUSES as u32 {
+        for time in 1..=kept {
             rhythm.push(1_000 + time * 60, 200);
             assert_eq!(rhythm.regular(0.1, 1_000), None, "{time}");
         }
-        rhythm.push(1_000 + (PAUSES as u32 + 1) * 60, 200);
+        rhythm.push(1_000 + (kept + 1) * 60, 200);
         assert_eq!(rhythm.regular(0.1, 1_000).unwrap().bytes, 200);
     }
 }

@@ -1,4 +1,6 @@
-//! Each rule by itself.
+//! Each rule by itself. A labelled day is in `day`.
+
+mod day;
 
 use std::net::Ipv4Addr;
 use std::path::Path;
@@ -10,7 +12,9 @@ use flowtap_pipeline::{
 use opentelemetry::metrics::MeterProvider as _;
 
 use opentelemetry_sdk::error::OTelSdkResult;
-use opentelemetry_sdk::metrics::data::{AggregatedMetrics, MetricData, ResourceMetrics};
+use opentelemetry_sdk::metrics::data::{
+    AggregatedMetrics, MetricData, ResourceMetrics, ScopeMetrics, Sum, SumDataPoint,
+};
 use opentelemetry_sdk::metrics::reader::MetricReader;
 use opentelemetry_sdk::metrics::{InstrumentKind, ManualReader, Pipeline, SdkMeterProvider, Temporality};
 
@@ -492,18 +496,18 @@ impl Counters {
         self.collect(&mut metrics).unwrap();
         let of_reason = metrics
             .scope_metrics()
-            .flat_map(|scope| scope.metrics())
+            .flat_map(ScopeMetrics::metrics)
             .filter(|metric| metric.name() == "processor_dropped_records")
             .filter_map(|metric| match metric.data() {
                 AggregatedMetrics::U64(MetricData::Sum(sum)) => Some(sum),
                 _ => None,
             })
-            .flat_map(|sum| sum.data_points())
+            .flat_map(Sum::data_points)
             .filter(|point| {
                 let mut attributes = point.attributes();
                 attributes.any(|attribute| *attribute == KeyValue::new("reason", reason.to_owned()))
             });
-        of_reason.map(|point| point.value()).sum()
+        of_reason.map(SumDataPoint::value).sum()
     }
 }
 
