@@ -20,7 +20,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::{Value, json};
 
-use crate::daemon::flowtap;
+use crate::daemon::{flowtap, flowtap_of_nobody};
 use crate::{netns, require};
 
 /// A connection of `local`, which connected or was accepted.
@@ -202,6 +202,106 @@ fn check_names_denied_flows_with_the_rule_and_exits_with_1() {
         text(&policy(&["diff", db, db, recording]), 0),
         "0 flows with another verdict, 3 with the same\n"
     );
+}
+
+#[test]
+fn diff_in_json_has_both_verdicts_of_each_flow_with_another_one() {
+    let dir = tempfile::tempdir().unwrap();
+    let recording = recording(dir.path(), "a.flowtap", records(), Some(cluster()));
+    let recording = recording.to_str().unwrap();
+    let (db, open) = (
+        file(dir.path(), "db.yaml", DB),
+        file(dir.path(), "open.yaml", OPEN),
+    );
+    let (db, open) = (db.to_str().unwrap(), open.to_str().unwrap());
+    let report: Value =
+        serde_json::from_str(&text(&policy(&["diff", "--json", db, open, recording]), 1)).unwrap();
+    assert_eq!(
+        (&report["different"], &report["same"], &report["records_left_out"]),
+        (&json!(1), &json!(2), &json!(0))
+    );
+    let [flow] = &report["flows"].as_array().unwrap()[..] else {
+        panic!("{report:#}");
+    };
+    assert_eq!(
+        (&flow["client"]["workload"], &flow["server"]["workload"]),
+        (&json!("Deployment/job"), &json!("Deployment/db"))
+    );
+    assert_eq!(
+        (
+            &flow["port"],
+            &flow["protocol"],
+            &flow["connections"],
+            &flow["bytes"]
+        ),
+        (&json!(5432), &json!("TCP"), &json!(1), &json!(120))
+    );
+    assert_eq!(flow["before"]["verdict"], "denied");
+    assert_eq!(flow["before"]["ingress"]["policies"], json!(["shop/db"]));
+    assert_eq!(flow["after"]["verdict"], "allowed");
+    assert_eq!(flow["after"]["ingress"]["decision"], "allowed");
+
+    let report: Value =
+        serde_json::from_str(&text(&policy(&["diff", "--json", db, db, recording]), 0)).unwrap();
+    assert_eq!(
+        (&report["different"], &report["same"], &report["flows"]),
+        (&json!(0), &json!(3), &json!([]))
+    );
+}
+
+#[test]
+fn flows_beyond_the_bound_are_counted_and_end_in_1_although_none_is_denied() {
+    let dir = tempfile::tempdir().unwrap();
+    let recording = recording(dir.path(), "a.flowtap", records(), Some(cluster()));
+    let recording = recording.to_str().unwrap();
+    let open = file(dir.path(), "open.yaml", OPEN);
+    let open = open.to_str().unwrap();
+    let few = ["--max-flows", "1", recording];
+    for command in [&["check", "--file", open][..], &["diff", open, open]] {
+        let output = policy(&[command, &few].concat());
+        let report = text(&output, 1);
+        assert!(report.contains("not judged: "), "{report}");
+        let message = String::from_utf8_lossy(&output.stderr);
+        assert!(
+            message.contains("some flows were not judged; hint: a larger --max-flows"),
+            "{message}"
+        );
+        let report: Value =
+            serde_json::from_str(&text(&policy(&[command, &["--json"], &few].concat()), 1)).unwrap();
+        assert!(report["records_left_out"].as_u64().unwrap() > 0, "{report:#}");
+    }
+    text(
+        &policy(&["check", "--file", open, "--max-flows", "0", recording]),
+        2,
+    );
+}
+
+#[test]
+fn live_without_privileges_exits_with_77_and_names_the_capability() {
+    let Some(_machine) = require::root() else {
+        return;
+    };
+    let dir = tempfile::tempdir().unwrap();
+    let open = file(dir.path(), "open.yaml", OPEN);
+    let open = open.to_str().unwrap();
+    for command in [
+        &["check", "--file", open][..],
+        &["suggest"],
+        &["diff", open, open],
+    ] {
+        let output = flowtap_of_nobody(dir.path())
+            .arg("policy")
+            .args(command)
+            .args(["--for", "1s"])
+            .output()
+            .unwrap();
+        text(&output, 77);
+        let message = String::from_utf8_lossy(&output.stderr);
+        assert!(
+            message.contains("CAP_BPF") && message.contains("hint"),
+            "{message}"
+        );
+    }
 }
 
 #[test]
