@@ -184,10 +184,17 @@ fn recording(folder: &Path) -> std::path::PathBuf {
 fn replay_has_the_findings_of_a_recording_as_text_and_json() {
     let folder = tempfile::tempdir().unwrap();
     let file = recording(folder.path());
+    // The state of a daemon with the same config is neither used nor replaced.
+    let state = folder.path().join("watch.state");
+    std::fs::write(&state, "of a daemon").unwrap();
+    let watch = format!(
+        "processors.watch={{learn: 30s, state_file: \"{}\"}}",
+        state.display()
+    );
     let replay = |more: &[&str]| {
         flowtap()
             .args(["replay", "--findings", "--set", WATCHED])
-            .args(["--set", "processors.watch={learn: 30s}"])
+            .args(["--set", &watch])
             .args(more)
             .arg(&file)
             .output()
@@ -202,6 +209,7 @@ fn replay_has_the_findings_of_a_recording_as_text_and_json() {
     );
     assert_eq!(shown.lines().count(), 1, "{shown}");
     let found = answer(&replay(&["--json"]));
+    assert_eq!(std::fs::read(&state).unwrap(), b"of a daemon");
     assert_eq!(found["total"], 1, "{found:#}");
     let finding = &found["findings"][0];
     assert_eq!(

@@ -255,7 +255,8 @@ impl Watch {
 }
 
 fn restore(config: &Config, context: &BuildContext) -> Result<(Saved, Option<Saver>), BuildError> {
-    let Some(file) = &config.state_file else {
+    // A daemon's state is of another time than a recording, and must not be replaced by it.
+    let Some(file) = config.state_file.as_ref().filter(|_| !context.is_replay) else {
         return Ok((Saved::default(), None));
     };
     let failed = |error: &dyn std::error::Error| BuildError {

@@ -331,7 +331,7 @@ impl Day {
     }
 }
 
-/// What a day's changes were, and what was found.
+/// The labels and the findings of a kind, and how many of each belong to the other.
 #[derive(Clone, Copy, Debug, Default)]
 struct Score {
     labels: usize,
