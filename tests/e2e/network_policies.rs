@@ -21,6 +21,7 @@ use nix::unistd::Pid;
 use serde_json::{Value, json};
 
 use crate::daemon::{flowtap, flowtap_of_nobody};
+use crate::kubernetes::Api;
 use crate::{netns, require};
 
 /// A connection of `local`, which connected or was accepted.
@@ -581,35 +582,14 @@ fn replay_has_the_names_of_the_cluster_that_was_recorded() {
     assert!(metrics.contains("peer_workload=\"Deployment/db\""), "{metrics}");
 }
 
-/// Two ends on a pair of interfaces, as the traffic of pods passes; loopback is not judged.
-#[test]
-fn live_traffic_is_judged_by_address() {
-    let Some(_machine) = require::root() else {
-        return;
-    };
-    let dir = tempfile::tempdir().unwrap();
-    let policies = "
-apiVersion: networking.k8s.io/v1
-kind: NetworkPolicy
-metadata: {name: p}
-spec:
-  podSelector: {}
-  ingress: [{from: [{ipBlock: {cidr: 10.99.28.0/24, except: [10.99.28.2/32]}}]}]
-";
-    let policies = file(dir.path(), "p.yaml", policies);
+/// Runs `flowtap policy` with `arguments` while two clients, 10.99.28.2 and 10.99.28.3, connect to 10.99.28.1. Returns the port, and the
+/// output.
+fn live(arguments: &[&str]) -> (u16, Output) {
     netns::reserve();
     let mut child = flowtap()
-        .args([
-            "policy",
-            "check",
-            "--json",
-            "--for",
-            "1h",
-            "--set",
-            "receivers.ebpf.interval=200ms",
-        ])
-        .arg("--file")
-        .arg(&policies)
+        .arg("policy")
+        .args(arguments)
+        .args(["--for", "1h", "--set", "receivers.ebpf.interval=200ms"])
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()
@@ -649,7 +629,26 @@ spec:
         port
     });
     kill(Pid::from_raw(i32::try_from(child.id()).unwrap()), Signal::SIGTERM).unwrap();
-    let output = child.wait_with_output().unwrap();
+    (port, child.wait_with_output().unwrap())
+}
+
+/// Two ends on a pair of interfaces, as the traffic of pods passes; loopback is not judged.
+#[test]
+fn live_traffic_is_judged_by_address() {
+    let Some(_machine) = require::root() else {
+        return;
+    };
+    let dir = tempfile::tempdir().unwrap();
+    let policies = "
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: {name: p}
+spec:
+  podSelector: {}
+  ingress: [{from: [{ipBlock: {cidr: 10.99.28.0/24, except: [10.99.28.2/32]}}]}]
+";
+    let policies = file(dir.path(), "p.yaml", policies);
+    let (port, output) = live(&["check", "--json", "--file", policies.to_str().unwrap()]);
     // Other flows of the machine may be denied also: those of the port are what is asserted.
     assert_eq!(
         output.status.code(),
@@ -679,4 +678,105 @@ spec:
             (json!("10.99.28.3"), json!("allowed"), json!(8)),
         ]
     );
+}
+
+/// The cluster of [`live`]: db serves web and job.
+fn api() -> Api {
+    let pod = |namespace: &str, app: &str, ip: &str| {
+        json!({"metadata": {"name": app, "namespace": namespace, "uid": app, "labels": {"app": app}},
+               "spec": {"nodeName": "n1", "containers": []}, "status": {"phase": "Running", "podIP": ip, "podIPs": [{"ip": ip}]}})
+    };
+    let namespace = |name: &str| json!({"metadata": {"name": name, "uid": name, "labels": {}}});
+    let api = Api::start(vec![
+        (
+            "/api/v1/pods",
+            vec![
+                pod("shop", "db", "10.99.28.1"),
+                pod("batch", "job", "10.99.28.2"),
+                pod("shop", "web", "10.99.28.3"),
+            ],
+        ),
+        ("/api/v1/namespaces", vec![namespace("shop"), namespace("batch")]),
+    ]);
+    api.allow_nodes();
+    api
+}
+
+#[test]
+fn live_traffic_is_judged_suggested_and_compared_by_workload() {
+    let Some(_machine) = require::root() else {
+        return;
+    };
+    let dir = tempfile::tempdir().unwrap();
+    let api = api();
+    let kubeconfig = format!(
+        "service.kubernetes.kubeconfig={}",
+        api.kubeconfig(dir.path()).display()
+    );
+    let cluster = ["--set", &kubeconfig];
+    // Whatever the port.
+    let strict = DB.replace("    ports: [{port: 5432}]\n", "");
+    let (strict, open) = (
+        file(dir.path(), "strict.yaml", &strict),
+        file(dir.path(), "open.yaml", OPEN),
+    );
+    let (strict, open) = (strict.to_str().unwrap(), open.to_str().unwrap());
+    let of_port = |output: &Output, port: u16| {
+        let report: Value = serde_json::from_str(&text(output, 1)).unwrap();
+        let flows = report["flows"].as_array().unwrap().clone();
+        let mut flows: Vec<_> = flows
+            .into_iter()
+            .filter(|flow| flow["port"] == port && flow["server"]["workload"] == "Pod/db")
+            .collect();
+        flows.sort_by_key(|flow| flow["client"]["workload"].to_string());
+        flows
+    };
+
+    let (port, output) = live(&[&["check", "--json", "--file", strict][..], &cluster].concat());
+    let flows = of_port(&output, port);
+    let verdicts: Vec<_> = flows
+        .iter()
+        .map(|flow| {
+            (
+                &flow["client"]["workload"],
+                &flow["client"]["namespace"],
+                &flow["verdict"],
+            )
+        })
+        .collect();
+    assert_eq!(
+        verdicts,
+        [
+            (&json!("Pod/job"), &json!("batch"), &json!("denied")),
+            (&json!("Pod/web"), &json!("shop"), &json!("allowed")),
+        ]
+    );
+
+    let (port, output) = live(&[&["diff", "--json", strict, open][..], &cluster].concat());
+    let flows = of_port(&output, port);
+    let [flow] = &flows[..] else { panic!("{flows:#?}") };
+    assert_eq!(
+        (
+            &flow["client"]["workload"],
+            &flow["before"]["verdict"],
+            &flow["after"]["verdict"]
+        ),
+        (&json!("Pod/job"), &json!("denied"), &json!("allowed"))
+    );
+
+    let (port, output) = live(&[&["suggest"][..], &cluster].concat());
+    let suggested = text(&output, 0);
+    let db = suggested
+        .split("---")
+        .find(|policy| policy.contains("name: flowtap-db\n"));
+    let db = db.unwrap_or_else(|| panic!("{suggested}"));
+    for part in [
+        "namespace: shop\n",
+        "app: db\n",
+        "app: job\n",
+        "app: web\n",
+        &format!("port: {port}\n"),
+    ] {
+        assert!(db.contains(part), "no {part} in {db}");
+    }
 }
