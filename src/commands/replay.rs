@@ -83,6 +83,7 @@ impl Recording {
             cluster: Arc::clone(&self.cluster),
             findings: Arc::clone(&self.findings),
             strict: true,
+            is_replay: true,
             ..BuildContext::new(id.clone())
         }
     }

@@ -63,6 +63,7 @@ impl Environment {
             findings: Arc::clone(&self.findings),
             status: self.status.clone(),
             strict,
+            is_replay: false,
         }
     }
 }

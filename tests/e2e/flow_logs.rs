@@ -280,11 +280,6 @@ fn a_finding_is_a_record_and_is_listed_once_whichever_pipelines_make_it() {
     });
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
     let port = listener.local_addr().unwrap().port();
-    // Before the first watermark it would learn the contact.
-    ask_until("the first window", || {
-        let answer: Value = serde_json::from_str(&get(daemon.admin_address(), "/flows")).unwrap();
-        answer["window_seconds"].as_f64().filter(|length| *length > 0.0)
-    });
     let found = ask_until("the record of a first contact", || {
         drop(TcpStream::connect((Ipv4Addr::LOCALHOST, port)).unwrap());
         let records = records(&logs);

@@ -2,6 +2,7 @@
 
 use std::io::{BufRead, BufReader, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -13,29 +14,49 @@ use crate::daemon::{Daemon, Launch, WAIT_TIMEOUT};
 
 const UID: &str = "218fc5a9-a5f1-4b54-aa05-46717d0ab26d";
 
-/// An API server with one node, whose nodes are forbidden while `forbids` is set.
-struct Api {
+/// An API server with one node, whose nodes are forbidden while `forbids` is set, and other objects.
+pub(crate) struct Api {
     address: SocketAddr,
     forbids: Arc<AtomicBool>,
 }
 
 impl Api {
-    fn start() -> Self {
+    /// `objects`: the path of a list, and what is in it.
+    pub(crate) fn start(objects: Vec<(&'static str, Vec<Value>)>) -> Self {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
         let address = listener.local_addr().unwrap();
         let forbids = Arc::new(AtomicBool::new(true));
         let answers = Arc::clone(&forbids);
+        let objects = Arc::new(objects);
         thread::spawn(move || {
             for stream in listener.incoming() {
                 let forbids = answers.load(Ordering::Relaxed);
-                thread::spawn(move || answer(stream.unwrap(), forbids));
+                let objects = Arc::clone(&objects);
+                thread::spawn(move || answer(stream.unwrap(), forbids, &objects));
             }
         });
         Self { address, forbids }
     }
+
+    pub(crate) fn allow_nodes(&self) {
+        self.forbids.store(false, Ordering::Relaxed);
+    }
+
+    /// Writes a kubeconfig of this server into `folder`.
+    pub(crate) fn kubeconfig(&self, folder: &Path) -> PathBuf {
+        let kubeconfig = folder.join("kubeconfig");
+        let text = json!({
+            "apiVersion": "v1", "kind": "Config", "current-context": "c",
+            "clusters": [{"name": "c", "cluster": {"server": format!("http://{}", self.address)}}],
+            "users": [{"name": "u", "user": {}}],
+            "contexts": [{"name": "c", "context": {"cluster": "c", "user": "u"}}]
+        });
+        std::fs::write(&kubeconfig, text.to_string()).unwrap();
+        kubeconfig
+    }
 }
 
-fn answer(mut stream: TcpStream, forbids_nodes: bool) {
+fn answer(mut stream: TcpStream, forbids_nodes: bool, objects: &[(&str, Vec<Value>)]) {
     let mut lines = BufReader::new(&stream).lines().map_while(Result::ok);
     let request = lines.next().unwrap_or_default();
     let _ = lines.find(String::is_empty);
@@ -57,7 +78,9 @@ fn answer(mut stream: TcpStream, forbids_nodes: bool) {
         let items = if path.starts_with("/api/v1/nodes") {
             vec![node]
         } else {
-            Vec::new()
+            let resource = path.split('?').next().unwrap_or_default();
+            let list = objects.iter().find(|(list, _)| *list == resource);
+            list.map(|(_, items)| items.clone()).unwrap_or_default()
         };
         let list = json!({
             "kind": "List", "apiVersion": "v1", "metadata": {"resourceVersion": "1"}, "items": items
@@ -86,16 +109,9 @@ fn until(what: &str, daemon: &Daemon, seen: impl Fn(&Value) -> bool) -> Value {
 
 #[test]
 fn status_has_each_watch_of_the_kubernetes_api_and_the_resource_the_clusters_id() {
-    let api = Api::start();
+    let api = Api::start(Vec::new());
     let dir = tempfile::tempdir().unwrap();
-    let kubeconfig = dir.path().join("kubeconfig");
-    let text = json!({
-        "apiVersion": "v1", "kind": "Config", "current-context": "c",
-        "clusters": [{"name": "c", "cluster": {"server": format!("http://{}", api.address)}}],
-        "users": [{"name": "u", "user": {}}],
-        "contexts": [{"name": "c", "context": {"cluster": "c", "user": "u"}}]
-    });
-    std::fs::write(&kubeconfig, text.to_string()).unwrap();
+    let kubeconfig = api.kubeconfig(dir.path());
     let start = |more: &[&str]| {
         let kubeconfig = format!("service.kubernetes.kubeconfig={}", kubeconfig.display());
         let set = [
@@ -132,7 +148,7 @@ fn status_has_each_watch_of_the_kubernetes_api_and_the_resource_the_clusters_id(
             > 0
     );
 
-    api.forbids.store(false, Ordering::Relaxed);
+    api.allow_nodes();
     let status = until("watched", &daemon, |watches| watches["nodes"]["state"] == "ok");
     let nodes = &status["kubernetes"]["nodes"];
     assert_eq!((&nodes["synced"], &nodes["objects"]), (&json!(true), &json!(1)));

@@ -324,6 +324,41 @@ fn the_status_page_shows_flows_stages_queues_and_states_and_no_markup_of_a_proce
     assert!(browser.errors().is_empty(), "{:?}", browser.errors());
 }
 
+#[test]
+fn the_status_page_shows_a_finding_and_no_markup_of_its_subject() {
+    let Some(_machine) = require::root() else {
+        return;
+    };
+    if !require::program("chromium") {
+        return;
+    }
+    let daemon = Daemon::start(&[
+        "processors.watch={learn: 0s, interval: 1s}",
+        "service.pipelines.metrics.processors=[direction, policy, watch, window]",
+    ]);
+    let mut browser = Browser::open(&format!("http://{}/", daemon.admin_address()));
+    let subject =
+        "<strong>first_contact</strong> <span>&lt;b id=pwn&gt;x&lt;/b&gt; talks to 127.0.0.0/24, port ";
+    let seen = until(
+        "the finding on the page",
+        || {
+            // Each is a new port: other programs of the machine have findings also, and the page shows the newest.
+            traffic("<b id=pwn>x</b>");
+            browser.html()
+        },
+        |dom| dom.contains(subject) && dom.contains("since the start"),
+    );
+    let (_, list) = seen.split_once("id=\"findings\"").unwrap();
+    let (_, rest) = list.split_once(subject).unwrap();
+    let (sentence, _) = rest.split_once("</span>").unwrap();
+    assert!(
+        sentence.ends_with(" for the first time (address 127.0.0.1)"),
+        "{sentence}"
+    );
+    assert!(!seen.contains("id=\"pwn\""), "{seen}");
+    assert!(browser.errors().is_empty(), "{:?}", browser.errors());
+}
+
 /// A daemon with a slow peer, one that refuses, a process with markup in its name, and a page that shows them in its map.
 fn busy_page() -> (Daemon, SlowReader, SocketAddr, Browser) {
     let [served, slow, nobody] = [free_address(), free_address(), free_address()];

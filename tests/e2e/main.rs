@@ -38,6 +38,7 @@
 //! | `push` | endpoints, proxies, sockets, certificates and messages of exporters that push |
 //! | `extensions` | extensions, and the daemon's own listeners, over reloads |
 //! | `fast_open` | exchanges of clients whose request leaves with the SYN, against the applications' own clocks |
+//! | `findings` | findings in the Collector, the API, the command and of a recording |
 //! | `filter` | what the processor `filter` drops and keeps, and the gauge of open connections |
 //! | `inspect` | protocols and names of real programs at both ends, exchanges by the applications' counts and clocks, a budget |
 //! | `inspect_programs` | the same with gRPC by grpcio and with Chromium's post-quantum TLS |
@@ -87,6 +88,7 @@ mod extensions;
 mod fast_open;
 mod faults;
 mod filter;
+mod findings;
 mod flow_logs;
 mod generated;
 mod generator;

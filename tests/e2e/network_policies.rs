@@ -20,7 +20,8 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::{Value, json};
 
-use crate::daemon::flowtap;
+use crate::daemon::{flowtap, flowtap_of_nobody};
+use crate::kubernetes::Api;
 use crate::{netns, require};
 
 /// A connection of `local`, which connected or was accepted.
@@ -202,6 +203,106 @@ fn check_names_denied_flows_with_the_rule_and_exits_with_1() {
         text(&policy(&["diff", db, db, recording]), 0),
         "0 flows with another verdict, 3 with the same\n"
     );
+}
+
+#[test]
+fn diff_in_json_has_both_verdicts_of_each_flow_with_another_one() {
+    let dir = tempfile::tempdir().unwrap();
+    let recording = recording(dir.path(), "a.flowtap", records(), Some(cluster()));
+    let recording = recording.to_str().unwrap();
+    let (db, open) = (
+        file(dir.path(), "db.yaml", DB),
+        file(dir.path(), "open.yaml", OPEN),
+    );
+    let (db, open) = (db.to_str().unwrap(), open.to_str().unwrap());
+    let report: Value =
+        serde_json::from_str(&text(&policy(&["diff", "--json", db, open, recording]), 1)).unwrap();
+    assert_eq!(
+        (&report["different"], &report["same"], &report["records_left_out"]),
+        (&json!(1), &json!(2), &json!(0))
+    );
+    let [flow] = &report["flows"].as_array().unwrap()[..] else {
+        panic!("{report:#}");
+    };
+    assert_eq!(
+        (&flow["client"]["workload"], &flow["server"]["workload"]),
+        (&json!("Deployment/job"), &json!("Deployment/db"))
+    );
+    assert_eq!(
+        (
+            &flow["port"],
+            &flow["protocol"],
+            &flow["connections"],
+            &flow["bytes"]
+        ),
+        (&json!(5432), &json!("TCP"), &json!(1), &json!(120))
+    );
+    assert_eq!(flow["before"]["verdict"], "denied");
+    assert_eq!(flow["before"]["ingress"]["policies"], json!(["shop/db"]));
+    assert_eq!(flow["after"]["verdict"], "allowed");
+    assert_eq!(flow["after"]["ingress"]["decision"], "allowed");
+
+    let report: Value =
+        serde_json::from_str(&text(&policy(&["diff", "--json", db, db, recording]), 0)).unwrap();
+    assert_eq!(
+        (&report["different"], &report["same"], &report["flows"]),
+        (&json!(0), &json!(3), &json!([]))
+    );
+}
+
+#[test]
+fn flows_beyond_the_bound_are_counted_and_end_in_1_although_none_is_denied() {
+    let dir = tempfile::tempdir().unwrap();
+    let recording = recording(dir.path(), "a.flowtap", records(), Some(cluster()));
+    let recording = recording.to_str().unwrap();
+    let open = file(dir.path(), "open.yaml", OPEN);
+    let open = open.to_str().unwrap();
+    let few = ["--max-flows", "1", recording];
+    for command in [&["check", "--file", open][..], &["diff", open, open]] {
+        let output = policy(&[command, &few].concat());
+        let report = text(&output, 1);
+        assert!(report.contains("not judged: "), "{report}");
+        let message = String::from_utf8_lossy(&output.stderr);
+        assert!(
+            message.contains("some flows were not judged; hint: a larger --max-flows"),
+            "{message}"
+        );
+        let report: Value =
+            serde_json::from_str(&text(&policy(&[command, &["--json"], &few].concat()), 1)).unwrap();
+        assert!(report["records_left_out"].as_u64().unwrap() > 0, "{report:#}");
+    }
+    text(
+        &policy(&["check", "--file", open, "--max-flows", "0", recording]),
+        2,
+    );
+}
+
+#[test]
+fn live_without_privileges_exits_with_77_and_names_the_capability() {
+    let Some(_machine) = require::root() else {
+        return;
+    };
+    let dir = tempfile::tempdir().unwrap();
+    let open = file(dir.path(), "open.yaml", OPEN);
+    let open = open.to_str().unwrap();
+    for command in [
+        &["check", "--file", open][..],
+        &["suggest"],
+        &["diff", open, open],
+    ] {
+        let output = flowtap_of_nobody(dir.path())
+            .arg("policy")
+            .args(command)
+            .args(["--for", "1s"])
+            .output()
+            .unwrap();
+        text(&output, 77);
+        let message = String::from_utf8_lossy(&output.stderr);
+        assert!(
+            message.contains("CAP_BPF") && message.contains("hint"),
+            "{message}"
+        );
+    }
 }
 
 #[test]
@@ -481,35 +582,14 @@ fn replay_has_the_names_of_the_cluster_that_was_recorded() {
     assert!(metrics.contains("peer_workload=\"Deployment/db\""), "{metrics}");
 }
 
-/// Two ends on a pair of interfaces, as the traffic of pods passes; loopback is not judged.
-#[test]
-fn live_traffic_is_judged_by_address() {
-    let Some(_machine) = require::root() else {
-        return;
-    };
-    let dir = tempfile::tempdir().unwrap();
-    let policies = "
-apiVersion: networking.k8s.io/v1
-kind: NetworkPolicy
-metadata: {name: p}
-spec:
-  podSelector: {}
-  ingress: [{from: [{ipBlock: {cidr: 10.99.28.0/24, except: [10.99.28.2/32]}}]}]
-";
-    let policies = file(dir.path(), "p.yaml", policies);
+/// Runs `flowtap policy` with `arguments` while two clients, 10.99.28.2 and 10.99.28.3, connect to 10.99.28.1. Returns the port, and the
+/// output.
+fn live(arguments: &[&str]) -> (u16, Output) {
     netns::reserve();
     let mut child = flowtap()
-        .args([
-            "policy",
-            "check",
-            "--json",
-            "--for",
-            "1h",
-            "--set",
-            "receivers.ebpf.interval=200ms",
-        ])
-        .arg("--file")
-        .arg(&policies)
+        .arg("policy")
+        .args(arguments)
+        .args(["--for", "1h", "--set", "receivers.ebpf.interval=200ms"])
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()
@@ -549,7 +629,26 @@ spec:
         port
     });
     kill(Pid::from_raw(i32::try_from(child.id()).unwrap()), Signal::SIGTERM).unwrap();
-    let output = child.wait_with_output().unwrap();
+    (port, child.wait_with_output().unwrap())
+}
+
+/// Two ends on a pair of interfaces, as the traffic of pods passes; loopback is not judged.
+#[test]
+fn live_traffic_is_judged_by_address() {
+    let Some(_machine) = require::root() else {
+        return;
+    };
+    let dir = tempfile::tempdir().unwrap();
+    let policies = "
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: {name: p}
+spec:
+  podSelector: {}
+  ingress: [{from: [{ipBlock: {cidr: 10.99.28.0/24, except: [10.99.28.2/32]}}]}]
+";
+    let policies = file(dir.path(), "p.yaml", policies);
+    let (port, output) = live(&["check", "--json", "--file", policies.to_str().unwrap()]);
     // Other flows of the machine may be denied also: those of the port are what is asserted.
     assert_eq!(
         output.status.code(),
@@ -579,4 +678,105 @@ spec:
             (json!("10.99.28.3"), json!("allowed"), json!(8)),
         ]
     );
+}
+
+/// The cluster of [`live`]: db serves web and job.
+fn api() -> Api {
+    let pod = |namespace: &str, app: &str, ip: &str| {
+        json!({"metadata": {"name": app, "namespace": namespace, "uid": app, "labels": {"app": app}},
+               "spec": {"nodeName": "n1", "containers": []}, "status": {"phase": "Running", "podIP": ip, "podIPs": [{"ip": ip}]}})
+    };
+    let namespace = |name: &str| json!({"metadata": {"name": name, "uid": name, "labels": {}}});
+    let api = Api::start(vec![
+        (
+            "/api/v1/pods",
+            vec![
+                pod("shop", "db", "10.99.28.1"),
+                pod("batch", "job", "10.99.28.2"),
+                pod("shop", "web", "10.99.28.3"),
+            ],
+        ),
+        ("/api/v1/namespaces", vec![namespace("shop"), namespace("batch")]),
+    ]);
+    api.allow_nodes();
+    api
+}
+
+#[test]
+fn live_traffic_is_judged_suggested_and_compared_by_workload() {
+    let Some(_machine) = require::root() else {
+        return;
+    };
+    let dir = tempfile::tempdir().unwrap();
+    let api = api();
+    let kubeconfig = format!(
+        "service.kubernetes.kubeconfig={}",
+        api.kubeconfig(dir.path()).display()
+    );
+    let cluster = ["--set", &kubeconfig];
+    // Whatever the port.
+    let strict = DB.replace("    ports: [{port: 5432}]\n", "");
+    let (strict, open) = (
+        file(dir.path(), "strict.yaml", &strict),
+        file(dir.path(), "open.yaml", OPEN),
+    );
+    let (strict, open) = (strict.to_str().unwrap(), open.to_str().unwrap());
+    let of_port = |output: &Output, port: u16| {
+        let report: Value = serde_json::from_str(&text(output, 1)).unwrap();
+        let flows = report["flows"].as_array().unwrap().clone();
+        let mut flows: Vec<_> = flows
+            .into_iter()
+            .filter(|flow| flow["port"] == port && flow["server"]["workload"] == "Pod/db")
+            .collect();
+        flows.sort_by_key(|flow| flow["client"]["workload"].to_string());
+        flows
+    };
+
+    let (port, output) = live(&[&["check", "--json", "--file", strict][..], &cluster].concat());
+    let flows = of_port(&output, port);
+    let verdicts: Vec<_> = flows
+        .iter()
+        .map(|flow| {
+            (
+                &flow["client"]["workload"],
+                &flow["client"]["namespace"],
+                &flow["verdict"],
+            )
+        })
+        .collect();
+    assert_eq!(
+        verdicts,
+        [
+            (&json!("Pod/job"), &json!("batch"), &json!("denied")),
+            (&json!("Pod/web"), &json!("shop"), &json!("allowed")),
+        ]
+    );
+
+    let (port, output) = live(&[&["diff", "--json", strict, open][..], &cluster].concat());
+    let flows = of_port(&output, port);
+    let [flow] = &flows[..] else { panic!("{flows:#?}") };
+    assert_eq!(
+        (
+            &flow["client"]["workload"],
+            &flow["before"]["verdict"],
+            &flow["after"]["verdict"]
+        ),
+        (&json!("Pod/job"), &json!("denied"), &json!("allowed"))
+    );
+
+    let (port, output) = live(&[&["suggest"][..], &cluster].concat());
+    let suggested = text(&output, 0);
+    let db = suggested
+        .split("---")
+        .find(|policy| policy.contains("name: flowtap-db\n"));
+    let db = db.unwrap_or_else(|| panic!("{suggested}"));
+    for part in [
+        "namespace: shop\n",
+        "app: db\n",
+        "app: job\n",
+        "app: web\n",
+        &format!("port: {port}\n"),
+    ] {
+        assert!(db.contains(part), "no {part} in {db}");
+    }
 }

@@ -78,6 +78,9 @@ pub struct BuildContext {
     pub status: StatusBoard,
     /// Whether a component must fail instead of degrading.
     pub strict: bool,
+    /// Whether a command plays a recording through it: then it must neither read nor write what a daemon with the same config has
+    /// learned.
+    pub is_replay: bool,
 }
 
 impl BuildContext {
@@ -97,6 +100,7 @@ impl BuildContext {
             findings: Arc::default(),
             status: StatusBoard::default(),
             strict: false,
+            is_replay: false,
         }
     }
 }

@@ -49,7 +49,7 @@ pub struct Watcher {
     pub processor: String,
     /// The pipeline that it is in.
     pub pipeline: String,
-    /// End of the period in which it learns and reports nothing; `None` before its first watermark.
+    /// End of the period in which it learns and reports nothing; `None` before it is part of a pipeline that runs.
     pub learns_until: Option<Timestamp>,
 }
 

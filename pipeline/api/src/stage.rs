@@ -144,6 +144,10 @@ pub trait Receiver: Send {
 /// assert!(batch.is_empty());
 /// ```
 pub trait Processor: Send {
+    /// Sets its clock before the first batch, to where the pipeline's first window begins: records come before the first watermark.
+    /// Called once, before anything else.
+    fn begin(&mut self, _at: Timestamp) {}
+
     /// Fills, changes or removes records. Never blocks.
     fn process(&mut self, batch: &mut FlowBatch);
 

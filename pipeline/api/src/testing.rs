@@ -168,7 +168,7 @@ where
 pub struct ProcessorTest(Box<dyn Processor>);
 
 impl ProcessorTest {
-    /// Builds it from YAML text.
+    /// Builds it from YAML text; its clock is at the epoch.
     ///
     /// # Panics
     /// If the config is not valid, if it can't be built, or if it is an aggregator.
@@ -183,7 +183,10 @@ impl ProcessorTest {
     pub fn in_context(factory: Factory<dyn ProcessorConfig>, yaml: &str, context: &BuildContext) -> Self {
         let config = or_fail(config(factory, yaml), factory.type_name);
         match or_fail(config.build(context), "build") {
-            ProcessorStage::Transform(processor) => Self(processor),
+            ProcessorStage::Transform(mut processor) => {
+                processor.begin(Timestamp::from_nanos(0));
+                Self(processor)
+            }
             ProcessorStage::Aggregate(_) => panic!("{} is an aggregator", factory.type_name),
         }
     }

@@ -116,8 +116,11 @@ impl Stages {
         self
     }
 
-    /// Opens the first window. To be called once, before anything else.
+    /// Sets the clocks of the processors, and opens the first window. To be called once, before anything else.
     pub fn begin(&mut self, at: Timestamp) {
+        for node in &mut self.processors {
+            node.processor.begin(at);
+        }
         self.window.aggregator.begin(at);
     }
 
@@ -198,7 +201,11 @@ impl Stages {
                 .iter()
                 .position(same)
                 .map(|place| before.swap_remove(place));
-            self.processors.push(kept.unwrap_or(new));
+            self.processors.push(kept.unwrap_or_else(|| {
+                let mut new = new;
+                new.processor.begin(now);
+                new
+            }));
         }
         if other.window.fingerprint == self.window.fingerprint {
             if other_records {

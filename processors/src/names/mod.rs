@@ -144,6 +144,10 @@ impl Names {
 }
 
 impl Processor for Names {
+    fn begin(&mut self, at: Timestamp) {
+        self.now = at;
+    }
+
     fn process(&mut self, batch: &mut FlowBatch) {
         if let Some(hosts) = &mut self.hosts {
             hosts.refresh();
@@ -247,6 +251,24 @@ mod tests {
         let mut names = from_dns();
         let dns = vec![answer("www.example.com", 300, NETNS, Role::Server, at(100))];
         assert_eq!(named(&mut names, dns, connection(1, NETNS)), None);
+    }
+
+    #[test]
+    fn a_name_from_before_the_beginning_has_expired_also_without_a_watermark() {
+        let mut names = Names::new(
+            &Config {
+                sources: vec![Source::Dns],
+                min_ttl: Duration::ZERO,
+                ..Config::default()
+            },
+            &context(NodeInfo::default()),
+        );
+        names.begin(at(1_000));
+        let old = answer("old.example.", 1, NETNS, Role::Client, at(100));
+        assert_eq!(named(&mut names, vec![old], connection(1, NETNS)), None);
+        let new = answer("new.example.", 1, NETNS, Role::Client, at(1_000));
+        let name = named(&mut names, vec![new], connection(2, NETNS));
+        assert_eq!(name.as_deref(), Some("dns new.example."));
     }
 
     #[test]

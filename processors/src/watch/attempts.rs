@@ -3,7 +3,7 @@
 use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
 
-use flowtap_pipeline::Flow;
+use flowtap_pipeline::{Flow, Transport};
 
 /// Addresses and ports of a subject that are counted in an interval; further ones add nothing to what is known.
 const MAX_TRIED: usize = 8192;
@@ -11,13 +11,13 @@ const MAX_TRIED: usize = 8192;
 /// Addresses and ports that a subject tried in the open interval.
 #[derive(Debug, Default)]
 pub(super) struct Tried {
-    ends: HashSet<(IpAddr, u16)>,
+    ends: HashSet<(IpAddr, u16, Transport)>,
     pub(super) newest: Option<Flow>,
 }
 
 impl Tried {
     pub(super) fn push(&mut self, flow: &Flow) {
-        let end = (flow.remote.addr, flow.remote.port);
+        let end = (flow.remote.addr, flow.remote.port, flow.transport);
         if self.ends.len() < MAX_TRIED && self.ends.insert(end) {
             self.newest = Some(flow.clone());
         }
@@ -25,7 +25,7 @@ impl Tried {
 
     pub(super) fn ports_by_address(&self) -> HashMap<IpAddr, usize> {
         let mut ports = HashMap::new();
-        for (addr, _) in &self.ends {
+        for (addr, ..) in &self.ends {
             *ports.entry(*addr).or_default() += 1;
         }
         ports

@@ -273,7 +273,12 @@ impl ComponentConfig for Config {
             .needs(RecordField::Class)
             .needs(RecordField::Process)
             // Ends have their best names.
-            .uses([RecordField::ClusterNames, RecordField::Container]);
+            .uses([
+                RecordField::ClusterNames,
+                RecordField::Container,
+                // And countries.
+                RecordField::PeerPlace,
+            ]);
         let contract = match &self.state_file {
             Some(file) => contract.owns("state_file", file),
             None => contract,

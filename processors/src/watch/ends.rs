@@ -116,6 +116,17 @@ impl Object {
         let range = IpNet::new(addr, prefix).unwrap_or_else(|_| IpNet::from(addr));
         Self::Range(range.trunc())
     }
+
+    /// Every address of the family of `addr`.
+    pub(super) fn everywhere(addr: IpAddr) -> Self {
+        let all = IpNet::new(addr, 0).unwrap_or_else(|_| IpNet::from(addr));
+        Self::Range(all.trunc())
+    }
+
+    /// Whether it is every address of a family.
+    pub(super) fn is_everywhere(&self) -> bool {
+        matches!(self, Self::Range(range) if range.prefix_len() == 0)
+    }
 }
 
 impl fmt::Display for Object {
@@ -138,6 +149,26 @@ pub(super) struct ContactKey {
     pub(super) port: u16,
     /// Whether the subject serves.
     pub(super) serves: bool,
+    /// UDP or UDP-Lite, not TCP.
+    pub(super) is_udp: bool,
+}
+
+/// Port of name servers.
+pub(super) const DNS: u16 = 53;
+
+/// Port of time servers.
+const NTP: u16 = 123;
+
+impl ContactKey {
+    /// Whether the subject asks a name server.
+    pub(super) const fn is_dns(&self) -> bool {
+        !self.serves && self.port == DNS
+    }
+
+    /// Whether regular pauses say nothing: name servers are asked again when a record expires, time servers at intervals.
+    pub(super) const fn is_regular_by_nature(&self) -> bool {
+        self.is_udp && matches!(self.port, DNS | NTP)
+    }
 }
 
 /// The port of the side that serves.

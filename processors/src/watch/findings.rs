@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use flowtap_pipeline::{FindingKind, FindingRecord, Findings, Flow, FlowBatch, TcpRecord, Timestamp};
+use flowtap_pipeline::{FindingKind, FindingRecord, Findings, Flow, FlowBatch, Timestamp};
 
 use super::ends::ContactKey;
 use super::history::{Regular, Surge};
@@ -31,7 +31,7 @@ fn port(key: &ContactKey) -> String {
     if key.port == 0 {
         String::new()
     } else {
-        format!(", port {}", key.port)
+        format!(", port {}{}", key.port, if key.is_udp { "/udp" } else { "" })
     }
 }
 
@@ -54,35 +54,56 @@ impl Draft {
         }
     }
 
-    pub(super) fn first_contact(subject: &str, key: &ContactKey, record: &TcpRecord) -> Self {
+    /// `country`: its code, or nothing.
+    pub(super) fn first_contact(
+        subject: &str,
+        key: &ContactKey,
+        flow: &Flow,
+        country: &str,
+        is_new_country: bool,
+    ) -> Self {
+        let country = match country {
+            "" => String::new(),
+            country if is_new_country => format!(", its first in {country}"),
+            country => format!(" in {country}"),
+        };
         let text = format!(
-            "{subject} talks to {}{} for the first time (address {})",
+            "{subject} talks to {}{} for the first time (address {}{country})",
             key.object,
             port(key),
-            record.flow.remote.addr
+            flow.remote.addr
         );
-        Self::of_contact(
-            FindingKind::FirstContact,
-            subject,
-            key,
-            &record.flow,
-            text,
-            Vec::new(),
-        )
+        let numbers = Vec::from_iter(is_new_country.then_some(("new_country", 1.0)));
+        Self::of_contact(FindingKind::FirstContact, subject, key, flow, text, numbers)
     }
 
-    pub(super) fn on_list(kind: FindingKind, subject: &str, key: &ContactKey, record: &TcpRecord) -> Self {
+    pub(super) fn first_in_country(subject: &str, flow: &Flow, country: &str) -> Self {
+        Self {
+            kind: FindingKind::FirstContact,
+            flow: flow.clone(),
+            subject: subject.into(),
+            object: country.into(),
+            text: format!(
+                "{subject} talks to an address in {country} for the first time ({})",
+                flow.remote.addr
+            ),
+            numbers: vec![("new_country", 1.0)],
+        }
+    }
+
+    pub(super) fn on_list(kind: FindingKind, subject: &str, key: &ContactKey, flow: &Flow) -> Self {
         let which = if kind == FindingKind::BlackList {
             "which is on the black list"
         } else {
             "which is not on the white list"
         };
+        let what = if key.is_udp { "datagrams" } else { "a connection" };
         let text = format!(
-            "{subject} has a connection with {}{}, {which}",
-            record.flow.remote.addr,
+            "{subject} has {what} with {}{}, {which}",
+            flow.remote.addr,
             port(key)
         );
-        Self::of_contact(kind, subject, key, &record.flow, text, Vec::new())
+        Self::of_contact(kind, subject, key, flow, text, Vec::new())
     }
 
     pub(super) fn fan_out(subject: &str, flow: &Flow, destinations: usize, usual: f64, seconds: f64) -> Self {
@@ -200,27 +221,41 @@ fn volume(bytes: u64, surge: Surge) -> Vec<(&'static str, f64)> {
     ]
 }
 
+/// When a finding was last made, by its kind and ends.
+pub(super) type Said = HashMap<(FindingKind, Option<ContactKey>, Arc<str>), Timestamp>;
+
 /// Findings that wait for the next watermark.
 #[derive(Debug)]
 pub(super) struct Outbox {
     waiting: Vec<FindingRecord>,
     /// Findings beyond [`MAX_WAITING`] since they were counted.
     pub(super) left_out: u64,
-    /// When a finding was last made, by its kind and ends.
-    said: HashMap<(FindingKind, Option<ContactKey>, Arc<str>), Timestamp>,
+    said: Said,
     repeat: Duration,
     newest: Arc<Findings>,
 }
 
 impl Outbox {
-    pub(super) fn new(newest: Arc<Findings>, repeat: Duration) -> Self {
+    pub(super) fn new(newest: Arc<Findings>, repeat: Duration, said: Said) -> Self {
         Self {
             waiting: Vec::new(),
             left_out: 0,
-            said: HashMap::new(),
+            said,
             repeat,
             newest,
         }
+    }
+
+    /// Drops what may be repeated at `now`, and what a clock that was ahead has left.
+    pub(super) fn begin(&mut self, now: Timestamp) {
+        let repeat = self.repeat;
+        self.said
+            .retain(|_, said| *said <= now && now.since(*said) < repeat);
+    }
+
+    /// The findings whose repetition is watched for.
+    pub(super) const fn said(&self) -> &Said {
+        &self.said
     }
 
     /// A finding about a contact.
@@ -269,18 +304,11 @@ impl Outbox {
         });
     }
 
-    /// Moves pending findings into `batch`. Those from before the first watermark are of `now`.
+    /// Moves pending findings into `batch`. They are of `now`, the watermark: another pipeline with the same processor may have begun at
+    /// another moment, and has the same watermarks.
     pub(super) fn take(&mut self, batch: &mut FlowBatch, now: Timestamp) {
-        const UNKNOWN: Timestamp = Timestamp::from_nanos(0);
-        if self.waiting.iter().any(|finding| finding.at == UNKNOWN) {
-            for said in self.said.values_mut().filter(|said| **said == UNKNOWN) {
-                *said = now;
-            }
-        }
         for mut finding in self.waiting.drain(..) {
-            if finding.at == UNKNOWN {
-                finding.at = now;
-            }
+            finding.at = now;
             self.newest.push(finding.clone());
             batch.findings.push(finding);
         }

@@ -99,16 +99,24 @@ const REGULAR: usize = 10;
 /// Quiet time in seconds that separates two activities.
 const QUIET: u32 = 20;
 
+/// An activity, up to the beginning of the next.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+struct Pause {
+    /// From its beginning to that of the next.
+    seconds: u32,
+    /// At most 4 GiB.
+    bytes: u32,
+}
+
 /// When a contact was active.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub(super) struct Rhythm {
-    /// Seconds from the beginning of one activity to that of the next, the oldest first.
-    pauses: Vec<u32>,
+    /// Of each activity, the oldest first.
+    pauses: Vec<Pause>,
     began: u32,
     last: u32,
-    /// Bytes of the activity that goes on, and the most of those in `pauses`.
+    /// Bytes of the activity that goes on.
     bytes: u64,
-    most_bytes: u64,
 }
 
 /// Activities at regular intervals.
@@ -129,8 +137,10 @@ impl Rhythm {
             if self.pauses.len() == PAUSES {
                 self.pauses.remove(0);
             }
-            self.pauses.push(now.saturating_sub(self.began));
-            self.most_bytes = self.most_bytes.max(self.bytes);
+            self.pauses.push(Pause {
+                seconds: now.saturating_sub(self.began),
+                bytes: u32::try_from(self.bytes).unwrap_or(u32::MAX),
+            });
             (self.began, self.bytes) = (now, 0);
         }
         self.last = now;
@@ -139,17 +149,20 @@ impl Rhythm {
 
     /// Whether the activities are regular: small, and with pauses that vary by `variation` at most.
     pub(super) fn regular(&self, variation: f64, bytes: u64) -> Option<Regular> {
-        if self.pauses.len() < REGULAR || self.most_bytes > bytes {
+        let most_bytes = self.pauses.iter().map(|pause| pause.bytes).max();
+        let most_bytes = u64::from(most_bytes.unwrap_or(0));
+        if self.pauses.len() < REGULAR || most_bytes > bytes {
             return None;
         }
         let count = self.pauses.len() as f64;
-        let mean = self.pauses.iter().map(|pause| f64::from(*pause)).sum::<f64>() / count;
-        let squares = self.pauses.iter().map(|pause| (f64::from(*pause) - mean).powi(2));
+        let seconds = self.pauses.iter().map(|pause| f64::from(pause.seconds));
+        let mean = seconds.clone().sum::<f64>() / count;
+        let squares = seconds.map(|pause| (pause - mean).powi(2));
         let seen = (squares.sum::<f64>() / count).sqrt() / mean;
         (seen <= variation).then_some(Regular {
             period: mean,
             variation: seen,
-            bytes: self.most_bytes,
+            bytes: most_bytes,
             times: self.pauses.len() + 1,
         })
     }
@@ -225,5 +238,18 @@ mod tests {
         let people = [30, 200, 45, 600, 31, 90, 25, 400, 33, 150, 70, 500];
         assert_eq!(rhythm(&people, 200).regular(0.1, 1_000), None);
         assert_eq!(rhythm(&steady[..8], 200).regular(0.1, 1_000), None, "too few");
+    }
+
+    #[test]
+    fn one_large_transfer_hides_a_rhythm_for_as_long_as_its_pause_is_kept() {
+        let kept = u32::try_from(PAUSES).unwrap();
+        let mut rhythm = Rhythm::default();
+        rhythm.push(1_000, 1_000_000);
+        for time in 1..=kept {
+            rhythm.push(1_000 + time * 60, 200);
+            assert_eq!(rhythm.regular(0.1, 1_000), None, "{time}");
+        }
+        rhythm.push(1_000 + (kept + 1) * 60, 200);
+        assert_eq!(rhythm.regular(0.1, 1_000).unwrap().bytes, 200);
     }
 }

@@ -92,6 +92,7 @@ impl Watch {
             && self.config.beacon.enabled
             && !was_regular
             && !key.serves
+            && !key.is_regular_by_nature()
             && matches!(key.object, Object::Range(_))
             && is_external(flow.class)
         {

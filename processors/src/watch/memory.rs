@@ -1,8 +1,10 @@
 //! Knowledge of subjects and contacts: the part that survives a restart.
 
-use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::collections::{BTreeSet, HashMap};
+use std::time::Duration;
 
-use flowtap_pipeline::Flow;
+use flowtap_pipeline::{Flow, Timestamp};
 use serde::{Deserialize, Serialize};
 
 use super::ends::ContactKey;
@@ -46,7 +48,21 @@ pub(super) struct Subject {
     pub(super) sent: History,
     /// Addresses tried per interval in which any was.
     pub(super) destinations: Mean,
+    /// Countries that it was in contact with.
+    pub(super) countries: BTreeSet<Country>,
 }
+
+/// Code of a country, two letters of ISO 3166-1.
+pub(super) type Country = [u8; 2];
+
+/// The code as a text; empty if it is none.
+pub(super) fn country_code(country: &Country) -> &str {
+    str::from_utf8(country).unwrap_or("")
+}
+
+/// Name servers of a subject that are contacts of their own. One that asks more resolves names itself, and would have a first contact
+/// with each server of the world.
+const NAME_SERVERS: usize = 8;
 
 /// Everything that was learned.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -55,8 +71,13 @@ pub(super) struct Memory {
     pub(super) since: u64,
     pub(super) subjects: Vec<Option<Subject>>,
     pub(super) contacts: HashMap<ContactKey, Contact>,
+    /// When a country was seen first, in nanoseconds since the epoch; 0 for never. Countries are learned from then on.
+    pub(super) countries_since: u64,
     #[serde(skip)]
     numbers: HashMap<String, u32>,
+    /// Name servers by subject.
+    #[serde(skip)]
+    name_servers: HashMap<u32, usize>,
 }
 
 impl Memory {
@@ -94,6 +115,37 @@ impl Memory {
             .map_or("unknown", |subject| &subject.name)
     }
 
+    /// The contact with this key, a new one if there is none.
+    pub(super) fn contact(&mut self, key: ContactKey) -> &mut Contact {
+        match self.contacts.entry(key) {
+            Entry::Occupied(known) => known.into_mut(),
+            Entry::Vacant(new) => {
+                if new.key().is_dns() {
+                    *self.name_servers.entry(new.key().subject).or_default() += 1;
+                }
+                new.insert(Contact::default())
+            }
+        }
+    }
+
+    /// Whether the name server of `key` is a further one of a subject that asks many.
+    pub(super) fn asks_beyond_its_servers(&self, key: &ContactKey) -> bool {
+        let known = self.name_servers.get(&key.subject);
+        known.is_some_and(|known| *known >= NAME_SERVERS) && !self.contacts.contains_key(key)
+    }
+
+    /// Adds a country to those of a subject. Returns whether it is a new one, and not one of those that are learned.
+    pub(super) fn visit(&mut self, subject: u32, country: Country, now: Timestamp, learn: Duration) -> bool {
+        if self.countries_since == 0 {
+            self.countries_since = now.as_nanos();
+        }
+        let since = Timestamp::from_nanos(self.countries_since);
+        let Some(subject) = self.subject_mut(subject) else {
+            return false;
+        };
+        subject.countries.insert(country) && now.since(since) >= learn
+    }
+
     /// Forgets what was seen before `limit`, in seconds since the epoch.
     pub(super) fn forget(&mut self, limit: u32) {
         self.contacts.retain(|_, contact| contact.last >= limit);
@@ -105,13 +157,22 @@ impl Memory {
         let subjects = &self.subjects;
         self.contacts
             .retain(|key, _| subjects.get(key.subject as usize).is_some_and(Option::is_some));
+        self.count_name_servers();
     }
 
-    /// Finds the numbers again after it was read from a file.
+    /// Finds the numbers and name servers again after it was read from a file.
     pub(super) fn index(&mut self) {
         let named = self.subjects.iter().zip(0_u32..);
         self.numbers = named
             .filter_map(|(subject, number)| Some((subject.as_ref()?.name.clone(), number)))
             .collect();
+        self.count_name_servers();
+    }
+
+    fn count_name_servers(&mut self) {
+        self.name_servers.clear();
+        for key in self.contacts.keys().filter(|key| key.is_dns()) {
+            *self.name_servers.entry(key.subject).or_default() += 1;
+        }
     }
 }

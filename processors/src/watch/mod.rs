@@ -4,11 +4,14 @@
 //! workload, a container, a process), the other end (a workload, or a range of addresses), the port that is served. The rules:
 //!
 //! 1. For `learn` nothing is found, but what the lists say.
-//! 2. A contact that is not known is a `first_contact`, if the subject opened it.
+//! 2. A contact that is not known is a `first_contact`, if the subject opened it; so is one with a country, where `geoip` names it.
 //! 3. At the end of each interval: many addresses or ports that a subject tried are `fan_out`; a contact whose connects fail, and
 //!    used not to, is a `failure_surge`; one with far more bytes than in its history, or a subject that sends far more to external
 //!    peers, is a `volume_surge`; an external contact with small traffic at regular pauses is a `beacon`.
 //! 4. A finding about the same ends and of the same kind is not repeated for `repeat`.
+//!
+//! Of UDP a flow's first record is an attempt, and no failures are judged. A subject that asks many name servers is a resolver, all of
+//! whose servers are one contact.
 //!
 //! Its clock is the watermarks, so a recording gives the same findings. `docs/findings.md` explains each kind.
 
@@ -19,6 +22,7 @@ mod findings;
 mod history;
 mod interval;
 mod memory;
+mod seen;
 mod state;
 
 pub use config::Config;
@@ -29,18 +33,18 @@ use std::sync::Arc;
 use flowtap_pipeline::findings::Registration;
 use flowtap_pipeline::telemetry::ProcessorTelemetry;
 use flowtap_pipeline::{
-    BuildContext, BuildError, Events, Factory, FindingKind, FlowBatch, FlowKind, PeerClass, Processor,
-    ProcessorConfig, Stability, TcpRecord, Timestamp,
+    BuildContext, BuildError, Factory, FindingKind, Flow, FlowBatch, PeerClass, Processor, ProcessorConfig,
+    Stability, Timestamp,
 };
 use opentelemetry::KeyValue;
 use opentelemetry::metrics::Gauge;
 
 use self::attempts::{Sent, Tried};
-use self::ends::{ContactKey, Names, is_external, server_port};
+use self::ends::{ContactKey, Names, Object, is_external, server_port};
 use self::findings::{Draft, Outbox};
-
-use self::memory::Memory;
-use self::state::Saver;
+use self::memory::{Country, Memory, country_code};
+use self::seen::Seen;
+use self::state::{Saved, Saver};
 
 /// Subjects that are remembered.
 const MAX_SUBJECTS: usize = 4096;
@@ -69,6 +73,8 @@ pub struct Watch {
     sent: HashMap<u32, Sent>,
     outbox: Outbox,
     now: Timestamp,
+    /// Whether its clock was set: it is part of a pipeline that runs.
+    has_begun: bool,
     /// End of the open interval.
     closes: Timestamp,
     intervals: u32,
@@ -97,17 +103,18 @@ impl Watch {
     /// # Errors
     /// A state file that can't be read, in strict mode.
     pub fn new(config: &Config, context: &BuildContext) -> Result<Self, BuildError> {
-        let (memory, saver) = restore(config, context)?;
+        let (saved, saver) = restore(config, context)?;
         let registration = context.findings.register(context.id.as_str(), &context.pipeline);
         Ok(Self {
             config: config.clone(),
-            memory,
+            memory: saved.memory,
             names: Names::default(),
             active: Vec::new(),
             tried: HashMap::new(),
             sent: HashMap::new(),
-            outbox: Outbox::new(Arc::clone(&context.findings), config.repeat),
+            outbox: Outbox::new(Arc::clone(&context.findings), config.repeat, saved.said),
             now: Timestamp::default(),
+            has_begun: false,
             closes: Timestamp::default(),
             intervals: 0,
             saver,
@@ -139,14 +146,10 @@ impl Watch {
         u32::try_from(self.now.as_nanos() / 1_000_000_000).unwrap_or(u32::MAX)
     }
 
-    fn observe(&mut self, record: &TcpRecord) {
-        let flow = &record.flow;
-        let serves = flow.kind == Some(FlowKind::Ingress);
-        let is = |event| record.events.contains(event);
-        let tries = is(Events::OPENED) || is(Events::FAILED);
-        let moved = |bytes: i64| bytes.max(0).unsigned_abs();
-        let bytes = moved(record.sent_bytes) + moved(record.received_bytes);
-        if !tries && bytes == 0 {
+    fn observe(&mut self, seen: &Seen<'_>) {
+        let flow = seen.flow;
+        let bytes = seen.sent + seen.received;
+        if !seen.tries() && bytes == 0 {
             return;
         }
         let memory = &mut self.memory;
@@ -159,61 +162,85 @@ impl Watch {
         if let Some(subject) = self.memory.subject_mut(subject) {
             subject.last = now;
         }
-        let object = self.names.object(
-            flow,
-            self.config.first_contact.ipv4_prefix,
-            self.config.first_contact.ipv6_prefix,
-        );
-        let key = ContactKey {
-            subject,
-            object,
-            port: server_port(flow),
-            serves,
-        };
-        self.judge_lists(&key, record);
-        if !serves {
-            if tries {
+        let key = self.key(subject, seen);
+        self.judge_lists(&key, flow);
+        if !key.serves {
+            if seen.tries() && !seen.is_dns() {
                 self.tried.entry(subject).or_default().push(flow);
             }
             if is_external(flow.class) {
-                self.sent
-                    .entry(subject)
-                    .or_default()
-                    .push(flow, moved(record.sent_bytes));
+                self.sent.entry(subject).or_default().push(flow, seen.sent);
             }
         }
         let is_new = !self.memory.contacts.contains_key(&key);
-        if is_new {
-            if self.memory.contacts.len() >= self.config.max_contacts.get() {
-                self.telemetry.untracked.dropped(1, bytes, FULL);
-                return;
-            }
-            if self.config.first_contact.enabled && !serves && !self.is_learning() {
-                let draft = Draft::first_contact(self.memory.name(subject), &key, record);
-                self.outbox.put(&key, draft, self.now);
-            }
+        if is_new && self.memory.contacts.len() >= self.config.max_contacts.get() {
+            self.telemetry.untracked.dropped(1, bytes, FULL);
+            return;
         }
-        let contact = self.memory.contacts.entry(key.clone()).or_default();
+        self.judge_first(&key, flow, is_new);
+        let contact = self.memory.contact(key.clone());
         contact.last = now;
         if contact.newest.is_none() {
             contact.newest = Some(Box::new(flow.clone()));
             self.active.push(key);
         }
         contact.now.bytes += bytes;
-        contact.now.opened += u32::from(is(Events::OPENED));
-        contact.now.failed += u32::from(is(Events::FAILED));
+        contact.now.opened += u32::from(seen.opened);
+        contact.now.failed += u32::from(seen.failed);
         contact.rhythm.push(now, bytes);
     }
 
-    fn judge_lists(&mut self, key: &ContactKey, record: &TcpRecord) {
-        let kind = match record.flow.class {
+    /// The contact that a record belongs to.
+    fn key(&mut self, subject: u32, seen: &Seen<'_>) -> ContactKey {
+        let first = &self.config.first_contact;
+        let mut key = ContactKey {
+            subject,
+            object: self.names.object(seen.flow, first.ipv4_prefix, first.ipv6_prefix),
+            port: server_port(seen.flow),
+            serves: seen.serves(),
+            is_udp: seen.is_udp(),
+        };
+        if key.is_dns() && self.memory.asks_beyond_its_servers(&key) {
+            key.object = Object::everywhere(seen.flow.remote.addr);
+        }
+        key
+    }
+
+    /// First contacts: with another end, or with a country.
+    fn judge_first(&mut self, key: &ContactKey, flow: &Flow, is_new: bool) {
+        // A resolver asks servers everywhere.
+        if key.serves || key.object.is_everywhere() {
+            return;
+        }
+        let place = flow.peer_place.as_deref();
+        let country = place.and_then(|place| Country::try_from(place.country.as_bytes()).ok());
+        let is_new_country = country.is_some_and(|country| {
+            self.memory
+                .visit(key.subject, country, self.now, self.config.learn)
+        });
+        if !self.config.first_contact.enabled || self.is_learning() {
+            return;
+        }
+        let subject = self.memory.name(key.subject);
+        let country = country.as_ref().map_or("", country_code);
+        if is_new {
+            let draft = Draft::first_contact(subject, key, flow, country, is_new_country);
+            self.outbox.put(key, draft, self.now);
+        } else if is_new_country {
+            let draft = Draft::first_in_country(subject, flow, country);
+            self.outbox.put_of_subject(draft, self.now);
+        }
+    }
+
+    fn judge_lists(&mut self, key: &ContactKey, flow: &Flow) {
+        let kind = match flow.class {
             Some(PeerClass::AbnormalFlowBlackList) if self.config.lists.black_list => FindingKind::BlackList,
             Some(PeerClass::ExternalHosts) if self.config.lists.not_on_white_list => {
                 FindingKind::NotOnWhiteList
             }
             _ => return,
         };
-        let draft = Draft::on_list(kind, self.memory.name(key.subject), key, record);
+        let draft = Draft::on_list(kind, self.memory.name(key.subject), key, flow);
         self.outbox.put(key, draft, self.now);
     }
 
@@ -222,14 +249,15 @@ impl Watch {
         if let Some(saver) = &self.saver
             && self.intervals.is_multiple_of(SAVE_EVERY)
         {
-            saver.save(&self.memory);
+            saver.save(&self.memory, self.outbox.said());
         }
     }
 }
 
-fn restore(config: &Config, context: &BuildContext) -> Result<(Memory, Option<Saver>), BuildError> {
-    let Some(file) = &config.state_file else {
-        return Ok((Memory::default(), None));
+fn restore(config: &Config, context: &BuildContext) -> Result<(Saved, Option<Saver>), BuildError> {
+    // A daemon's state is of another time than a recording, and must not be replaced by it.
+    let Some(file) = config.state_file.as_ref().filter(|_| !context.is_replay) else {
+        return Ok((Saved::default(), None));
     };
     let failed = |error: &dyn std::error::Error| BuildError {
         id: context.id.clone(),
@@ -238,8 +266,8 @@ fn restore(config: &Config, context: &BuildContext) -> Result<(Memory, Option<Sa
             file.display()
         ),
     };
-    let memory = match state::read(file) {
-        Ok(memory) => memory.unwrap_or_default(),
+    let saved = match state::read(file) {
+        Ok(saved) => saved.unwrap_or_default(),
         // Its next version would be renamed over a device or FIFO.
         Err(error) if context.strict || error.is_other_kind() => return Err(failed(&error)),
         Err(error) => {
@@ -249,33 +277,38 @@ fn restore(config: &Config, context: &BuildContext) -> Result<(Memory, Option<Sa
                 "what was learned can't be read; the processor `watch` learns anew\n  \
                  hint: remove the file, or correct its permissions"
             );
-            Memory::default()
+            Saved::default()
         }
     };
     let saver = Saver::start(file.clone(), Arc::clone(&context.pipeline)).map_err(|error| failed(&error))?;
-    Ok((memory, Some(saver)))
+    Ok((saved, Some(saver)))
 }
 
 impl Processor for Watch {
+    fn begin(&mut self, at: Timestamp) {
+        self.has_begun = true;
+        self.now = at;
+        if self.memory.since == 0 {
+            self.memory.since = at.as_nanos();
+        }
+        let since = Timestamp::from_nanos(self.memory.since);
+        self.registration.learns_until(since.plus(self.config.learn));
+        self.closes = at.plus(self.config.interval);
+        self.outbox.begin(at);
+    }
+
     fn process(&mut self, batch: &mut FlowBatch) {
         for record in &batch.tcp {
-            self.observe(record);
+            self.observe(&Seen::of_tcp(record));
+        }
+        for seen in batch.udp.iter().filter_map(Seen::of_udp) {
+            self.observe(&seen);
         }
     }
 
     fn advance(&mut self, to: Timestamp, batch: &mut FlowBatch) {
-        let is_first = self.now == Timestamp::default();
         self.now = to;
-        if self.memory.since == 0 {
-            self.memory.since = to.as_nanos();
-        }
-        if is_first {
-            let since = Timestamp::from_nanos(self.memory.since);
-            self.registration.learns_until(since.plus(self.config.learn));
-        }
-        if self.closes == Timestamp::default() {
-            self.closes = to.plus(self.config.interval);
-        } else if to >= self.closes {
+        if to >= self.closes {
             self.close_interval();
             self.closes = to.plus(self.config.interval);
             self.save();
@@ -292,8 +325,8 @@ impl Drop for Watch {
     fn drop(&mut self) {
         // Not one that never ran, as of `flowtap validate` or of a reload that was refused: it would replace what another has learned
         // since, or a file that it could not read.
-        if let Some(saver) = self.saver.as_mut().filter(|_| self.now != Timestamp::default()) {
-            saver.finish(&self.memory);
+        if let Some(saver) = self.saver.as_mut().filter(|_| self.has_begun) {
+            saver.finish(&self.memory, self.outbox.said());
         }
     }
 }

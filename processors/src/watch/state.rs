@@ -1,7 +1,7 @@
 //! The state file: what was learned, over restarts.
 //!
-//! Eight bytes `fltwatch`, the format's version (32 bits, little-endian), a CRC-32 of the rest, and the [`Memory`] in postcard's
-//! wire format. It is written beside itself and renamed, on a thread of its own, so that a crash leaves the file before.
+//! Eight bytes `fltwatch`, the format's version (32 bits, little-endian), a CRC-32 of the rest, and the contents ([`Saved`]) in
+//! postcard's wire format. It is written beside itself and renamed, on a thread of its own, so that a crash leaves the file before.
 
 use std::fs::{self, File};
 use std::io::{self, Write};
@@ -11,14 +11,31 @@ use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::thread::{self, JoinHandle};
 
 use flowtap_pipeline::files;
+use serde::{Deserialize, Serialize};
 
+use super::findings::Said;
 use super::memory::Memory;
 
 const MAGIC: &[u8; 8] = b"fltwatch";
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 
 /// A larger file is not one of ours: contacts are bounded.
 const MAX_BYTES: u64 = 1 << 30;
+
+/// The contents of a state file.
+#[derive(Debug, Default, PartialEq, Deserialize)]
+pub(super) struct Saved {
+    pub(super) memory: Memory,
+    /// Without it each finding would be made again after a restart, however short `repeat` was.
+    pub(super) said: Said,
+}
+
+/// [`Saved`], to write it.
+#[derive(Serialize)]
+struct Saving<'a> {
+    memory: &'a Memory,
+    said: &'a Said,
+}
 
 /// Why a state file can't be used.
 #[derive(Debug, thiserror::Error)]
@@ -39,7 +56,7 @@ impl StateError {
 }
 
 /// Reads what was learned; `None` if there is no file.
-pub(super) fn read(file: &Path) -> Result<Option<Memory>, StateError> {
+pub(super) fn read(file: &Path) -> Result<Option<Saved>, StateError> {
     let content = match files::read(file, MAX_BYTES) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         content => content?,
@@ -59,14 +76,14 @@ pub(super) fn read(file: &Path) -> Result<Option<Memory>, StateError> {
     if u32::from_le_bytes(*sum) != crc32fast::hash(rest) {
         return Err(StateError::Content("its checksum is wrong"));
     }
-    let mut memory: Memory =
+    let mut saved: Saved =
         postcard::from_bytes(rest).map_err(|_| StateError::Content("it can't be decoded"))?;
-    memory.index();
-    Ok(Some(memory))
+    saved.memory.index();
+    Ok(Some(saved))
 }
 
-fn encode(memory: &Memory) -> io::Result<Vec<u8>> {
-    let rest = postcard::to_stdvec(memory).map_err(io::Error::other)?;
+fn encode(memory: &Memory, said: &Said) -> io::Result<Vec<u8>> {
+    let rest = postcard::to_stdvec(&Saving { memory, said }).map_err(io::Error::other)?;
     Ok([
         MAGIC,
         &VERSION.to_le_bytes()[..],
@@ -112,11 +129,11 @@ impl Saver {
     }
 
     /// Has `memory` written soon. If the one before is still being written, the next call does.
-    pub(super) fn save(&self, memory: &Memory) {
+    pub(super) fn save(&self, memory: &Memory, said: &Said) {
         let Some(contents) = &self.contents else {
             return;
         };
-        match encode(memory).map(|content| contents.try_send(content)) {
+        match encode(memory, said).map(|content| contents.try_send(content)) {
             Ok(Ok(()) | Err(TrySendError::Full(_))) => {}
             Ok(Err(TrySendError::Disconnected(_))) => {
                 failed(&self.file, &io::Error::other("its thread has ended"));
@@ -126,13 +143,15 @@ impl Saver {
     }
 
     /// Writes `memory`, and waits until that is done.
-    pub(super) fn finish(&mut self, memory: &Memory) {
+    pub(super) fn finish(&mut self, memory: &Memory, said: &Said) {
         self.contents = None;
         if let Some(thread) = self.thread.take() {
             // A panic in it was reported by the hook.
             let _ = thread.join();
         }
-        if let Err(error) = encode(memory).and_then(|content| write(&self.file, &self.pipeline, &content)) {
+        if let Err(error) =
+            encode(memory, said).and_then(|content| write(&self.file, &self.pipeline, &content))
+        {
             failed(&self.file, &error);
         }
     }
@@ -158,6 +177,9 @@ fn failed(file: &Path, error: &io::Error) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use flowtap_pipeline::{FindingKind, Timestamp};
+
+    use crate::watch::ends::{ContactKey, Object};
     use crate::watch::memory::Subject;
 
     #[test]
@@ -169,10 +191,22 @@ mod tests {
         memory.since = 7;
         assert_eq!(memory.number("shop/Deployment/web".to_owned(), 10), Some(0));
         let mut saver = Saver::start(file.clone(), "metrics/a".into()).unwrap();
-        saver.save(&memory);
-        saver.finish(&memory);
-        let mut found = read(&file).unwrap().unwrap();
-        assert_eq!(found, memory);
+        let key = ContactKey {
+            subject: 0,
+            object: Object::Named("shop/Deployment/db".into()),
+            port: 5432,
+            serves: false,
+            is_udp: false,
+        };
+        let said = Said::from([(
+            (FindingKind::FirstContact, Some(key), "".into()),
+            Timestamp::from_nanos(9),
+        )]);
+        saver.save(&memory, &said);
+        saver.finish(&memory, &said);
+        let found = read(&file).unwrap().unwrap();
+        assert_eq!((&found.memory, &found.said), (&memory, &said));
+        let mut found = found.memory;
         assert_eq!(found.number("shop/Deployment/web".to_owned(), 10), Some(0));
         assert!(matches!(&found.subjects[0], Some(Subject { name, .. }) if name == "shop/Deployment/web"));
 

@@ -249,6 +249,45 @@ fn what_a_processor_adds_goes_through_those_after_it_into_the_window_that_closes
     }
 }
 
+/// A processor that shows where its clock was set to.
+struct Clocked(Arc<Mutex<Vec<Timestamp>>>);
+
+impl Processor for Clocked {
+    fn begin(&mut self, at: Timestamp) {
+        self.0.lock().unwrap().push(at);
+    }
+
+    fn process(&mut self, _: &mut FlowBatch) {
+        assert!(!self.0.lock().unwrap().is_empty(), "its clock was set before");
+    }
+}
+
+#[test]
+fn the_clock_of_a_processor_is_set_before_its_first_batch_also_of_one_that_a_reload_adds() {
+    let set = Arc::default();
+    let stages = |configs: &[&str]| {
+        let node = |config: &&str| ProcessorNode {
+            id: id("clocked"),
+            fingerprint: (*config).to_owned(),
+            processor: Box::new(Clocked(Arc::clone(&set))),
+        };
+        let window = WindowNode {
+            fingerprint: String::new(),
+            aggregator: Box::new(Witness::default()),
+        };
+        Stages::new(configs.iter().map(node).collect(), window)
+    };
+    let (first, second) = (Timestamp::from_nanos(7), Timestamp::from_nanos(9));
+    let mut running = stages(&["a"]);
+    running.begin(first);
+    running.accept(&mut record());
+    running.reconcile(stages(&["a"]), second);
+    assert_eq!(*set.lock().unwrap(), [first], "it lives on");
+    running.reconcile(stages(&["a", "b"]), second);
+    assert_eq!(*set.lock().unwrap(), [first, second]);
+    running.accept(&mut record());
+}
+
 /// A processor that asks for a census of the receiver with index 3.
 struct Curious;
 
