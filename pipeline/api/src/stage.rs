@@ -164,6 +164,12 @@ pub trait Aggregator: Send {
     /// Opens the first window. Called once, before anything else.
     fn begin(&mut self, at: Timestamp);
 
+    /// Returns the series that exist before any record, for exporters that show the newest output to those who ask: without it
+    /// there would be nothing to show until the first window closes. Called after [`Aggregator::begin`], and changes nothing.
+    fn opening(&self) -> Option<Output> {
+        None
+    }
+
     /// Folds a batch in. Never blocks.
     fn fold(&mut self, batch: &FlowBatch);
 
