@@ -39,6 +39,9 @@ use crate::{aliases, suggest};
 
 mod unused;
 
+/// Ports where a Collector receives OTLP by default, over gRPC and over HTTP.
+const OTLP: [u16; 2] = [4317, 4318];
+
 /// A component of a pipeline, with its position in the list of its kind.
 struct Stage<'a> {
     kind: ComponentKind,
@@ -401,7 +404,7 @@ impl Checker<'_> {
     /// A listener on a port that a Collector on this machine has by default, if something is pushed to one.
     pub(crate) fn collector_ports(&self, config: &Config) -> Option<Diagnostic> {
         /// Its own metrics, its health check, and its receivers for OTLP.
-        const COLLECTOR: [u16; 4] = [8888, 13133, 4317, 4318];
+        const COLLECTOR: [u16; 4] = [8888, 13133, OTLP[0], OTLP[1]];
         let service = &config.service;
         let own = [
             (
@@ -415,14 +418,9 @@ impl Checker<'_> {
             .filter_map(|(at, address)| Some((at, address?)))
             .find(|(_, address)| COLLECTOR.contains(&address.port()));
         let (at, address) = taken?;
-        let local = ["://127.0.0.1:", "://localhost:", "://[::1]:"];
-        let pushes_here = config.contracts().into_iter().any(|(_, id, contract)| {
-            id.type_name() == "otlp"
-                && contract
-                    .dials
-                    .iter()
-                    .any(|dial| local.iter().any(|local| dial.address.contains(local)))
-        });
+        let contracts = config.contracts();
+        let mut dials = contracts.iter().flat_map(|(_, _, contract)| &contract.dials);
+        let pushes_here = dials.any(|dial| is_local_collector(&dial.address));
         pushes_here.then(|| {
             let message = format!(
                 "{address} is also where an OpenTelemetry Collector listens by default; of two on one machine the second does not start"
@@ -637,6 +635,16 @@ fn exporters_of(signals: &BTreeSet<Signal>, registry: &Registry) -> Option<Strin
     (!names.is_empty()).then(|| format!("exporters that take {}: {names}", listed(signals)))
 }
 
+/// Whether an address that a component connects to is one of this machine, with a port where a Collector receives OTLP by default.
+fn is_local_collector(address: &str) -> bool {
+    let address = address.split_once("://").map_or(address, |(_, rest)| rest);
+    let authority = address.split('/').next().unwrap_or_default();
+    let Some((host, port)) = authority.rsplit_once(':') else {
+        return false;
+    };
+    ["127.0.0.1", "localhost", "[::1]"].contains(&host) && OTLP.iter().any(|own| own.to_string() == port)
+}
+
 /// A place: its key, its path, and the kinds of the pipelines that feed its component if that makes a difference.
 type Owned = (Vec<String>, PathBuf, Option<BTreeSet<PipelineKind>>);
 
@@ -676,4 +684,31 @@ fn resolved(path: &Path) -> PathBuf {
 fn clash(a: SocketAddr, b: SocketAddr) -> bool {
     let everywhere = |addr: SocketAddr| addr.ip().is_unspecified();
     a.port() != 0 && a.port() == b.port() && (a.ip() == b.ip() || everywhere(a) || everywhere(b))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_collector_is_an_address_of_this_machine_with_a_port_of_otlp() {
+        for address in [
+            "http://127.0.0.1:4317",
+            "https://localhost:4318/v1/metrics",
+            "http://[::1]:4317/",
+            "localhost:4317",
+        ] {
+            assert!(is_local_collector(address), "{address}");
+        }
+        for address in [
+            "http://127.0.0.1:43170",
+            "http://127.0.0.1:9090/api/v1/write",
+            "http://192.0.2.7:4317",
+            "http://localhost.example:4317",
+            "127.0.0.1",
+            "",
+        ] {
+            assert!(!is_local_collector(address), "{address}");
+        }
+    }
 }
