@@ -144,6 +144,7 @@ pub(crate) fn build(
                 queue: queue_of(exporter.queue(), is_pulled, feeding),
                 kinds,
                 is_pulled,
+                wants_opening: is_pulled,
             });
         }
     }
@@ -206,6 +207,8 @@ pub(crate) fn attach_tap(graph: &mut Graph, tap: &Tap) {
         queue: queue_of(QueueConfig::default(), true, names.len()),
         kinds: vec![PipelineKind::Metrics],
         is_pulled: true,
+        // It shows flows of windows that have closed.
+        wants_opening: false,
     });
     tap.retain(&names);
 }

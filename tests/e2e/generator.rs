@@ -172,3 +172,34 @@ fn datagrams_and_dropped_packets_are_in_the_families_of_udp_icmp_and_drops() {
         window.log
     );
 }
+
+#[test]
+fn a_scrape_right_after_the_start_has_the_version_and_the_totals_at_0_and_nothing_is_pushed() {
+    let daemon = start(&[
+        "processors.window.interval=24h",
+        "processors.window.metric_expiration=48h",
+        "receivers.generator.flows=10",
+    ]);
+    // The log line that `start` waits for comes after the snapshot was queued; the exporter takes it at once.
+    let first = daemon.scrape();
+    let version = [("version", env!("CARGO_PKG_VERSION"))];
+    assert_eq!(first.sum("flowtap_build_info", &version), 1, "{first:?}");
+    let totals: Vec<_> = first.select("primus_lens_network_tcp_bytes", &[]).collect();
+    assert!(totals.len() >= 44, "{first:?}");
+    assert!(totals.iter().all(|sample| sample.value == 0.0), "{totals:?}");
+    let points = |exporter: &str, own: &Exposition| {
+        own.sum(
+            "flowtap_exporter_sent_metric_points_total",
+            &[("exporter", exporter)],
+        )
+    };
+    let own = daemon.telemetry_until("the records", |own| {
+        own.sum("flowtap_receiver_accepted_records_total", &[]) > 0
+    });
+    assert_eq!(points("prometheus", &own), totals.len() as u64);
+    assert_eq!(
+        points("debug", &own),
+        0,
+        "a snapshot was pushed before a window closed"
+    );
+}

@@ -5,6 +5,8 @@
 //! sees to that, so a private module's are listed as well. Items that a macro makes are not seen.
 //!
 //! `make references` writes the files anew.
+//!
+//! Also: the main public types have an example in their docs, which `cargo test` compiles and runs.
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
@@ -19,6 +21,30 @@ const CRATES: [(&str, &str); 3] = [
     ("flowtap-model", "pipeline/model/src"),
     ("flowtap-pipeline", "pipeline/api/src"),
     ("flowtap", "src"),
+];
+
+/// The types that an author of components meets first.
+const MAIN: [&str; 20] = [
+    "Aggregator",
+    "BuildContext",
+    "ComponentId",
+    "Contract",
+    "Endpoint",
+    "Exporter",
+    "Factory",
+    "Flow",
+    "FlowBatch",
+    "LabelSet",
+    "LogRecord",
+    "Points",
+    "Processor",
+    "Published",
+    "Receiver",
+    "Series",
+    "Sink",
+    "Snapshot",
+    "TcpRecord",
+    "Violation",
 ];
 
 /// Attributes that matter to users of an item.
@@ -286,6 +312,63 @@ fn the_public_items_are_those_of_the_reviewed_files() {
         "the public API has changed:\n{}\nif that is intended: run `make references`, and name it in CHANGELOG.md",
         changed.join("\n")
     );
+}
+
+/// The public types of a crate, each with whether its docs have an example that is compiled.
+fn examples(folder: &Path) -> Vec<(String, bool)> {
+    let root = syn::parse_file(&read(&folder.join("lib.rs"))).unwrap();
+    let mut modules = Modules::new();
+    collect(root.items, folder, "", &mut modules);
+    let items = modules.iter().flat_map(|(_, items)| items);
+    let types = items.filter_map(|item| {
+        let attributes = match item {
+            Item::Struct(item) => &item.attrs,
+            Item::Enum(item) => &item.attrs,
+            Item::Trait(item) => &item.attrs,
+            _ => return None,
+        };
+        let docs = attributes.iter().filter(|attribute| attribute.path().is_ident("doc"));
+        // A fence with a word, such as `text` or `ignore`, is not compiled.
+        let is_fence = |attribute: &syn::Attribute| {
+            let syn::Meta::NameValue(doc) = &attribute.meta else {
+                return false;
+            };
+            matches!(&doc.value, syn::Expr::Lit(syn::ExprLit { lit: syn::Lit::Str(text), .. }) if text.value() == " ```")
+        };
+        Some((name_of(item)?, docs.filter(|doc| is_fence(doc)).count() > 1))
+    });
+    types.collect()
+}
+
+#[test]
+fn each_of_the_main_public_types_has_an_example_that_compiles() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let types: Vec<_> = CRATES
+        .iter()
+        .flat_map(|(_, folder)| examples(&root.join(folder)))
+        .collect();
+    let without: Vec<_> = MAIN
+        .into_iter()
+        .filter(|main| {
+            !types
+                .iter()
+                .any(|(name, has_example)| name == main && *has_example)
+        })
+        .collect();
+    assert!(
+        without.is_empty(),
+        "without an example in their docs: {without:?}"
+    );
+}
+
+#[test]
+fn an_example_is_a_fence_in_the_docs_of_a_public_type() {
+    let folder = tempfile::tempdir().unwrap();
+    let text = "/// A.\n///\n/// ```\n/// assert!(true);\n/// ```\npub struct A;\n/// ```text\n/// b\n/// ```\npub enum B {}\n\
+                /// ```\n/// 1;\n/// ```\nstruct Hidden;\n";
+    std::fs::write(folder.path().join("lib.rs"), text).unwrap();
+    let expected = [("A", true), ("B", false)].map(|(name, has)| (name.to_owned(), has));
+    assert_eq!(examples(folder.path()), expected);
 }
 
 #[test]

@@ -499,6 +499,38 @@ fn the_walk_of_a_record_is_as_the_page_says_and_enters_no_file_more_than_twice()
     assert!(often.is_empty(), "entered more than twice: {often:?}");
 }
 
+#[test]
+fn the_places_of_the_page_where_to_look_exist() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let page = read_file("docs/ARCHITECTURE.md");
+    let (_, table) = page.split_once("\nWhere to look:\n\n").expect("the table");
+    let rows = table.lines().take_while(|line| line.starts_with('|')).skip(2);
+    let (mut places, mut missing) = (0, Vec::new());
+    for row in rows {
+        let place = row.split('|').nth(2).expect("a place");
+        // The first is a path from the root; others may be of the same folder, and words of code with neither `/` nor `.` are functions.
+        let mut folder = PathBuf::new();
+        for name in place.split('`').skip(1).step_by(2) {
+            if !name.contains(['/', '.']) {
+                continue;
+            }
+            places += 1;
+            let whole = root.join(name);
+            if whole.exists() {
+                folder = if whole.is_dir() {
+                    whole
+                } else {
+                    whole.parent().expect("a folder").to_owned()
+                };
+            } else if !folder.join(name).exists() || folder.as_os_str().is_empty() {
+                missing.push(format!("{name}, of {row}"));
+            }
+        }
+    }
+    assert!(places > 15, "{places} places");
+    assert!(missing.is_empty(), "not there:\n{}", missing.join("\n"));
+}
+
 /// `1.90` or `1.90.0` as numbers.
 fn version(text: &str) -> Vec<u32> {
     text.split('.').map(|part| part.parse().unwrap()).collect()

@@ -40,7 +40,8 @@ pub struct Config {
     pub namespace: String,
     /// Labels of every series, such as `cluster: blue`.
     pub labels: BTreeMap<String, String>,
-    /// Whether a scrape has the series `target_info`, whose labels are the attributes of this flowtap and its node.
+    /// Whether a scrape has the series `target_info`, whose labels are the attributes of this flowtap and its node, and
+    /// `flowtap_build_info`, whose label is its version.
     pub target_info: bool,
     /// Whether samples have the time of their window's end; otherwise the scraper's time is used.
     pub timestamps: bool,

@@ -3,7 +3,8 @@
 //! In: snapshots. Out: text format 0.0.4, `OpenMetrics` 1.0.0 or protobuf, as the scraper requests.
 //! The rules:
 //!
-//! 1. Only the newest snapshot of each pipeline is kept; a scrape shows one snapshot from its first line to its last.
+//! 1. Only the newest snapshot of each pipeline is kept; a scrape shows one snapshot from its first line to its last. The first is that
+//!    with which the pipeline's window opens, so no scrape of a daemon that is ready is empty.
 //! 2. Labels were rendered when a series was made, so a scrape is a copy; it is made, and packed, in chunks as the peer reads
 //!    them, so memory does not grow with the number of series.
 //! 3. Where the config feeds it from several pipelines, every series has the pipeline's name as a label, or two of them could be
@@ -64,6 +65,8 @@ struct Shared {
     auth: Auth,
     /// The series `target_info`, if it is exposed.
     target: Option<Arc<Snapshot>>,
+    /// The series `flowtap_build_info`, exposed with it.
+    build: Option<Arc<Snapshot>>,
     /// The newest snapshot by pipeline.
     newest: Mutex<BTreeMap<Arc<str>, Arc<Snapshot>>>,
 }
@@ -83,7 +86,9 @@ impl Shared {
 
     fn exposition(&self, format: Format) -> Exposition {
         let newest = self.newest.lock().unwrap_or_else(PoisonError::into_inner);
-        let snapshots = self.target.iter().chain(newest.values()).cloned();
+        // The daemon's own metrics, which come from no pipeline, have it themselves.
+        let build = self.build.iter().filter(|_| !newest.contains_key(""));
+        let snapshots = self.target.iter().chain(build).chain(newest.values()).cloned();
         Exposition::new(&self.style, format, snapshots.collect())
     }
 }
@@ -116,6 +121,9 @@ impl PrometheusExporter {
             target: config
                 .target_info
                 .then(|| target_info::target_info(&context.resource, &config.labels)),
+            build: config
+                .target_info
+                .then(|| target_info::build_info(&config.labels)),
             newest: Mutex::default(),
         };
         Ok(Self {
@@ -304,7 +312,12 @@ mod tests {
         let empty = get_path(address, "GET /metrics").await;
         assert!(
             empty.starts_with("HTTP/1.0 200")
-                && empty.contains("target_info{host_name=\"node1\",service_instance_id=\""),
+                && empty.contains("target_info{host_name=\"node1\",service_instance_id=\"")
+                && empty.contains(concat!(
+                    "flowtap_build_info{version=\"",
+                    env!("CARGO_PKG_VERSION"),
+                    "\"} 1\n"
+                )),
             "{empty}"
         );
 
@@ -339,6 +352,23 @@ mod tests {
         drop(service);
         exporter.stop().await;
         assert!(TcpStream::connect(address).await.is_err(), "it still listens");
+    }
+
+    #[tokio::test]
+    async fn the_version_is_in_a_scrape_once_also_if_it_has_the_daemons_own_metrics() {
+        let exporter = PrometheusExporter::new(&Config::default(), &context()).unwrap();
+        let shown = || exporter.shared.exposition(Format::Text);
+        let lines = |exposition: Exposition| {
+            let bytes: Vec<u8> = exposition.flatten().collect();
+            let text = String::from_utf8(bytes).unwrap();
+            text.matches("\nflowtap_build_info{").count()
+        };
+        assert_eq!(lines(shown()), 1);
+        exporter.shared.take(Arc::new(Snapshot {
+            pipeline: "".into(),
+            ..snapshot(1)
+        }));
+        assert_eq!(lines(shown()), 0);
     }
 
     /// An exporter of `config` at any port that shows `snapshot`; its service must live as long as it.

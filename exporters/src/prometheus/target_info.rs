@@ -1,4 +1,5 @@
-//! `target_info`: the resource's attributes, as a series.
+//! The series of an exporter that are there before any snapshot: `target_info` with the resource's attributes, and `flowtap_build_info`
+//! with the version.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -28,6 +29,22 @@ fn label_name(attribute: &str) -> String {
 /// In place of a pipeline's name, of the snapshot that [`target_info`] returns.
 pub(super) const TARGET: &str = "target_info";
 
+/// A snapshot of one series, `flowtap_build_info`, as the daemon's own metrics have it.
+pub(super) fn build_info(labels: &BTreeMap<String, String>) -> Arc<Snapshot> {
+    static FAMILY: Family = Family {
+        name: "flowtap.build.info",
+        naming: Naming::Otel,
+        help: "Always 1; the version is a label.",
+        unit: Unit::Count(""),
+        kind: FamilyKind::Gauge,
+    };
+    const LABEL: &str = "version";
+    let version = LabelValue::Text(env!("CARGO_PKG_VERSION"));
+    let pairs = [(LABEL, version)];
+    let pairs = pairs.into_iter().filter(|(name, _)| !labels.contains_key(*name));
+    one(&FAMILY, pairs)
+}
+
 /// A snapshot of one series, `target_info`, whose labels are the resource's attributes (OpenTelemetry specification, "Prometheus
 /// and `OpenMetrics` Compatibility", "Resource Attributes"), but for those that have the name of one of `labels`, which each series
 /// has: a name twice breaks the whole scrape.
@@ -39,7 +56,6 @@ pub(super) fn target_info(resource: &Resource, labels: &BTreeMap<String, String>
         unit: Unit::Count(""),
         kind: FamilyKind::Gauge,
     };
-    let start = Timestamp::default();
     // Attributes whose names become the same share the label, as the specification has it.
     let mut values: BTreeMap<String, Vec<&str>> = BTreeMap::new();
     for (name, value) in resource.attributes() {
@@ -53,8 +69,17 @@ pub(super) fn target_info(resource: &Resource, labels: &BTreeMap<String, String>
     let pairs = values
         .iter()
         .map(|(name, value)| (name.as_str(), LabelValue::Text(value)));
+    one(&FAMILY, pairs)
+}
+
+/// A snapshot of one series, which is 1.
+fn one<'a>(
+    family: &'static Family,
+    pairs: impl Iterator<Item = (&'a str, LabelValue<'a>)> + Clone,
+) -> Arc<Snapshot> {
+    let start = Timestamp::default();
     let point = SumPoint {
-        series: Series::new(&FAMILY, pairs, None, start),
+        series: Series::new(family, pairs, None, start),
         total: 1,
         delta: 0,
         updated: start,
@@ -66,7 +91,7 @@ pub(super) fn target_info(resource: &Resource, labels: &BTreeMap<String, String>
         last: false,
         replaced: false,
         families: vec![FamilySnapshot {
-            family: &FAMILY,
+            family,
             points: Points::Sums(vec![point]),
             ended: Vec::new(),
         }],

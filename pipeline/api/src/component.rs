@@ -26,6 +26,15 @@ use crate::stage::{Aggregator, Exporter, Processor, Receiver};
 use crate::status::StatusBoard;
 
 /// Something in a component's config that is wrong although it is of the right type.
+///
+/// ```
+/// use flowtap_pipeline::Violation;
+///
+/// let violation = Violation::new("tls.ca_file", "is not absolute; hint: begin it with `/`");
+/// assert_eq!(violation.path, ["tls", "ca_file"]);
+/// // Of the whole component.
+/// assert!(Violation::new("", "needs `endpoint` or `path`").path.is_empty());
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Violation {
     /// Where, below the component: `["tls", "ca_file"]`; an index is a decimal number; empty for the whole component.
@@ -50,6 +59,20 @@ impl Violation {
 }
 
 /// Context in which a component is built.
+///
+/// ```
+/// use flowtap_pipeline::BuildContext;
+///
+/// // With defaults, as in a test; the daemon fills in the rest.
+/// let context = BuildContext {
+///     pipeline: "metrics".into(),
+///     ..BuildContext::new("policy/dc".parse()?)
+/// };
+/// let dropped = context.meter.u64_counter("processor_dropped_records").build();
+/// dropped.add(1, &[]);
+/// assert_eq!(context.id.to_string(), "policy/dc");
+/// # Ok::<_, Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone, Debug)]
 pub struct BuildContext {
     /// The component's id.
@@ -252,7 +275,18 @@ impl<T: ExtensionConfig> BoxAs<dyn ExtensionConfig> for T {
     }
 }
 
-/// One component type.
+/// One component type: a constant that [`Factory::of`] makes, and that a [`Registry`] holds.
+///
+/// ```
+/// use flowtap_pipeline::{Factory, ProcessorConfig};
+///
+/// /// Names and summaries of component types, as `flowtap components` lists them.
+/// fn listed(factories: &[Factory<dyn ProcessorConfig>]) -> Vec<String> {
+///     let lines = factories.iter().map(|factory| format!("{}: {}", factory.type_name, factory.summary));
+///     lines.collect()
+/// }
+/// # assert!(listed(&[]).is_empty());
+/// ```
 pub struct Factory<C: ?Sized> {
     /// Its name in ids.
     pub type_name: &'static str,

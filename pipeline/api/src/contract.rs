@@ -191,6 +191,18 @@ pub struct Place {
 }
 
 /// The declaration of one component. Every part has a default: nothing declared.
+///
+/// ```
+/// use flowtap_pipeline::{ComponentKind, Contract, RecordField, Signal};
+///
+/// // An exporter that pushes log records, with the class of each peer.
+/// let contract = Contract::default()
+///     .takes([Signal::Logs])
+///     .needs(RecordField::Class)
+///     .dials("endpoint", "203.0.113.7:4739");
+/// assert_eq!(contract.dials[0].key, "endpoint");
+/// assert!(!contract.signals_in(ComponentKind::Exporter).contains(&Signal::Metrics));
+/// ```
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Contract {

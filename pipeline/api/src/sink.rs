@@ -5,6 +5,39 @@ use std::fmt::{Debug, Display};
 use flowtap_model::{FlowBatch, Timestamp};
 
 /// Where one receiver puts what it has.
+///
+/// ```
+/// use flowtap_pipeline::{FlowBatch, Sink, Timestamp};
+///
+/// /// Counts what a receiver passes on, in a test of it.
+/// #[derive(Debug, Default)]
+/// struct Count {
+///     records: usize,
+///     until: Timestamp,
+/// }
+///
+/// impl Sink for Count {
+///     fn accept(&mut self, batch: &mut FlowBatch) {
+///         self.records += batch.records();
+///         batch.clear();
+///     }
+///
+///     fn wants_census(&self) -> bool {
+///         false
+///     }
+///
+///     fn watermark(&mut self, to: Timestamp) {
+///         self.until = to;
+///     }
+///
+///     fn scan_failed(&mut self, _: &dyn std::fmt::Display) {}
+/// }
+///
+/// let mut sink = Count::default();
+/// sink.accept(&mut FlowBatch::default());
+/// sink.watermark(Timestamp::from_nanos(5));
+/// assert_eq!((sink.records, sink.until.as_nanos()), (0, 5));
+/// ```
 pub trait Sink: Debug + Send {
     /// Runs `batch` through every pipeline of this receiver, and empties it.
     fn accept(&mut self, batch: &mut FlowBatch);

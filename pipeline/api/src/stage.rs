@@ -87,6 +87,47 @@ fn listen_hint(address: SocketAddr, key: &str, error: &io::Error) -> String {
 ///
 /// A receiver runs on its own thread, with a single-threaded runtime on it, so a long system call
 /// delays no other component.
+///
+/// ```
+/// use flowtap_pipeline::futures::future::BoxFuture;
+/// use flowtap_pipeline::tokio_util::sync::CancellationToken;
+/// use flowtap_pipeline::{
+///     Endpoint, Flow, FlowBatch, Receiver, Sink, StageError, TcpRecord, Timestamp,
+/// };
+///
+/// /// Reports one connection, and then nothing until flowtap stops.
+/// struct Once;
+///
+/// impl Receiver for Once {
+///     fn start(&mut self) -> Result<(), StageError> {
+///         Ok(())
+///     }
+///
+///     fn run<'a>(
+///         &'a mut self,
+///         sink: &'a mut dyn Sink,
+///         stop: CancellationToken,
+///     ) -> BoxFuture<'a, Result<(), StageError>> {
+///         Box::pin(async move {
+///             let local = Endpoint::new([192, 0, 2, 1].into(), 40_000);
+///             let remote = Endpoint::new([198, 51, 100, 7].into(), 443);
+///             let record = TcpRecord {
+///                 sent_bytes: 100,
+///                 ..TcpRecord::new(Flow::new(local, remote))
+///             };
+///             let mut batch = FlowBatch {
+///                 tcp: vec![record],
+///                 ..FlowBatch::default()
+///             };
+///             sink.accept(&mut batch);
+///             stop.cancelled().await;
+///             sink.watermark(Timestamp::now());
+///             Ok(())
+///         })
+///     }
+/// }
+/// # assert!(Once.start().is_ok());
+/// ```
 pub trait Receiver: Send {
     /// Attaches, opens, connects: whatever can fail for a reason that the operator must hear of before the daemon is
     /// called ready.
@@ -164,9 +205,66 @@ pub trait Processor: Send {
 
 /// The end of the synchronous path: folds records into series, which it gives out as snapshots, or into log records, which it gives
 /// out in batches. Its contract says which ([`Signal`](crate::Signal)), and the pipeline's id has to agree.
+///
+/// ```
+/// use std::time::Duration;
+///
+/// use flowtap_pipeline::{Aggregator, FlowBatch, Output, Snapshot, Timestamp};
+///
+/// /// Closes a window a second, without a series: a place to count records.
+/// #[derive(Default)]
+/// struct Count {
+///     records: usize,
+///     opened: Timestamp,
+/// }
+///
+/// impl Count {
+///     fn close(&mut self, at: Timestamp, last: bool) -> Output {
+///         let window = at.since(self.opened);
+///         self.opened = at;
+///         Output::from(Snapshot {
+///             pipeline: "metrics".into(),
+///             at,
+///             window,
+///             last,
+///             replaced: false,
+///             families: Vec::new(),
+///         })
+///     }
+/// }
+///
+/// impl Aggregator for Count {
+///     fn begin(&mut self, at: Timestamp) {
+///         self.opened = at;
+///     }
+///
+///     fn fold(&mut self, batch: &FlowBatch) {
+///         self.records += batch.records();
+///     }
+///
+///     fn advance(&mut self, to: Timestamp) -> Option<Output> {
+///         (to.since(self.opened) >= Duration::from_secs(1)).then(|| self.close(to, false))
+///     }
+///
+///     fn finish(&mut self, at: Timestamp) -> Output {
+///         self.close(at, true)
+///     }
+/// }
+///
+/// let mut count = Count::default();
+/// count.begin(Timestamp::from_nanos(0));
+/// assert!(count.advance(Timestamp::from_nanos(999_999_999)).is_none());
+/// assert!(count.advance(Timestamp::from_nanos(1_000_000_000)).is_some());
+/// ```
 pub trait Aggregator: Send {
     /// Opens the first window. Called once, before anything else.
     fn begin(&mut self, at: Timestamp);
+
+    /// Returns the series that exist before any record, for exporters that show the newest output to those who ask: without it
+    /// there would be nothing to show until the first window closes. Called after [`Aggregator::begin`], and changes nothing.
+    fn opening(&self) -> Option<Output> {
+        None
+    }
 
     /// Folds a batch in. Never blocks.
     fn fold(&mut self, batch: &FlowBatch);
@@ -240,6 +338,28 @@ pub enum Persistence {
 }
 
 /// A consumer of the outputs of pipelines: of those whose signals its contract names.
+///
+/// ```
+/// use std::sync::Arc;
+///
+/// use flowtap_pipeline::futures::future::{self, BoxFuture};
+/// use flowtap_pipeline::{ExportService, Exported, Exporter, Snapshot, StageError, export_with};
+///
+/// /// Writes the number of series of each window to standard output.
+/// struct Print;
+///
+/// impl Exporter for Print {
+///     fn start(&mut self) -> BoxFuture<'_, Result<ExportService, StageError>> {
+///         let service = export_with(|snapshot: Arc<Snapshot>| {
+///             println!("{}: {} series", snapshot.at, snapshot.points());
+///             let sent = snapshot.points() as u64;
+///             future::ready(Ok(Exported { sent, failed: 0 }))
+///         });
+///         Box::pin(future::ready(Ok(service)))
+///     }
+/// }
+/// # drop(Print.start());
+/// ```
 pub trait Exporter: Send {
     /// Binds listeners and makes the service. Peers that are merely away are no error: the service retries.
     ///

@@ -22,6 +22,8 @@ pub struct ExporterHandle {
     pub queue: Arc<OutputQueue>,
     /// The exporter's counters.
     pub telemetry: ExporterTelemetry,
+    /// Whether it gets the output with which a pipeline's first window opens.
+    pub wants_opening: bool,
 }
 
 impl ExporterHandle {
@@ -75,10 +77,16 @@ pub(crate) fn lock(chain: &SharedChain) -> MutexGuard<'_, Chain> {
 }
 
 impl Chain {
-    /// A chain whose first window begins now, and that nothing feeds yet.
+    /// A chain whose first window begins now, and that nothing feeds yet. Exporters that are scraped get what it opens with. Others
+    /// do not: they would push one request more, in which nothing has happened.
     pub fn new(name: Arc<str>, mut stages: Stages, exporters: Vec<(ComponentId, ExporterHandle)>) -> Self {
         let began = Timestamp::now();
         stages.begin(began);
+        if let Some(opening) = stages.opening() {
+            for (_, handle) in exporters.iter().filter(|(_, handle)| handle.wants_opening) {
+                handle.push(opening.clone());
+            }
+        }
         Self {
             name,
             stages,

@@ -124,6 +124,11 @@ impl Stages {
         self.window.aggregator.begin(at);
     }
 
+    /// The output with which the first window opens, if there is one: see [`Aggregator::opening`].
+    pub(crate) fn opening(&self) -> Option<Output> {
+        self.window.aggregator.opening()
+    }
+
     /// Runs `batch` through the processors, in place, and into the window.
     pub fn accept(&mut self, batch: &mut FlowBatch) {
         for node in &mut self.processors {

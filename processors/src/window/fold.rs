@@ -206,6 +206,10 @@ impl Aggregator for Window {
         self.fold_totals();
     }
 
+    fn opening(&self) -> Option<Output> {
+        Some(Self::opening(self).into())
+    }
+
     fn fold(&mut self, batch: &FlowBatch) {
         let memory = self.memory.state();
         let full = memory >= MemoryPressure::Soft;

@@ -293,6 +293,15 @@ impl<V: Value> Store<V> {
         index
     }
 
+    /// Every live series, in a stable order.
+    pub(super) fn series(&self) -> impl Iterator<Item = (&Key, &Series)> {
+        let slots = self.slots.iter().zip(&self.far);
+        slots.filter_map(|(slot, far)| {
+            let slot = slot.as_ref()?;
+            Some((&slot.key, V::series(&slot.near, far)?))
+        })
+    }
+
     /// Shows every live series to `each`, in a stable order, after it was marked as updated `at` if it has changed, and whether it is
     /// exposed. A series leaves if `each` says so. If that has moved slots, returns the new index of each, by the old one.
     pub(super) fn sweep(

@@ -1,7 +1,7 @@
 //! Tests of a chain whose receivers differ in pace, and come and go.
 
 use arc_swap::ArcSwap;
-use flowtap_pipeline::{Aggregator, Census, Endpoint, Events, Flow, Processor, Sink, TcpRecord};
+use flowtap_pipeline::{Aggregator, Census, Endpoint, Events, Flow, Processor, QueueConfig, Sink, TcpRecord};
 
 use super::*;
 use crate::sink::{ChainSet, ChainSink};
@@ -354,4 +354,63 @@ fn a_window_recounts_what_is_open_when_the_processors_before_it_change() {
         1,
         "the window may have taken over connections"
     );
+}
+
+/// Opens with a snapshot.
+struct Open;
+
+impl Aggregator for Open {
+    fn begin(&mut self, _: Timestamp) {}
+
+    fn opening(&self) -> Option<Output> {
+        Some(Witness::default().finish(Timestamp::default()))
+    }
+
+    fn fold(&mut self, _: &FlowBatch) {}
+
+    fn advance(&mut self, _: Timestamp) -> Option<Output> {
+        None
+    }
+
+    fn finish(&mut self, at: Timestamp) -> Output {
+        Witness::default().finish(at)
+    }
+}
+
+#[test]
+fn the_output_with_which_a_window_opens_is_for_exporters_that_want_it_alone() {
+    let meter = opentelemetry::global::meter("test");
+    let handle = |name: &str, wants_opening: bool| {
+        let queue = Arc::new(OutputQueue::new(QueueConfig::default()));
+        let telemetry =
+            ExporterTelemetry::new(&meter, &id(name), &queue, &[PipelineKind::Metrics], wants_opening);
+        let handle = ExporterHandle {
+            queue,
+            telemetry,
+            wants_opening,
+        };
+        (id(name), handle)
+    };
+    let exporters = vec![handle("scraped", true), handle("pushes", false)];
+    let waiting = || {
+        let queues = exporters.iter().map(|(_, handle)| handle.queue.len());
+        queues.collect::<Vec<_>>()
+    };
+    let stages = |aggregator| {
+        let window = WindowNode {
+            fingerprint: String::new(),
+            aggregator,
+        };
+        Stages::new(Vec::new(), window)
+    };
+    let chain = Chain::new("metrics".into(), stages(Box::new(Open)), exporters.clone());
+    assert_eq!(waiting(), [1, 0]);
+    // No window has closed.
+    assert_eq!(chain.closed_at().load(Ordering::Relaxed), 0);
+    Chain::new(
+        "metrics".into(),
+        stages(Box::<Witness>::default()),
+        exporters.clone(),
+    );
+    assert_eq!(waiting(), [1, 0]);
 }

@@ -119,6 +119,7 @@ impl Runner {
             queue,
             kinds,
             is_pulled,
+            wants_opening,
         } = node;
         self.status
             .set(ComponentKind::Exporter, &id, State::Starting, None);
@@ -134,7 +135,11 @@ impl Runner {
         let (persistence, shared) = (exporter.persistence(), Shared(exporter.shared_state()));
         let queue = Arc::new(OutputQueue::new(queue));
         let telemetry = ExporterTelemetry::new(&self.meter, &id, &queue, &kinds, is_pulled);
-        let handle = ExporterHandle { queue, telemetry };
+        let handle = ExporterHandle {
+            queue,
+            telemetry,
+            wants_opening,
+        };
         let in_flight = Arc::<InFlight>::default();
         let (task_id, task_handle, status) = (id.clone(), handle.clone(), self.status.clone());
         let (task_in_flight, stopping) = (Arc::clone(&in_flight), Arc::clone(&self.stopping));

@@ -30,6 +30,8 @@ pub struct ExporterNode {
     pub kinds: Vec<PipelineKind>,
     /// Whether its clients ask for outputs, such as by a scrape.
     pub is_pulled: bool,
+    /// Whether it gets the output with which a pipeline's first window opens, to show it until that window closes.
+    pub wants_opening: bool,
 }
 
 /// A pipeline to run.

@@ -144,6 +144,7 @@ fn exporter(id: &str, peer: Peer, when_full: WhenFull) -> ExporterNode {
         },
         kinds: vec![PipelineKind::Metrics],
         is_pulled: false,
+        wants_opening: false,
     }
 }
 

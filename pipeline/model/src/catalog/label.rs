@@ -380,6 +380,14 @@ impl fmt::Display for Label {
 }
 
 /// A set of labels.
+///
+/// ```
+/// use flowtap_model::catalog::{Label, LabelSet};
+///
+/// let labels = LabelSet::new(&[Label::Raddr, Label::Lport]);
+/// assert!(labels.has(Label::Raddr) && !labels.has(Label::Pid));
+/// assert!(!labels.without(Label::Raddr).has(Label::Raddr));
+/// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct LabelSet(u64);
 

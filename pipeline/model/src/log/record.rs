@@ -12,6 +12,21 @@ use crate::flow::{Flow, FlowKind, Role};
 use crate::time::Timestamp;
 
 /// One event.
+///
+/// ```
+/// use flowtap_model::log::UdpLog;
+/// use flowtap_model::{Endpoint, Flow, LogBody, LogRecord, Role, Timestamp, Transport};
+///
+/// let (server, client) = (Endpoint::new([192, 0, 2, 1].into(), 53), Endpoint::new([198, 51, 100, 7].into(), 40_000));
+/// let record = LogRecord {
+///     at: Timestamp::from_nanos(5),
+///     flow: Flow { transport: Transport::Udp, role: Role::Server, ..Flow::new(server, client) },
+///     body: LogBody::Udp(UdpLog::default()),
+/// };
+/// assert_eq!(record.event_name(), "flowtap.udp.flow");
+/// // The end that sent the first datagram, and the other one.
+/// assert_eq!(record.ends(), (client, server));
+/// ```
 #[derive(Clone, Debug, PartialEq)]
 pub struct LogRecord {
     /// When it was seen; of a connection or a UDP flow the end of the time that the record covers.

@@ -1,6 +1,7 @@
 //! The snapshot of a window that closes.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use flowtap_pipeline::catalog::{FAMILIES, FamilyId};
 use flowtap_pipeline::{
@@ -13,6 +14,32 @@ use super::super::value::{Histogram, Sum};
 use super::Window;
 
 impl Window {
+    /// The series that exist from the start, all of which are at 0 in a window that has just begun.
+    pub fn opening(&self) -> Snapshot {
+        let mut families: Vec<_> = FamilyId::ALL.map(|id| empty(self.catalog.family(id))).into();
+        for (key, series) in self.sums.series() {
+            let family = key.family();
+            if family.is_permanent()
+                && let Points::Sums(points) = &mut families[family as usize].points
+            {
+                points.push(SumPoint {
+                    series: series.clone(),
+                    total: 0,
+                    delta: 0,
+                    updated: self.opened,
+                });
+            }
+        }
+        Snapshot {
+            pipeline: Arc::clone(&self.pipeline),
+            at: self.opened,
+            window: Duration::ZERO,
+            last: false,
+            replaced: false,
+            families,
+        }
+    }
+
     /// Closes the window if `to` has reached its end.
     pub fn advance(&mut self, to: Timestamp) -> Option<Snapshot> {
         if to < self.opened {

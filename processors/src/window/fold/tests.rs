@@ -1505,3 +1505,42 @@ fn by_opentelemetrys_naming_samples_that_hold_the_peers_think_time_are_no_round_
 }
 
 mod dns;
+
+#[test]
+fn a_window_opens_with_the_series_that_exist_from_the_start_at_0_and_closes_as_if_nobody_had_looked() {
+    let (mut shown_early, mut other) = (window(10, 60), window(10, 60));
+    let opening = Aggregator::opening(&shown_early)
+        .unwrap()
+        .into_snapshot()
+        .unwrap();
+    assert_eq!(
+        (opening.at, opening.window, opening.last),
+        (at(2), Duration::ZERO, false)
+    );
+    let totals = |snapshot: &Snapshot| {
+        let Points::Sums(points) = &snapshot.families[FamilyId::Totals as usize].points else {
+            panic!("totals are no sums");
+        };
+        points.clone()
+    };
+    let labels = |points: &[SumPoint]| -> Vec<String> {
+        let points = points.iter();
+        points.map(|point| point.series.joined_labels()).collect()
+    };
+    let opened = totals(&opening);
+    assert_eq!(opening.points(), opened.len());
+    assert!(
+        opened
+            .iter()
+            .all(|point| (point.total, point.delta) == (0, 0) && point.series.start() == at(2))
+    );
+    let [early, late] = [&mut shown_early, &mut other].map(|window| totals(&window.advance(at(5)).unwrap()));
+    assert_eq!(labels(&opened), labels(&late));
+    let values = |points: &[SumPoint]| -> Vec<_> {
+        let points = points.iter();
+        points
+            .map(|point| (point.total, point.delta, point.updated))
+            .collect()
+    };
+    assert_eq!(values(&early), values(&late));
+}
