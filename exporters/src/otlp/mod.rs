@@ -85,7 +85,7 @@ impl OtlpExporter {
         })
     }
 
-    fn service(&mut self) -> Result<OtlpService, StageError> {
+    async fn service(&mut self) -> Result<OtlpService, StageError> {
         let client = Client::new(&self.resolved).map_err(StageError::Other)?;
         let addresses = match self.resolved.protocol {
             Protocol::Grpc => Addresses::one(&self.resolved.endpoint),
@@ -97,6 +97,7 @@ impl OtlpExporter {
         let sender = push::sender(client, &self.config.retry, self.resolved.timeout, health.clone());
         let storage = self.config.storage.as_ref();
         let delivery = Delivery::open(sender, storage, &health, &self.context, &mut self.spool)
+            .await
             .map_err(|error| StageError::Other(error.into()))?;
         Ok(OtlpService {
             interval: self.config.interval,
@@ -124,7 +125,7 @@ impl Exporter for OtlpExporter {
     fn start(&mut self) -> BoxFuture<'_, Result<ExportService, StageError>> {
         // Within the future: the channel wants a runtime around it.
         async move {
-            let service = self.service()?;
+            let service = self.service().await?;
             let proxy = self.resolved.dial().proxy;
             tracing::info!(
                 exporter = %self.context.id,
