@@ -242,10 +242,15 @@ impl OtlpService {
     }
 
     fn push_snapshot(&mut self, snapshot: Arc<Snapshot>) -> BoxFuture<'static, Result<Exported, BoxError>> {
-        if let Some(deltas) = &self.deltas {
-            lock(deltas).meet(&snapshot);
-        }
         let passed = self.passed.get(&snapshot.pipeline).copied();
+        if let Some(deltas) = &self.deltas {
+            let mut deltas = lock(deltas);
+            deltas.meet(&snapshot);
+            if passed.is_none() {
+                // The first one since this exporter took over: what ended since the last one of the exporter before is in no snapshot.
+                deltas.forget_unshared();
+            }
+        }
         // Whatever began since the last snapshot that went on, delivered or not: a 0 that came after a later point would be out of order.
         let new_since = self
             .began
