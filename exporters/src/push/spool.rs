@@ -97,8 +97,11 @@ pub(super) async fn drain(
             "requests wait on disk; those that can't be sent before the end are sent after the next start"
         );
     }
-    // A peer that is silent may take a whole `timeout` for each attempt: it has had its last one.
-    while !failed_last {
+    loop {
+        // A peer that is silent may take a whole `timeout` for each attempt: it has had its last one.
+        if failed_last {
+            break;
+        }
         let outcome = match first(&storage).await {
             Ok(None) => break,
             Ok(Some(mut stored)) => {
@@ -202,7 +205,8 @@ mod tests {
     }
 }
 
-#[cfg(all(test, feature = "storage"))]
+#[cfg(test)]
+#[cfg(feature = "storage")]
 mod stop_tests {
     use std::path::Path;
     use std::sync::atomic::AtomicU32;
