@@ -451,7 +451,7 @@ fn a_log_that_nobody_reads_blocks_nothing_and_its_lines_are_counted() {
     let logs = "{level: trace, sampling: {enabled: false}}";
     let running = Running::start_with_logs(logs, &exporters, "prometheus", "", Stdio::null(), writer.into());
     until("lines are dropped", || {
-        // A scrape is traced, too.
+        // A scrape is also traced.
         assert!(answers(scrape, "/metrics").contains(" 200 "));
         running.metric("flowtap_log_dropped_lines_total") > 0.0
     });

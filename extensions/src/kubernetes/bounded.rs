@@ -29,8 +29,8 @@ struct TooLong {
     what: &'static str,
 }
 
-/// A client that reports each failed request: watches are retried by whoever counts their failures, and the retries of the library
-/// would hide those of an overloaded server (429, 503, 504) for minutes.
+/// A client that reports each failed request: the watcher counts failures and retries by itself, and the retries of the library would
+/// hide those of an overloaded server (429, 503, 504) for minutes.
 ///
 /// # Errors
 /// Settings that can't be used.

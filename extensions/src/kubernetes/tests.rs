@@ -114,7 +114,7 @@ impl Watched {
         let errors = families
             .iter()
             .filter(|family| family.name() == "kubernetes_watch_errors_total");
-        let metrics = errors.flat_map(|family| family.get_metric());
+        let metrics = errors.flat_map(prometheus::proto::MetricFamily::get_metric);
         let of = |metric: &&prometheus::proto::Metric| {
             metric.get_label().iter().any(|label| label.value() == resource)
         };
@@ -344,7 +344,7 @@ async fn what_an_overloaded_or_broken_api_answers_is_reported_counted_and_surviv
         (status["nodes"].state, &status["nodes"].error),
         (State::Ok, &None)
     );
-    assert_eq!(watched.errors("services/kube-dns"), 0.0, "the others go on");
+    assert!(watched.errors("services/kube-dns") < 1.0, "the others go on");
     // Garbage in a watch that worked so far.
     let counted = watched.errors("nodes");
     server.break_off(NODES, Some(Broken::Html));
