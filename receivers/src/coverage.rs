@@ -200,6 +200,11 @@ impl MeteredSink<'_> {
         self.sink.scan_failed(error);
     }
 
+    /// Reports that records were refused, for `reason`.
+    pub(crate) fn records_refused(&mut self, reason: &str) {
+        self.sink.records_refused(&reason);
+    }
+
     /// Declares that no record before `at` is missing.
     pub(crate) fn watermark(&mut self, at: Timestamp) {
         self.coverage.tick();

@@ -8,7 +8,7 @@ use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::process::Command;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 use std::time::Duration;
 
@@ -17,6 +17,7 @@ use socket2::SockRef;
 use crate::daemon::{Daemon, Launch};
 use crate::exposition::Exposition;
 use crate::netns::within_new;
+use crate::peers::ask_until;
 use crate::require;
 
 /// Fault of a peer in an attempt.
@@ -59,6 +60,12 @@ pub(crate) struct Peer {
     fault: Fault,
     left: AtomicUsize,
     pub(crate) taken: AtomicUsize,
+    /// Pings of HTTP/2 that it received.
+    pings: AtomicUsize,
+    /// Whether it leaves pings without a response, as a machine that has lost the connection does.
+    is_mute: AtomicBool,
+    /// Connections that were closed by the other end.
+    closed: AtomicUsize,
 }
 
 impl Peer {
@@ -69,13 +76,21 @@ impl Peer {
             fault,
             left: AtomicUsize::new(faults),
             taken: AtomicUsize::new(0),
+            pings: AtomicUsize::new(0),
+            is_mute: AtomicBool::new(false),
+            closed: AtomicUsize::new(0),
         });
         let serving = Arc::clone(&peer);
         thread::spawn(move || {
             for stream in listener.incoming() {
                 let (peer, stream) = (Arc::clone(&serving), stream.unwrap());
                 // A daemon that hangs up is not a failure of the peer.
-                thread::spawn(move || peer.serve(stream));
+                thread::spawn(move || {
+                    let served = peer.serve(stream);
+                    if served.is_err_and(|error| error.kind() == io::ErrorKind::UnexpectedEof) {
+                        peer.closed.fetch_add(1, Ordering::SeqCst);
+                    }
+                });
             }
         });
         (peer, port)
@@ -151,7 +166,12 @@ impl Peer {
             stream.read_exact(&mut payload)?;
             match kind {
                 SETTINGS if flags & 1 == 0 => write_frame(&mut stream, SETTINGS, 1, 0, &[])?,
-                PING if flags & 1 == 0 => write_frame(&mut stream, PING, 1, 0, &payload)?,
+                PING if flags & 1 == 0 => {
+                    self.pings.fetch_add(1, Ordering::SeqCst);
+                    if !self.is_mute.load(Ordering::SeqCst) {
+                        write_frame(&mut stream, PING, 1, 0, &payload)?;
+                    }
+                }
                 DATA if length > 0 => {
                     write_frame(&mut stream, WINDOW_UPDATE, 0, 0, &length.to_be_bytes())?;
                 }
@@ -375,6 +395,37 @@ fn what_a_broken_connection_interrupts_is_delivered_over_http() {
     all.extend(cases("http/json", &faults, "127.0.0.1", dir.path(), &mut text));
     let daemon = launch(&text, &all);
     all_arrives(&daemon, &all);
+}
+
+#[test]
+fn an_idle_connection_is_pinged_and_closed_when_no_response_comes() {
+    let (peer, port) = Peer::start(Fault::Close, 0);
+    let text = format!(
+        "  otlp: {{endpoint: \"http://127.0.0.1:{port}\", interval: 10m, keepalive: {{time: 200ms, timeout: 400ms}}}}\n"
+    );
+    let case = Case {
+        name: "otlp".to_owned(),
+        faults: 0,
+        peer: Arc::clone(&peer),
+    };
+    let daemon = launch(&text, &[case]);
+    let (of, closed) = (
+        |count: &AtomicUsize| count.load(Ordering::SeqCst),
+        || peer.closed.load(Ordering::SeqCst),
+    );
+    ask_until("pings of an idle connection", || {
+        (of(&peer.taken) == 1 && of(&peer.pings) >= 5).then_some(())
+    });
+    assert_eq!(closed(), 0, "the peer responds");
+    peer.is_mute.store(true, Ordering::SeqCst);
+    ask_until("the end of a connection without responses", || {
+        (closed() == 1).then_some(())
+    });
+    // The last window goes out on a new one.
+    peer.is_mute.store(false, Ordering::SeqCst);
+    let (status, _) = daemon.stop();
+    assert!(status.success(), "{status}");
+    assert_eq!(of(&peer.taken), 2);
 }
 
 /// Runs a command of a test's network namespace.

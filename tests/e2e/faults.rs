@@ -85,6 +85,11 @@ fn with_a_full_disk_the_file_exporter_says_so_counts_and_goes_on_when_there_is_s
         });
     }
     daemon.wait_for("No space left on device");
+    let status = || daemon.status()["components"]["exporters/file"].clone();
+    let failing = status();
+    assert_eq!(failing["state"], "recoverable_error", "{failing}");
+    let error = failing["error"].as_str().unwrap_or_default();
+    assert!(error.contains("points were not delivered"), "{failing}");
 
     disk.free();
     let before = daemon
@@ -93,6 +98,9 @@ fn with_a_full_disk_the_file_exporter_says_so_counts_and_goes_on_when_there_is_s
     sent += exchange(&listener, 20, seed).unwrap();
     daemon.telemetry_until("points in the file again", |seen| {
         seen.sum("flowtap_exporter_sent_metric_points_total", &exporter) > before
+    });
+    ask_until("the exporter is ok again", || {
+        (status()["state"] == "ok").then_some(())
     });
     daemon.scrape_until("all of it", |scrape| Counted::of_port(scrape, port) == sent);
     let (status, _) = daemon.stop();
@@ -133,6 +141,50 @@ fn with_a_full_disk_the_file_exporter_says_so_counts_and_goes_on_when_there_is_s
         }
     }
     assert_eq!(newest, sent);
+}
+
+#[test]
+fn rows_of_parquet_that_a_full_disk_can_not_take_are_counted_and_those_before_are_not_lost() {
+    let Some(_machine) = require::root() else {
+        return;
+    };
+    let disk = SmallDisk::new("size=4m");
+    let file = format!(
+        "  file: {{path: {}, format: parquet, rotation: {{max_age: 1s}}}}\n",
+        disk.path().join("flows").display()
+    );
+    let daemon = Daemon::launch(Launch {
+        list: "exporters: [prometheus, debug, file]",
+        exporters: &file,
+        ..Launch::default()
+    });
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let exporter = [("exporter", "file")];
+    let status = || daemon.status()["components"]["exporters/file"].clone();
+    let of = |name: &str| daemon.telemetry().sum(name, &exporter);
+    let failed = "flowtap_exporter_send_failed_metric_points_total";
+    exchange(&listener, 20, 81).unwrap();
+    daemon.telemetry_until("points in the file", |seen| {
+        seen.sum("flowtap_exporter_sent_metric_points_total", &exporter) > 0
+    });
+    assert_eq!(of(failed), 0);
+    disk.fill();
+    let mut seed = 82;
+    ask_until("rows that were not written", || {
+        exchange(&listener, 20, seed).unwrap();
+        seed += 1;
+        (of(failed) > 0).then_some(())
+    });
+    let failing = status();
+    assert_eq!(failing["state"], "recoverable_error", "{failing}");
+    disk.free();
+    ask_until("the exporter is ok again", || {
+        exchange(&listener, 20, seed).unwrap();
+        seed += 1;
+        (status()["state"] == "ok").then_some(())
+    });
+    // Those that were written stay in their files until these can be finished.
+    assert_eq!(of("flowtap_exporter_lost_rows_total"), 0);
 }
 
 #[test]

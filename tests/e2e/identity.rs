@@ -268,24 +268,28 @@ fn the_increase_over_short_lived_peers_that_otlp_brings_is_what_was_sent() {
 /// Bytes that go to each peer where the whole machine is looked at: so many that what others send meanwhile is little.
 const MANY_BYTES: usize = 1_000_000;
 
-/// Queries of bytes per second that go out to servers, over five minutes, as the dashboard of `deploy/grafana` and the rules of
-/// `deploy/prometheus` have them.
-fn shipped_queries() -> [String; 2] {
+/// Queries of bytes per second that go out to servers, over five minutes, as the dashboard `name` of `deploy/grafana` and the rules of
+/// that name in `deploy/prometheus` have them.
+fn shipped_queries(name: &str) -> [String; 2] {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let dashboard = read(&root.join("deploy/grafana/flowtap.json"));
+    let dashboard = read(&root.join(format!("deploy/grafana/{name}.json")));
     let dashboard: serde_json::Value = serde_json::from_str(&dashboard).unwrap();
     let mut expressions = Vec::new();
     collect_expressions(&dashboard, &mut expressions);
     let of_nodes = expressions
         .iter()
-        .find(|text| text.contains("sum by (instance, direction)") && text.contains("egress"))
+        .find(|text| {
+            text.starts_with("sum by (instance, ")
+                && text.contains("direction) (rate(")
+                && text.contains("egress")
+        })
         .expect("the panel of nodes");
     let of_dashboard = of_nodes
         .replace("$__rate_interval", "5m")
         .replace("$node", ".*")
         .replace("$type", ".*");
     assert!(!of_dashboard.contains('$'), "{of_dashboard}");
-    let rules = read(&root.join("deploy/prometheus/flowtap.rules.yaml"));
+    let rules = read(&root.join(format!("deploy/prometheus/{name}.rules.yaml")));
     let (_, rule) = rules
         .split_once("record: instance:flowtap_egress_bytes:rate5m")
         .unwrap();
@@ -367,16 +371,87 @@ fn what_dashboard_and_rules_show_has_the_bytes_of_short_lived_peers_however_they
         ask_until(&format!("all bytes by {name}"), || {
             (store.number(total)? >= before + sent).then_some(())
         });
-        for query in shipped_queries() {
-            // VictoriaMetrics takes a rate over the samples that there are, not over the five minutes.
-            let query = query.replace("rate(", "increase(");
-            let outbound = "label_replace(vector(1), \"direction\", \"outbound\", \"\", \"\")";
-            let query = format!("sum({query} and on (direction) {outbound})");
-            let seen = store.number(&query).unwrap_or(0.0);
-            assert!(
-                (0.99 * sent..2.0 * sent).contains(&seen),
-                "{name}: {seen} of {sent} by {query}"
-            );
+        check_shipped_queries(store, name, "flowtap", ("direction", "outbound"), sent);
+    }
+}
+
+/// Asserts that the shipped queries of that name show the bytes that were sent to clients' peers: those whose label is `sent_label`.
+fn check_shipped_queries(store: &Store, context: &str, name: &str, (label, value): (&str, &str), sent: f64) {
+    for query in shipped_queries(name) {
+        // VictoriaMetrics takes a rate over the samples that there are, not over the five minutes.
+        let query = query.replace("rate(", "increase(");
+        let outbound = format!("label_replace(vector(1), \"{label}\", \"{value}\", \"\", \"\")");
+        let query = format!("sum({query} and on ({label}) {outbound})");
+        let seen = store.number(&query).unwrap_or(0.0);
+        assert!(
+            (0.99 * sent..2.0 * sent).contains(&seen),
+            "{context}, {name}: {seen} of {sent} by {query}"
+        );
+    }
+}
+
+#[test]
+fn the_dashboards_and_rules_of_the_other_names_have_the_bytes_of_short_lived_peers() {
+    // Alone: every connection of this machine is in what these show.
+    let Some(_machine) = require::root_alone() else {
+        return;
+    };
+    let (Some(prometheus), Some(victoria)) = (require::peer("prometheus"), require::peer("victoria-metrics"))
+    else {
+        return;
+    };
+    // The names that a store gives to points of OTLP, and those of `naming: otel`.
+    let pushed = Store::victoria_metrics_with(&victoria, &["-opentelemetry.usePrometheusNaming"]);
+    let written = Store::prometheus(&prometheus, "", &["--web.enable-remote-write-receiver"]);
+    let exporters = format!(
+        "  otlp: {{endpoint: \"http://{}/opentelemetry\", protocol: http/protobuf, interval: 200ms}}\n  \
+         remote_write: {{endpoint: \"http://{}/api/v1/write\", interval: 200ms}}\n",
+        pushed.address(),
+        written.address()
+    );
+    for (name, naming, total, sent_label) in [
+        (
+            "flowtap-otlp",
+            "primus_lens",
+            "primus_lens_network_tcp_bytes_total{flow=\"egress\",direction=\"outbound\"}",
+            ("direction", "outbound"),
+        ),
+        (
+            "flowtap-otel",
+            "otel",
+            "flowtap_node_tcp_io_bytes_total{flowtap_role=\"egress\",network_io_direction=\"transmit\"}",
+            ("network_io_direction", "transmit"),
+        ),
+    ] {
+        let list = if naming == "otel" {
+            "exporters: [prometheus, remote_write]"
+        } else {
+            "exporters: [prometheus, otlp]"
+        };
+        let daemon = Daemon::launch(Launch {
+            list,
+            exporters: &exporters,
+            set: &[&format!("processors.window.naming={naming}")],
+            ..Launch::default()
+        });
+        let scraped = (naming == "otel").then(|| Store::scraping(&prometheus, daemon.scrape_address(), ""));
+        let first = if naming == "otel" { &written } else { &pushed };
+        let stores = [(first, "a push")].into_iter();
+        let stores: Vec<_> = stores
+            .chain(scraped.as_ref().map(|store| (store, "a scrape")))
+            .collect();
+        let total = format!("sum({total})");
+        let before: Vec<_> = stores
+            .iter()
+            .map(|(store, way)| ask_until(&format!("a total of {name} by {way}"), || store.number(&total)))
+            .collect();
+        let listener = TcpListener::bind((Ipv4Addr::UNSPECIFIED, 0)).unwrap();
+        let sent = to_peers(&listener, PEERS, MANY_BYTES).unwrap() as f64;
+        for ((store, way), before) in stores.iter().zip(before) {
+            ask_until(&format!("all bytes of {name} by {way}"), || {
+                (store.number(&total)? >= before + sent).then_some(())
+            });
+            check_shipped_queries(store, way, name, sent_label, sent);
         }
     }
 }

@@ -16,12 +16,22 @@ const MIB: u64 = 1 << 20;
 /// Time after the end of a burst within which all must be as before.
 const QUIET: Duration = Duration::from_secs(30);
 
+/// Time without a change after which a series ends.
+const EXPIRATION: Duration = Duration::from_secs(5);
+
 const CHECK: &str = "service.memory_limiter.check_interval=100ms";
 
 fn start(set: &[&str]) -> Daemon {
     Daemon::launch(Launch {
         list: "exporters: [prometheus]",
-        set: &[&[CHECK, "processors.window.metric_expiration=2s"], set].concat(),
+        set: &[
+            &[
+                CHECK,
+                &format!("processors.window.metric_expiration={}s", EXPIRATION.as_secs()),
+            ],
+            set,
+        ]
+        .concat(),
         ..Launch::default()
     })
 }
@@ -50,12 +60,12 @@ fn at_rest(daemon: &Daemon) -> u64 {
     (0..5).map(|_| used()).filter(|used| *used > 0).min().unwrap()
 }
 
-/// Starts a daemon whose hard limit is `room` MiB above `used`, its soft limit half of that.
-fn limited(used: u64, room: u64, set: &[&str]) -> Daemon {
+/// Starts a daemon whose hard limit is `room` MiB above `used`, its soft limit `spike` MiB below it.
+fn limited(used: u64, room: u64, spike: u64, set: &[&str]) -> Daemon {
     let limit = used.div_ceil(MIB) + room;
     let limits = [
         format!("service.memory_limiter.limit_mib={limit}"),
-        format!("service.memory_limiter.spike_limit_mib={}", room / 2),
+        format!("service.memory_limiter.spike_limit_mib={spike}"),
     ];
     start(&[set, &[&limits[0], &limits[1]]].concat())
 }
@@ -67,14 +77,30 @@ fn measures_as_before(daemon: &Daemon) {
         own.sum("flowtap_memory_limiter_state", &[]) == 0
     });
     assert!(began.elapsed() < QUIET, "{:?}", began.elapsed());
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
-    let port = listener.local_addr().unwrap().port();
-    let sent = exchange(&listener, 50, 61).unwrap();
     // Received bytes are exact to a byte a connection in `sock_diag`; sent ones are exact in every mode.
     let sent_by_both = |counted: Counted| [counted.client_sent, counted.server_sent];
-    daemon.scrape_until("series of new connections", |scrape| {
-        sent_by_both(Counted::of_port(scrape, port)) == sent_by_both(sent)
-    });
+    // Series expire after seconds, so on a busy machine one may do so between two connections, and begin anew.
+    let mut seen = Vec::new();
+    let is_exact = || {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let sent = sent_by_both(exchange(&listener, 50, 61).unwrap());
+        let until = Instant::now() + EXPIRATION;
+        while Instant::now() < until {
+            let counted = sent_by_both(Counted::of_port(&daemon.scrape(), port));
+            if counted == sent {
+                return true;
+            }
+            seen.push((counted, sent));
+        }
+        false
+    };
+    let mut attempts = std::iter::repeat_with(is_exact).take(5);
+    assert!(
+        attempts.any(|exact| exact),
+        "{seen:?}; state {}",
+        daemon.telemetry().sum("flowtap_memory_limiter_state", &[])
+    );
 }
 
 #[test]
@@ -86,17 +112,18 @@ fn after_a_burst_of_flows_over_the_limit_it_measures_as_before() {
     let daemon = limited(
         used,
         24,
+        // Between two checks flows take more than there is between the limits: above the soft one series fold, which would keep
+        // memory below the hard one.
+        2,
         &[
             "receivers.generator={flows: 60000, interval: 500ms, max_intervals: 10}",
             "service.pipelines.metrics.receivers=[ebpf, generator]",
             "processors.window.max_series=200000",
         ],
     );
-    // Above the soft limit series fold; on a busy machine that may keep memory below the hard one, above which records are shed.
-    daemon.telemetry_until("what was folded or shed", |own| {
+    daemon.telemetry_until("records that were shed above the hard limit", |own| {
         let reason = [("reason", "memory_limit")];
-        let shed = own.sum("flowtap_processor_dropped_records_total", &reason);
-        shed + own.sum("flowtap_processor_folded_records_total", &[]) > 0
+        own.sum("flowtap_processor_dropped_records_total", &reason) > 0
     });
     daemon.wait_for("all intervals are generated");
     measures_as_before(&daemon);
@@ -139,7 +166,7 @@ fn after_a_burst_of_requests_over_the_limit_it_measures_as_before() {
         let rested = always_limited(&OWN_NAMESPACE);
         let bursts = Cell::new(0);
         burst(&rested, || bursts.replace(bursts.get() + 1) == 3);
-        let daemon = limited(at_rest(&rested), 4, &OWN_NAMESPACE);
+        let daemon = limited(at_rest(&rested), 4, 2, &OWN_NAMESPACE);
         drop(rested);
         burst(&daemon, || {
             daemon.telemetry().sum("flowtap_memory_limiter_state", &[]) > 0

@@ -2,7 +2,7 @@
 
 use std::net::{Ipv4Addr, Ipv6Addr, TcpListener};
 
-use crate::daemon::{Daemon, Launch, flowtap};
+use crate::daemon::{Daemon, Launch, flowtap, get};
 use crate::exposition::Exposition;
 use crate::kernel_objects;
 use crate::netns;
@@ -102,6 +102,15 @@ fn what_is_not_shown_is_counted(set: &[&str], reason: &str, seed: u64) {
     let (records, bytes) = lost(&daemon, reason);
     let seen = of_test(&daemon.scrape());
     assert!(records > 0, "{set:?}: nothing was lost: {seen:?} of {sent:?}");
+    let status = daemon.status()["components"]["receivers/ebpf"].clone();
+    assert_eq!(status["state"], "recoverable_error", "{set:?}: {status}");
+    let error = status["error"].as_str().unwrap_or_default();
+    assert!(
+        error.starts_with("records are refused, and lost: "),
+        "{set:?}: {error}"
+    );
+    // It measures on: `get` asserts 200.
+    get(daemon.admin_address(), "/readyz");
 
     // Its scans may come after the segments that the other one lost: the rest is waited for.
     witness.scrape_until("at least the rest of what was lost", |scrape| {

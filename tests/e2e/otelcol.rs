@@ -478,6 +478,69 @@ fn the_collector_takes_everything_by_every_protocol_and_packing() {
 }
 
 #[test]
+fn two_pipelines_into_one_exporter_are_never_one_series_at_the_collector() {
+    let Some(_machine) = require::root() else {
+        return;
+    };
+    let (mut text, mut collectors) = (String::new(), Vec::new());
+    for protocol in PROTOCOLS {
+        let Some(collector) = Otelcol::started() else {
+            return;
+        };
+        let name = format!("otlp/{}", protocol.replace('/', "-"));
+        let address = collector.address(protocol);
+        let _ = writeln!(
+            text,
+            "  {name}: {{endpoint: \"http://{address}\", protocol: {protocol}, interval: 200ms}}"
+        );
+        collectors.push((name, collector));
+    }
+    let names: Vec<_> = collectors.iter().map(|(name, _)| name.as_str()).collect();
+    let names = names.join(", ");
+    // Both are fed by the same receiver: but for the pipeline, their series are the same.
+    let daemon = Daemon::launch(Launch {
+        list: &format!("exporters: [debug, {names}]"),
+        exporters: &text,
+        set: &[
+            "receivers.generator={flows: 5, interval: 200ms, seed: 1}",
+            "service.pipelines.metrics.receivers=[generator]",
+            "processors.window/b={interval: 200ms}",
+            &format!(
+                "service.pipelines.metrics/b={{receivers: [generator], processors: [direction, policy, window/b], exporters: [{names}]}}"
+            ),
+        ],
+        ..Launch::default()
+    });
+    let pipelines = ["metrics", "metrics/b"];
+    for (name, collector) in &collectors {
+        ask_until(&format!("{name} has ten windows of each"), || {
+            let points = collector.points();
+            let of = |pipeline: &str| {
+                let of = points.iter().filter(|point| {
+                    point
+                        .attributes
+                        .get("pipeline")
+                        .is_some_and(|found| found == pipeline)
+                });
+                of.map(|point| point.at).collect::<BTreeSet<_>>().len()
+            };
+            pipelines.iter().all(|pipeline| of(pipeline) >= 10).then_some(())
+        });
+    }
+    let (status, end) = daemon.stop();
+    assert!(status.success(), "{status} {}", end.log);
+    for (name, collector) in &collectors {
+        let points = collector.points();
+        assert_eq!(faults(&points), Vec::<String>::new(), "{name}");
+        let found: BTreeSet<_> = points
+            .iter()
+            .map(|point| point.attributes.get("pipeline").map(String::as_str))
+            .collect();
+        assert_eq!(found, pipelines.map(Some).into(), "{name}");
+    }
+}
+
+#[test]
 fn the_collector_takes_exponential_histograms_whose_buckets_hold_what_applications_sent() {
     let Some(_machine) = require::root() else {
         return;

@@ -52,7 +52,7 @@ pub(super) struct Deltas {
 #[derive(Debug)]
 struct Delivered<T> {
     /// Keeps the address, which is the key, from being another series's.
-    _series: Series,
+    series: Series,
     until: Timestamp,
     total: T,
 }
@@ -149,7 +149,7 @@ impl Deltas {
             Points::Sums(points) => {
                 for point in points[range].iter().filter(|point| wanted(&point.series)) {
                     let delivered = Delivered {
-                        _series: point.series.clone(),
+                        series: point.series.clone(),
                         until,
                         total: point.total,
                     };
@@ -159,7 +159,7 @@ impl Deltas {
             Points::Values(points) => {
                 for point in points[range].iter().filter(|point| wanted(&point.series)) {
                     let delivered = Delivered {
-                        _series: point.series.clone(),
+                        series: point.series.clone(),
                         until,
                         total: point.value,
                     };
@@ -169,7 +169,7 @@ impl Deltas {
             Points::Histograms(points) => {
                 for point in points[range].iter().filter(|point| wanted(&point.series)) {
                     let delivered = Delivered {
-                        _series: point.series.clone(),
+                        series: point.series.clone(),
                         until,
                         total: HistogramTotals {
                             buckets: point.buckets.clone(),
@@ -180,6 +180,21 @@ impl Deltas {
                 }
             }
         }
+    }
+
+    /// Forgets series that nothing else holds: they ended while no exporter had a snapshot that says so, as between two of which one
+    /// replaces the other.
+    pub(super) fn forget_unshared(&mut self) {
+        self.sums.retain(|_, delivered| delivered.series.is_shared());
+        self.values.retain(|_, delivered| delivered.series.is_shared());
+        self.histograms
+            .retain(|_, delivered| delivered.series.is_shared());
+    }
+
+    /// Number of series of which something is delivered.
+    #[cfg(test)]
+    pub(super) fn len(&self) -> usize {
+        self.sums.len() + self.values.len() + self.histograms.len()
     }
 
     /// Forgets series that have ended.

@@ -85,7 +85,7 @@ impl OtlpExporter {
         })
     }
 
-    fn service(&mut self) -> Result<OtlpService, StageError> {
+    async fn service(&mut self) -> Result<OtlpService, StageError> {
         let client = Client::new(&self.resolved).map_err(StageError::Other)?;
         let addresses = match self.resolved.protocol {
             Protocol::Grpc => Addresses::one(&self.resolved.endpoint),
@@ -97,6 +97,7 @@ impl OtlpExporter {
         let sender = push::sender(client, &self.config.retry, self.resolved.timeout, health.clone());
         let storage = self.config.storage.as_ref();
         let delivery = Delivery::open(sender, storage, &health, &self.context, &mut self.spool)
+            .await
             .map_err(|error| StageError::Other(error.into()))?;
         Ok(OtlpService {
             interval: self.config.interval,
@@ -124,7 +125,7 @@ impl Exporter for OtlpExporter {
     fn start(&mut self) -> BoxFuture<'_, Result<ExportService, StageError>> {
         // Within the future: the channel wants a runtime around it.
         async move {
-            let service = self.service()?;
+            let service = self.service().await?;
             let proxy = self.resolved.dial().proxy;
             tracing::info!(
                 exporter = %self.context.id,
@@ -241,10 +242,15 @@ impl OtlpService {
     }
 
     fn push_snapshot(&mut self, snapshot: Arc<Snapshot>) -> BoxFuture<'static, Result<Exported, BoxError>> {
-        if let Some(deltas) = &self.deltas {
-            lock(deltas).meet(&snapshot);
-        }
         let passed = self.passed.get(&snapshot.pipeline).copied();
+        if let Some(deltas) = &self.deltas {
+            let mut deltas = lock(deltas);
+            deltas.meet(&snapshot);
+            if passed.is_none() {
+                // The first one since this exporter took over: what ended since the last one of the exporter before is in no snapshot.
+                deltas.forget_unshared();
+            }
+        }
         // Whatever began since the last snapshot that went on, delivered or not: a 0 that came after a later point would be out of order.
         let new_since = self
             .began

@@ -319,3 +319,34 @@ impl Write for Stream {
         Pin::new(&mut *self.io).poll_write_vectored(context, buffers)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use socket2::SockRef;
+
+    #[tokio::test]
+    async fn the_kernel_ends_a_connection_whose_data_is_not_acknowledged_and_probes_an_idle_one() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let peer = format!("http://{}", listener.local_addr().unwrap());
+        for (user_timeout, expected) in [
+            (Duration::from_secs(7), Duration::from_secs(7)),
+            (Duration::MAX, MAX_USER_TIMEOUT),
+        ] {
+            let dial = Dial {
+                endpoint: Endpoint::parse(&peer).unwrap(),
+                tls: ClientTls::default(),
+                connect_timeout: Duration::from_secs(5),
+                user_timeout,
+                proxy: None,
+                http2: true,
+            };
+            let stream = dial.tcp().oneshot(peer.parse::<Uri>().unwrap()).await.unwrap();
+            let socket = SockRef::from(stream.inner());
+            assert_eq!(socket.tcp_user_timeout().unwrap(), Some(expected));
+            assert!(socket.keepalive().unwrap() && socket.tcp_nodelay().unwrap());
+            assert_eq!(socket.tcp_keepalive_time().unwrap(), TCP_KEEPALIVE);
+            assert_eq!(socket.tcp_keepalive_interval().unwrap(), TCP_KEEPALIVE);
+        }
+    }
+}

@@ -1,6 +1,7 @@
 //! The way of requests: to the peer directly, or to disk, from where a task sends them.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use flowtap_pipeline::{BuildContext, Exported};
 use tokio::task::JoinHandle;
@@ -10,6 +11,13 @@ use tower::{BoxError, Service, ServiceExt};
 use super::health::Health;
 use super::storage::{Storage, StorageConfig, StorageError};
 use super::{Request, Sender, spool};
+
+/// Maximum time for which an exporter waits for one of this process that is given up, and holds the file of requests until its tasks
+/// have ended.
+const RELEASE_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// Interval at which it looks whether that has happened.
+const RELEASE_INTERVAL: Duration = Duration::from_millis(20);
 
 /// Where requests go.
 #[derive(Clone)]
@@ -52,7 +60,7 @@ impl Delivery {
     ///
     /// # Errors
     /// [`StorageError`] if the file can't be used, see [`Storage::open`].
-    pub(crate) fn open(
+    pub(crate) async fn open(
         sender: Sender,
         storage: Option<&StorageConfig>,
         health: &Health,
@@ -62,7 +70,7 @@ impl Delivery {
         let Some(storage) = storage else {
             return Ok(Self::Direct(sender));
         };
-        let storage = Storage::open(storage, context)?;
+        let storage = open_released(storage, context).await?;
         let drain = spool::drain(
             Arc::clone(&storage),
             sender.clone(),
@@ -98,5 +106,20 @@ impl Delivery {
             }
         };
         sender.ready().await?.call(request).await
+    }
+}
+
+/// Opens the file of requests, once the exporter that had it before has let go of it: an aborted task ends some time later, and one
+/// that writes to disk ends after that.
+async fn open_released(config: &StorageConfig, context: &BuildContext) -> Result<Arc<Storage>, StorageError> {
+    let mut waited = Duration::ZERO;
+    loop {
+        match Storage::open(config, context) {
+            Err(error) if error.is_in_use() && waited < RELEASE_TIMEOUT => {
+                tokio::time::sleep(RELEASE_INTERVAL).await;
+                waited += RELEASE_INTERVAL;
+            }
+            outcome => return outcome,
+        }
     }
 }

@@ -16,6 +16,13 @@ use super::Request;
 #[error("{}", config::NOT_IN_THIS_BUILD)]
 pub struct StorageError;
 
+impl StorageError {
+    #[expect(clippy::unused_self, reason = "as that of requests on disk")]
+    pub(crate) const fn is_in_use(&self) -> bool {
+        false
+    }
+}
+
 /// There is none.
 #[derive(Debug)]
 pub(crate) struct Stored {

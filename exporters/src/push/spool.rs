@@ -27,7 +27,7 @@ const MAX_REFUSALS: u32 = 10;
 /// Interval at which a stop looks whether an attempt under way has failed.
 const LOOK_INTERVAL: Duration = Duration::from_millis(20);
 
-/// Sends until `stop`; then once more what waits, up to the first failure. The rest stays on disk.
+/// Sends until `stop`; then once more what waits, up to the first failure, also of the attempt that `stop` meets. The rest stays on disk.
 pub(super) async fn drain(
     storage: Arc<Storage>,
     mut sender: Sender,
@@ -36,6 +36,7 @@ pub(super) async fn drain(
 ) {
     let mut refusals = 0;
     let mut warned = None;
+    let mut failed_last = false;
     while !stop.is_cancelled() {
         let delivering = AtomicBool::new(false);
         let round = async {
@@ -66,10 +67,14 @@ pub(super) async fn drain(
             biased;
             () = stop.cancelled() => {
                 // An attempt that were cut here, or its removal, would be made once more below: the peer would have it twice.
-                while delivering.load(Ordering::Relaxed) && health.is_attempting() {
+                let is_attempting = || delivering.load(Ordering::Relaxed) && health.is_attempting();
+                while is_attempting() {
                     tokio::select! {
-                        _ = &mut round => break,
-                        () = tokio::time::sleep(LOOK_INTERVAL) => {}
+                        outcome = &mut round => {
+                            failed_last = outcome.is_err();
+                            break;
+                        }
+                        () = tokio::time::sleep(LOOK_INTERVAL) => failed_last = !is_attempting(),
                     }
                 }
                 break;
@@ -93,6 +98,10 @@ pub(super) async fn drain(
         );
     }
     loop {
+        // A peer that is silent may take a whole `timeout` for each attempt: it has had its last one.
+        if failed_last {
+            break;
+        }
         let outcome = match first(&storage).await {
             Ok(None) => break,
             Ok(Some(mut stored)) => {
@@ -193,5 +202,102 @@ mod tests {
         assert_eq!(pause(Duration::from_secs(600)), Duration::from_secs(600));
         assert_eq!(pause(Duration::MAX), MAX_PAUSE);
         assert_eq!(pause_after(&"refused".into()), RETRY_PAUSE);
+    }
+}
+
+#[cfg(test)]
+#[cfg(feature = "storage")]
+mod stop_tests {
+    use std::path::Path;
+    use std::sync::atomic::AtomicU32;
+
+    use bytes::Bytes;
+    use flowtap_pipeline::{PipelineKind, WhenFull};
+    use tokio::time::Instant;
+
+    use super::*;
+    use crate::push::delivery::{Delivery, Spool};
+    use crate::push::health::Addresses;
+    use crate::push::retry::RetryConfig;
+    use crate::push::storage::StorageConfig;
+    use crate::push::{Client, sender};
+    use crate::testing::context;
+
+    const TIMEOUT: Duration = Duration::from_secs(10);
+
+    /// A peer that takes requests and never answers; counts them.
+    #[derive(Clone, Debug, Default)]
+    struct Silent(Arc<AtomicU32>);
+
+    impl Client for Silent {
+        async fn send(&self, _: Request) -> Result<Exported, BoxError> {
+            self.0.fetch_add(1, Ordering::Relaxed);
+            std::future::pending().await
+        }
+
+        fn reconnect(&self) {}
+    }
+
+    async fn open(directory: &Path, peer: &Silent) -> (Delivery, Spool, Health) {
+        let health = Health::new(&context(), Addresses::one(&"peer"));
+        let sender = sender(peer.clone(), &RetryConfig::default(), TIMEOUT, health.clone());
+        let config = StorageConfig {
+            directory: directory.to_owned(),
+            max_bytes: 1 << 20,
+            when_full: WhenFull::default(),
+        };
+        let mut spool = Spool::default();
+        let delivery = Delivery::open(sender, Some(&config), &health, &context(), &mut spool)
+            .await
+            .unwrap();
+        (delivery, spool, health)
+    }
+
+    async fn until_attempted(delivery: &mut Delivery, health: &Health, peer: &Silent) {
+        let request = Request {
+            body: Bytes::from_static(b"points"),
+            kind: PipelineKind::Metrics,
+            items: 1,
+            last: false,
+        };
+        delivery.send(health, request).await.unwrap();
+        while peer.0.load(Ordering::Relaxed) == 0 {
+            tokio::time::sleep(LOOK_INTERVAL).await;
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_stop_waits_for_one_attempt_of_a_silent_peer_and_makes_no_second_one() {
+        let dir = tempfile::tempdir().unwrap();
+        let peer = Silent::default();
+        let (mut delivery, mut spool, health) = open(dir.path(), &peer).await;
+        until_attempted(&mut delivery, &health, &peer).await;
+        let began = Instant::now();
+        spool.stop().await;
+        assert!(
+            began.elapsed() <= TIMEOUT + 2 * LOOK_INTERVAL,
+            "{:?}",
+            began.elapsed()
+        );
+        assert_eq!(peer.0.load(Ordering::Relaxed), 1);
+        let Delivery::Spooled(storage, _) = &delivery else {
+            panic!("not on disk");
+        };
+        assert_eq!(storage.waiting().0, 1, "it stays on disk");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_exporter_that_is_given_up_leaves_its_file_to_the_next_one_at_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let peer = Silent::default();
+        let (mut delivery, spool, health) = open(dir.path(), &peer).await;
+        until_attempted(&mut delivery, &health, &peer).await;
+        // As an aborted task does; that of the spool has not ended when this returns.
+        drop((delivery, spool));
+        let (delivery, _spool, _) = open(dir.path(), &peer).await;
+        let Delivery::Spooled(storage, _) = &delivery else {
+            panic!("not on disk");
+        };
+        assert_eq!(storage.waiting().0, 1);
     }
 }

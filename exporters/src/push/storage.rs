@@ -41,13 +41,20 @@ pub struct StorageError {
     source: Box<redb::Error>,
 }
 
+impl StorageError {
+    /// Whether another process has the file, or an exporter of this one that has not ended yet.
+    pub(crate) fn is_in_use(&self) -> bool {
+        matches!(*self.source, redb::Error::DatabaseAlreadyOpen)
+    }
+}
+
 impl std::error::Error for StorageError {}
 
 impl std::fmt::Display for StorageError {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let path = self.path.display();
         // redb speaks of a lock, which nobody knows from the config.
-        if matches!(*self.source, redb::Error::DatabaseAlreadyOpen) {
+        if self.is_in_use() {
             return write!(
                 f,
                 "storage.directory: another process uses {path}; \
@@ -143,7 +150,7 @@ impl Storage {
         });
         let opened = storage.with(&mut storage.lock(), |_| Ok(()));
         if let Err(error) = opened {
-            if context.strict || matches!(*error.source, redb::Error::DatabaseAlreadyOpen) {
+            if context.strict || error.is_in_use() {
                 return Err(error);
             }
             tracing::error!(exporter = %context.id, %error, "requests can't be kept on disk for now; they are sent from memory; hint: free space, and a storage.directory that flowtap's user can write to");

@@ -73,7 +73,7 @@ impl RemoteWriteExporter {
         }
     }
 
-    fn service(&mut self) -> Result<RemoteWriteService, StageError> {
+    async fn service(&mut self) -> Result<RemoteWriteService, StageError> {
         let dial = self
             .config
             .dial()
@@ -89,6 +89,7 @@ impl RemoteWriteExporter {
         let sender = push::sender(client, &self.config.retry, self.config.timeout, health.clone());
         let storage = self.config.storage.as_ref();
         let delivery = Delivery::open(sender, storage, &health, &self.context, &mut self.spool)
+            .await
             .map_err(|error| StageError::Other(error.into()))?;
         Ok(RemoteWriteService {
             interval: self.config.interval,
@@ -105,7 +106,7 @@ impl RemoteWriteExporter {
 impl Exporter for RemoteWriteExporter {
     fn start(&mut self) -> BoxFuture<'_, Result<ExportService, StageError>> {
         async move {
-            let service = self.service()?;
+            let service = self.service().await?;
             Ok(metrics_only(service))
         }
         .boxed()

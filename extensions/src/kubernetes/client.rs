@@ -14,6 +14,7 @@ use k8s_openapi::api::core::v1::Namespace;
 use kube::config::{AuthInfo, AuthProviderConfig, Cluster, KubeConfigOptions, Kubeconfig, KubeconfigError};
 use kube::{Api, Client, Config};
 
+use super::bounded;
 use super::watch::error_chain;
 
 /// Why there is a cluster, and no client.
@@ -81,7 +82,7 @@ impl Source {
     }
 
     fn client(&self, config: Config) -> Result<Client, ClientError> {
-        Client::try_from(config).map_err(|error| self.unusable(&error))
+        bounded::client(config).map_err(|error| self.unusable(&error))
     }
 
     fn unusable(&self, error: &(dyn Error + 'static)) -> ClientError {
@@ -149,7 +150,7 @@ const UID_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// The cluster's id: the uid of its namespace kube-system, as `k8s.cluster.uid` is defined. `None` if it can't be read, with a log line.
 pub(super) async fn cluster_uid(client: &Client) -> Option<String> {
-    let namespaces = Api::<Namespace>::all(client.clone());
+    let namespaces = Api::<Namespace>::all(bounded::retrying(client));
     let error = match tokio::time::timeout(UID_TIMEOUT, namespaces.get_metadata("kube-system")).await {
         Ok(Ok(namespace)) => return namespace.metadata.uid,
         Ok(Err(kube::Error::Api(status))) if status.code == 403 => {

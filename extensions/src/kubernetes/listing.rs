@@ -7,7 +7,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-use super::Cluster;
+use super::{Cluster, bounded};
 
 /// Objects per answer of the API.
 const PAGE: u32 = 500;
@@ -16,7 +16,7 @@ const PAGE: u32 = 500;
 /// allows it, and left out.
 pub async fn list_objects(cluster: &Cluster) -> Vec<Value> {
     let mut objects = Vec::new();
-    let client = || cluster.client.clone();
+    let client = || bounded::retrying(&cluster.client);
     list(Api::<Pod>::all(client()), "pods", &mut objects).await;
     list(Api::<Namespace>::all(client()), "namespaces", &mut objects).await;
     list(Api::<Service>::all(client()), "services", &mut objects).await;

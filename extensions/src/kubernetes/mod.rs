@@ -1,6 +1,7 @@
 //! The Kubernetes cluster around flowtap, kept up to date if there is one.
 
 mod available;
+mod bounded;
 mod client;
 mod facts;
 mod listing;

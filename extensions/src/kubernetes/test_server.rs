@@ -23,12 +23,25 @@ enum Message {
     Disconnect,
 }
 
+/// An answer that no API server gives.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Broken {
+    /// To lists and watches: a page of a proxy.
+    Html,
+    /// To lists: one that never ends.
+    EndlessList,
+    /// To watches: a line that never ends.
+    EndlessLine,
+}
+
 #[derive(Debug)]
 struct Shared {
     /// Objects by path of their list and by name.
     objects: Mutex<BTreeMap<String, BTreeMap<String, Value>>>,
     /// Paths that are answered with this status.
     refused: Mutex<HashMap<String, u16>>,
+    /// Paths that are answered with something else than the API's.
+    broken: Mutex<HashMap<String, Broken>>,
     version: Mutex<u64>,
     messages: broadcast::Sender<Message>,
     lists: Mutex<HashMap<String, usize>>,
@@ -47,6 +60,7 @@ impl TestServer {
         let shared = Arc::new(Shared {
             objects: Mutex::default(),
             refused: Mutex::default(),
+            broken: Mutex::default(),
             version: Mutex::new(100),
             messages: broadcast::channel(1024).0,
             lists: Mutex::default(),
@@ -73,7 +87,7 @@ impl TestServer {
     }
 
     pub(super) fn client(&self) -> kube::Client {
-        kube::Client::try_from(kube::Config::new(self.uri.clone())).unwrap()
+        super::bounded::client(kube::Config::new(self.uri.clone())).unwrap()
     }
 
     /// Adds an object to the list at `path`, or replaces it.
@@ -134,6 +148,15 @@ impl TestServer {
             .insert(path.to_owned(), status);
     }
 
+    /// Answers requests for `path` in this way; `None` for what it has.
+    pub(super) fn break_off(&self, path: &str, broken: Option<Broken>) {
+        let mut all = self.shared.broken.lock().unwrap();
+        match broken {
+            Some(broken) => all.insert(path.to_owned(), broken),
+            None => all.remove(path),
+        };
+    }
+
     /// Number of times that `path` was listed.
     pub(super) fn lists(&self, path: &str) -> usize {
         self.shared.lists.lock().unwrap().get(path).copied().unwrap_or(0)
@@ -162,7 +185,12 @@ async fn answer(
     let path = uri.path().to_owned();
     let refused = shared.refused.lock().unwrap().get(&path).copied();
     if let Some(status) = refused.filter(|status| *status != 200) {
-        let reason = if status == 403 { "Forbidden" } else { "NotFound" };
+        let reason = match status {
+            403 => "Forbidden",
+            404 => "NotFound",
+            429 => "TooManyRequests",
+            _ => "InternalError",
+        };
         let body = json!({
             "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure",
             "message": format!("{path} is refused"), "reason": reason, "code": status
@@ -174,6 +202,18 @@ async fn answer(
             body.to_string(),
         )
             .into_response();
+    }
+    let broken = shared.broken.lock().unwrap().get(&path).copied();
+    let endless = |begin: &'static str| {
+        let more = futures::stream::repeat(Bytes::from(vec![b' '; 1 << 20]));
+        let begin = futures::stream::once(async move { Bytes::from(begin) });
+        Body::from_stream(begin.chain(more).map(Ok::<_, std::io::Error>)).into_response()
+    };
+    match (broken, query.contains_key("watch")) {
+        (Some(Broken::Html), _) => return "<html>please log in</html>\n".into_response(),
+        (Some(Broken::EndlessList), false) => return endless("{\"items\": [\n"),
+        (Some(Broken::EndlessLine), true) => return endless("{\"type\": "),
+        _ => {}
     }
     if let Some((list, name)) = path.rsplit_once('/') {
         let objects = shared.objects.lock().unwrap();

@@ -1,11 +1,13 @@
 use std::time::{Duration, Instant};
 
 use flowtap_pipeline::{ClusterState, KubernetesNames, Published, State};
+use opentelemetry::metrics::MeterProvider as _;
+use opentelemetry_sdk::metrics::SdkMeterProvider;
 use serde_json::{Value, json};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::client::{Source, check};
-use super::test_server::TestServer;
+use super::test_server::{Broken, TestServer};
 use super::*;
 
 const CONFIG_MAPS: &str = "/api/v1/namespaces/kube-system/configmaps";
@@ -72,6 +74,8 @@ fn owner(kind: &str, name: &str) -> Value {
 struct Watched {
     cluster: Arc<Published<ClusterState>>,
     board: WatchBoard,
+    metrics: prometheus::Registry,
+    _provider: SdkMeterProvider,
     _stop: DropGuard,
 }
 
@@ -86,15 +90,51 @@ impl Watched {
         let (client, watched, watching) = (server.client(), Arc::clone(&cluster), stop.clone());
         let board = WatchBoard::default();
         let reported = board.clone();
+        let metrics = prometheus::Registry::new();
+        let reader = opentelemetry_prometheus::exporter().with_registry(metrics.clone());
+        let provider = SdkMeterProvider::builder()
+            .with_reader(reader.build().unwrap())
+            .build();
+        let meter = provider.meter("test");
         tokio::spawn(async move {
-            let meter = opentelemetry::global::meter("test");
             watch(config, client, watched, reported, &meter, watching).await;
         });
         Self {
             cluster,
             board,
+            metrics,
+            _provider: provider,
             _stop: stop.drop_guard(),
         }
+    }
+
+    /// Failures of the watch of `resource` that are counted.
+    fn errors(&self, resource: &str) -> f64 {
+        let families = self.metrics.gather();
+        let errors = families
+            .iter()
+            .filter(|family| family.name() == "kubernetes_watch_errors_total");
+        let metrics = errors.flat_map(prometheus::proto::MetricFamily::get_metric);
+        let of = |metric: &&prometheus::proto::Metric| {
+            metric.get_label().iter().any(|label| label.value() == resource)
+        };
+        metrics
+            .filter(of)
+            .map(|metric| metric.get_counter().get_value())
+            .sum()
+    }
+
+    /// Until the watch of `resource` has failed, for a reason with these words, and that is counted `times`.
+    async fn until_failed(&self, resource: &str, words: &str, times: f64) {
+        self.until(&format!("{resource} fails: {words}"), |_| {
+            let board = self.board.load();
+            let Some(status) = board.get(resource) else {
+                return false;
+            };
+            let error = status.error.as_deref().unwrap_or_default();
+            status.state == State::RecoverableError && error.contains(words) && self.errors(resource) >= times
+        })
+        .await;
     }
 
     async fn until(&self, what: &str, seen: impl Fn(&ClusterState) -> bool) {
@@ -277,6 +317,97 @@ async fn what_is_forbidden_leaves_the_rest_at_work_and_is_watched_once_it_is_all
         (nodes.state, nodes.objects, nodes.error.clone()),
         (State::Ok, 1, None)
     );
+}
+
+#[tokio::test]
+async fn what_an_overloaded_or_broken_api_answers_is_reported_counted_and_survived() {
+    let server = TestServer::start().await;
+    server.put(NODES, node("worker-1", "10.244.1.0/24", "192.0.2.11"));
+    server.refuse(NODES, 429);
+    let watched = Watched::start(&server, false);
+    watched
+        .until_failed("nodes", "/api/v1/nodes is refused", 2.0)
+        .await;
+    assert!(!watched.board.load()["nodes"].synced);
+    server.refuse(NODES, 500);
+    let counted = watched.errors("nodes");
+    watched
+        .until_failed("nodes", "/api/v1/nodes is refused", counted + 1.0)
+        .await;
+    server.refuse(NODES, 200);
+    server.break_off(NODES, Some(Broken::Html));
+    watched.until_failed("nodes", "expected value", 1.0).await;
+    server.break_off(NODES, None);
+    watched.until_ranges(&["10.244.1.0/24"], &[], &[]).await;
+    let status = watched.board.load();
+    assert_eq!(
+        (status["nodes"].state, &status["nodes"].error),
+        (State::Ok, &None)
+    );
+    assert!(watched.errors("services/kube-dns") < 1.0, "the others go on");
+    // Garbage in a watch that worked so far.
+    let counted = watched.errors("nodes");
+    server.break_off(NODES, Some(Broken::Html));
+    server.disconnect();
+    watched
+        .until_failed("nodes", "expected value", counted + 1.0)
+        .await;
+    assert_eq!(
+        watched.cluster.load().ranges.pods.len(),
+        1,
+        "what was known stays"
+    );
+}
+
+#[tokio::test]
+async fn answers_and_lines_without_an_end_are_cut_at_a_limit_that_the_error_names() {
+    let server = TestServer::start().await;
+    server.put(NODES, node("worker-1", "10.244.1.0/24", "192.0.2.11"));
+    server.break_off(NODES, Some(Broken::EndlessList));
+    server.break_off(SERVICE_CIDRS, Some(Broken::EndlessLine));
+    let watched = Watched::start(&server, false);
+    watched
+        .until_failed("nodes", "an answer of the Kubernetes API exceeds 64 MiB", 1.0)
+        .await;
+    watched
+        .until_failed(
+            "servicecidrs",
+            "a line of a watch of the Kubernetes API exceeds 64 MiB",
+            1.0,
+        )
+        .await;
+    server.break_off(NODES, None);
+    server.break_off(SERVICE_CIDRS, None);
+    // A watch comes back from the version that it had: what is sent arrives once it has.
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while watched.cluster.load().ranges.services.is_empty() {
+        assert!(Instant::now() < deadline, "{:#?}", watched.board.load());
+        server.put(
+            SERVICE_CIDRS,
+            json!({"metadata": {"name": "kubernetes"}, "spec": {"cidrs": ["10.112.0.0/16"]}}),
+        );
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    watched
+        .until_ranges(&["10.244.1.0/24"], &["10.112.0.0/16"], &[])
+        .await;
+}
+
+#[tokio::test]
+async fn a_request_that_nobody_repeats_is_retried_while_the_api_is_overloaded() {
+    let server = TestServer::start().await;
+    let uid = "218fc5a9-a5f1-4b54-aa05-46717d0ab26d";
+    server.put(
+        "/api/v1/namespaces",
+        json!({"metadata": {"name": "kube-system", "uid": uid}}),
+    );
+    server.refuse("/api/v1/namespaces/kube-system", 429);
+    let (client, later) = (server.client(), async {
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        server.refuse("/api/v1/namespaces/kube-system", 200);
+    });
+    let (found, ()) = tokio::join!(cluster_uid(&client), later);
+    assert_eq!(found.as_deref(), Some(uid));
 }
 
 #[tokio::test]

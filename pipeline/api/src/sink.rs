@@ -51,4 +51,8 @@ pub trait Sink: Debug + Send {
 
     /// Reports that the scan before the next watermark failed: after a few of these in a row the receiver is not ok.
     fn scan_failed(&mut self, error: &dyn Display);
+
+    /// Reports that records were refused, which are lost and counted; `reason` says how many and why. The receiver is not ok until
+    /// none has been refused for a while.
+    fn records_refused(&mut self, reason: &dyn Display);
 }

@@ -76,6 +76,8 @@ pub enum Health {
     Ok,
     /// Its last scans failed.
     Failing(String),
+    /// It scans, and records have been refused of late, which are lost.
+    Losing(String),
     /// It waits for its pipelines, which wait for an exporter with `when_full: block`.
     Blocked(Duration),
     /// Its thread has not come to the end of a scan for so long.
@@ -88,6 +90,7 @@ impl Health {
         match self {
             Self::Ok => None,
             Self::Failing(error) => Some(format!("the last {FAILURES} scans or more failed: {error}")),
+            Self::Losing(reason) => Some(format!("records are refused, and lost: {reason}")),
             Self::Blocked(waited) => Some(format!(
                 "waits for an exporter with when_full: block for {} s; the kernel's ring may overflow, which is counted",
                 waited.as_secs()
@@ -99,7 +102,7 @@ impl Health {
     /// Time for which it has been so; nothing if that is not known.
     const fn lasts(&self) -> Duration {
         match self {
-            Self::Ok | Self::Failing(_) => Duration::ZERO,
+            Self::Ok | Self::Failing(_) | Self::Losing(_) => Duration::ZERO,
             Self::Blocked(waited) | Self::Stalled(waited) => *waited,
         }
     }
@@ -249,7 +252,9 @@ impl StatusBoard {
 
     /// Whether every receiver scans.
     pub fn is_measuring(&self) -> bool {
-        self.health().iter().all(|(_, health)| *health == Health::Ok)
+        // One that loses records reports all others.
+        let scans = |health: &Health| matches!(health, Health::Ok | Health::Losing(_));
+        self.health().iter().all(|(_, health)| scans(health))
     }
 
     /// Whether every receiver's thread is alive: one that waits for an exporter is, and so is one whose scans fail.

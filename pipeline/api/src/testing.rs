@@ -368,6 +368,8 @@ pub struct Recorder {
     pub watermarks: Vec<Timestamp>,
     /// Errors of scans that failed.
     pub failures: Vec<String>,
+    /// Reasons why records were refused.
+    pub refusals: Vec<String>,
     /// Result of [`Sink::wants_census`].
     pub wants_census: bool,
 }
@@ -395,5 +397,9 @@ impl Sink for Recorder {
 
     fn scan_failed(&mut self, error: &dyn Display) {
         self.failures.push(error.to_string());
+    }
+
+    fn records_refused(&mut self, reason: &dyn Display) {
+        self.refusals.push(reason.to_string());
     }
 }

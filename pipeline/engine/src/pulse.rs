@@ -1,6 +1,6 @@
-//! A receiver's pulse: when it last had a whole scan, and whether its thread still runs.
+//! A receiver's pulse: when it last had a whole scan, whether its thread still runs, and whether it loses records.
 //!
-//! In: what its sink sees: watermarks, failed scans, and the time spent in pipelines. Out: its [`Health`], on demand. A receiver that
+//! In: what its sink sees: watermarks, failed scans, refused records, and the time spent in pipelines. Out: its [`Health`], on demand. A receiver that
 //! is silent looks the same as a quiet network on every other metric, so its health is judged by the clock.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -15,6 +15,9 @@ const INTERVALS: u32 = 3;
 /// It has this long whatever its interval is: a busy machine is not a fault.
 const MIN_GRACE: Duration = Duration::from_secs(5);
 
+/// It has lost records for so long after the last ones, or for [`INTERVALS`]: losses come in bursts, and somebody has to see them.
+const MIN_LOSS: Duration = Duration::from_secs(30);
+
 #[derive(Debug)]
 struct State {
     /// When the last watermark came.
@@ -28,6 +31,8 @@ struct State {
     failed: bool,
     /// Why the last failed scan did.
     last_error: String,
+    /// When records were last refused, and why.
+    refused: Option<(Instant, String)>,
     /// Since when the receiver's thread is in its pipelines.
     in_pipelines: Option<Instant>,
 }
@@ -45,6 +50,7 @@ impl Default for Pulse {
             failures: 0,
             failed: false,
             last_error: String::new(),
+            refused: None,
             in_pipelines: None,
         }))
     }
@@ -67,6 +73,11 @@ impl Pulse {
         state.failures = state.failures.saturating_add(1);
         state.failed = true;
         state.last_error = error;
+    }
+
+    /// Records were refused.
+    pub(crate) fn records_refused(&self, reason: String, now: Instant) {
+        self.lock().refused = Some((now, reason));
     }
 
     /// A scan has ended, well unless it was reported as failed.
@@ -109,6 +120,11 @@ impl Probe for Pulse {
         }
         if state.failures >= FAILURES {
             return Health::Failing(state.last_error.clone());
+        }
+        if let Some((at, reason)) = &state.refused
+            && now.saturating_duration_since(*at) <= MIN_LOSS.max(interval * INTERVALS)
+        {
+            return Health::Losing(reason.clone());
         }
         Health::Ok
     }
@@ -169,6 +185,42 @@ mod tests {
         assert!(matches!(pulse.health(later), Health::Blocked(_)));
         pulse.leave();
         assert!(matches!(pulse.health(later), Health::Stalled(_)));
+    }
+
+    #[test]
+    fn a_receiver_that_refuses_records_is_not_ok_for_a_while_and_measures_on() {
+        let (board, pulse) = (StatusBoard::default(), std::sync::Arc::new(Pulse::default()));
+        let id: ComponentId = "ebpf".parse().unwrap();
+        board.set(ComponentKind::Receiver, &id, status::State::Ok, None);
+        board.watch(&id, std::sync::Arc::<Pulse>::clone(&pulse));
+        let now = Instant::now();
+        pulse.watermark(at(1), now);
+        pulse.records_refused("3 records".to_owned(), now);
+        let status = board.load()["receivers/ebpf"].clone();
+        assert_eq!(status.state, status::State::RecoverableError);
+        assert_eq!(
+            status.error.as_deref(),
+            Some("records are refused, and lost: 3 records")
+        );
+        assert!(
+            board.is_measuring(),
+            "a restart, or no more scrapes, would lose more"
+        );
+        let later = |seconds| {
+            let later = now + Duration::from_secs(seconds);
+            pulse.watermark(at(seconds), later);
+            pulse.health(later)
+        };
+        assert_eq!(later(2), Health::Losing("3 records".to_owned()));
+        assert_eq!(later(3), Health::Losing("3 records".to_owned()));
+        assert_eq!(later(31), Health::Ok);
+        // The receiver has long intervals.
+        pulse.records_refused("1 record".to_owned(), now + Duration::from_secs(60));
+        for seconds in [60, 120] {
+            later(seconds);
+        }
+        assert_eq!(later(180), Health::Losing("1 record".to_owned()));
+        assert_eq!(later(241), Health::Ok);
     }
 
     #[test]

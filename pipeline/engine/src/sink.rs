@@ -89,4 +89,8 @@ impl Sink for ChainSink {
     fn scan_failed(&mut self, error: &dyn Display) {
         self.pulse.scan_failed(error.to_string());
     }
+
+    fn records_refused(&mut self, reason: &dyn Display) {
+        self.pulse.records_refused(reason.to_string(), Instant::now());
+    }
 }

@@ -67,6 +67,11 @@ impl Series {
         SeriesId(self.0.as_ptr().addr())
     }
 
+    /// Whether a clone of it is held elsewhere: by its window as long as it lives, and by snapshots.
+    pub fn is_shared(&self) -> bool {
+        ThinArc::strong_count(&self.0) > 1
+    }
+
     /// When it began to count: the start time of its cumulative points.
     pub fn start(&self) -> Timestamp {
         self.head().start

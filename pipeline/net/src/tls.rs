@@ -4,11 +4,9 @@
 //! read leave the ones before in place.
 
 use std::fs;
-use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::time::SystemTime;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use arc_swap::ArcSwap;
 use flowtap_pipeline::Violation;
@@ -241,7 +239,14 @@ fn key(path: &Path) -> Result<PrivateKeyDer<'static>, TlsError> {
 pub struct ServerCertificate {
     files: ServerTls,
     current: ArcSwap<CertifiedKey>,
-    read_at: ArcSwap<Option<[SystemTime; 2]>>,
+    checked: Mutex<Checked>,
+}
+
+/// The files as they were at the last reading that succeeded, and the failure of the last one, if it did not.
+#[derive(Debug)]
+struct Checked {
+    stamp: [Option<FileStamp>; 2],
+    unusable: Option<String>,
 }
 
 impl ServerCertificate {
@@ -251,25 +256,43 @@ impl ServerCertificate {
             .map_err(|source| TlsError::Unusable(files.cert_file.clone(), source.to_string()))
     }
 
-    fn modified(files: &ServerTls) -> io::Result<[SystemTime; 2]> {
-        let modified = |path: &Path| fs::metadata(path)?.modified();
-        Ok([modified(&files.cert_file)?, modified(&files.key_file)?])
+    fn stamp(files: &ServerTls) -> [Option<FileStamp>; 2] {
+        [&files.cert_file, &files.key_file].map(|file| FileStamp::of(file))
     }
 
-    /// Reads the files again if they have changed. Returns whether there is a new certificate.
+    /// Reads the files again if they have changed, or could not be used the last time. Returns whether there is a new certificate.
     ///
     /// # Errors
-    /// [`TlsError`] with the file; the certificate before stays.
+    /// [`TlsError`] with the file, unless the last call has returned the same; the certificate before stays.
     pub fn refresh(&self) -> Result<bool, TlsError> {
-        let failed = |error: io::Error| unreadable("cert_file", &self.files.cert_file, &error);
-        let modified = Some(Self::modified(&self.files).map_err(failed)?);
-        if *self.read_at.load_full() == modified {
+        // Before the files are read: a change in between is read the next time.
+        let stamp = Self::stamp(&self.files);
+        let mut checked = self.checked();
+        if stamp == checked.stamp && checked.unusable.is_none() {
             return Ok(false);
         }
-        // Logged once, not at every check.
-        self.read_at.store(Arc::new(modified));
-        self.current.store(Arc::new(Self::read(&self.files)?));
-        Ok(true)
+        match Self::read(&self.files) {
+            Ok(certificate) => {
+                self.current.store(Arc::new(certificate));
+                *checked = Checked {
+                    stamp,
+                    unusable: None,
+                };
+                Ok(true)
+            }
+            Err(error) => {
+                let text = error.to_string();
+                if checked.unusable.replace(text.clone()) == Some(text) {
+                    return Ok(false);
+                }
+                Err(error)
+            }
+        }
+    }
+
+    fn checked(&self) -> MutexGuard<'_, Checked> {
+        // Every statement under the lock leaves it whole.
+        self.checked.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -284,9 +307,13 @@ impl ResolvesServerCert for ServerCertificate {
 /// # Errors
 /// [`TlsError`] with the file.
 pub fn server_config(files: &ServerTls) -> Result<(ServerConfig, Arc<ServerCertificate>), TlsError> {
+    let stamp = ServerCertificate::stamp(files);
     let certificate = Arc::new(ServerCertificate {
         current: ArcSwap::from_pointee(ServerCertificate::read(files)?),
-        read_at: ArcSwap::from_pointee(ServerCertificate::modified(files).ok()),
+        checked: Mutex::new(Checked {
+            stamp,
+            unusable: None,
+        }),
         files: files.clone(),
     });
     let builder = ServerConfig::builder_with_provider(provider())
@@ -309,4 +336,64 @@ pub fn server_config(files: &ServerTls) -> Result<(ServerConfig, Arc<ServerCerti
     };
     let resolver: Arc<dyn ResolvesServerCert> = Arc::<ServerCertificate>::clone(&certificate);
     Ok((builder.with_cert_resolver(resolver), certificate))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Writes the files of a new certificate, and returns it.
+    fn issue(files: &ServerTls) -> CertificateDer<'static> {
+        let issued = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+        fs::write(&files.cert_file, issued.cert.pem()).unwrap();
+        fs::write(&files.key_file, issued.signing_key.serialize_pem()).unwrap();
+        issued.cert.der().clone()
+    }
+
+    fn served(certificate: &ServerCertificate) -> CertificateDer<'static> {
+        certificate.current.load().cert[0].clone()
+    }
+
+    #[test]
+    fn a_renewed_certificate_is_tried_until_its_files_can_be_used() {
+        let dir = tempfile::tempdir().unwrap();
+        let files = ServerTls {
+            cert_file: dir.path().join("server.crt"),
+            key_file: dir.path().join("server.key"),
+            client_ca_file: None,
+        };
+        let first = issue(&files);
+        let (_, certificate) = server_config(&files).unwrap();
+        assert!(!certificate.refresh().unwrap());
+        let second = issue(&files);
+        let key = fs::read(&files.key_file).unwrap();
+        fs::write(&files.key_file, "not yet").unwrap();
+        let written = fs::metadata(&files.key_file).unwrap().modified().unwrap();
+        assert!(certificate.refresh().is_err());
+        assert!(!certificate.refresh().unwrap(), "the same failure, once");
+        assert_eq!(served(&certificate), first);
+        // The time of modification says nothing: a mode that is put right does not change it.
+        fs::write(&files.key_file, key).unwrap();
+        let file = fs::File::options().write(true).open(&files.key_file).unwrap();
+        file.set_modified(written).unwrap();
+        assert!(certificate.refresh().unwrap());
+        assert_eq!(served(&certificate), second);
+        assert!(!certificate.refresh().unwrap());
+    }
+
+    #[test]
+    fn a_file_that_was_missing_for_a_moment_is_read_when_it_is_back() {
+        let dir = tempfile::tempdir().unwrap();
+        let files = ServerTls {
+            cert_file: dir.path().join("server.crt"),
+            key_file: dir.path().join("server.key"),
+            client_ca_file: None,
+        };
+        issue(&files);
+        let (_, certificate) = server_config(&files).unwrap();
+        fs::rename(&files.key_file, dir.path().join("aside")).unwrap();
+        assert!(certificate.refresh().is_err());
+        fs::rename(dir.path().join("aside"), &files.key_file).unwrap();
+        assert!(certificate.refresh().unwrap());
+    }
 }

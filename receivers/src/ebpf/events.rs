@@ -113,11 +113,12 @@ async fn consume(
                 output.accept(&mut batch);
             }
             Message::Tick(at, lost) => {
-                if let Some(kernel) = &lost.kernel {
-                    losses.update(kernel);
-                }
+                let refused = lost.kernel.as_ref().and_then(|kernel| losses.update(kernel));
                 losses.update_misses(&lost.misses);
-                losses.update_channel(&lost.channel);
+                let dropped = losses.update_channel(&lost.channel);
+                for reason in [refused, dropped].into_iter().flatten() {
+                    output.records_refused(&reason);
+                }
                 losses.update_translations(lost.translations);
                 output.watermark(at);
                 // By the reader's next tick. Asked here: it must not wait for a pipeline.

@@ -103,10 +103,11 @@ impl LossTelemetry {
         telemetry
     }
 
-    /// Counts what was added since the last call. `losses` are the kernel side's running totals.
-    pub(super) fn update(&mut self, losses: &Losses) {
+    /// Counts what was added since the last call. `losses` are the kernel side's running totals. Returns why records of connections
+    /// were refused, if some were: others are reported again, or are no loss of bytes.
+    pub(super) fn update(&mut self, losses: &Losses) -> Option<String> {
         if self.reported == *losses {
-            return;
+            return None;
         }
         let new = added(&mut self.reported, losses);
         self.add(&new);
@@ -125,6 +126,7 @@ impl LossTelemetry {
             "the kernel side could not report everything; hint: a larger `ring_buffer_bytes` or a shorter `interval` helps where \
              connections are lost, a larger `max_sockets` or `net.core.optmem_max` where they are untracked"
         );
+        refusal(&new)
     }
 
     /// Counts runs that the kernel skipped since the last call, by program.
@@ -140,11 +142,11 @@ impl LossTelemetry {
         }
     }
 
-    /// Counts what was dropped at the channel since the last call.
-    pub(super) fn update_channel(&mut self, lost: &ChannelLosses) {
+    /// Counts what was dropped at the channel since the last call, and returns it in words.
+    pub(super) fn update_channel(&mut self, lost: &ChannelLosses) -> Option<String> {
         let before = self.reported_channel;
         if lost.records == before.records {
-            return;
+            return None;
         }
         self.reported_channel = ChannelLosses {
             records: lost.records,
@@ -162,6 +164,9 @@ impl LossTelemetry {
             received,
             "events were dropped at a full channel; hint: a larger `channel_capacity`, or mode `sockets`"
         );
+        Some(format!(
+            "{records} events at a full channel; hint: a larger `channel_capacity`, or mode `sockets`"
+        ))
     }
 
     /// Counts connections whose addresses on the wire found no room since the last call; `refused` is the running total.
@@ -243,6 +248,23 @@ impl LossTelemetry {
     }
 }
 
+/// Describes connections whose records were refused, if there are any.
+fn refusal(new: &Losses) -> Option<String> {
+    let reasons = [
+        (
+            new.flows,
+            "connections that ended while the ring was full; hint: a larger `ring_buffer_bytes`, or a shorter `interval`",
+        ),
+        (
+            new.untracked,
+            "connections that could not be tracked; hint: a larger `max_sockets` or `net.core.optmem_max`",
+        ),
+    ];
+    let reasons = reasons.into_iter().filter(|(count, _)| *count > 0);
+    let reasons: Vec<_> = reasons.map(|(count, why)| format!("{count} {why}")).collect();
+    (!reasons.is_empty()).then(|| reasons.join("; "))
+}
+
 /// Returns what `losses` add to `reported`, and moves it there. Bytes are sums of signed differences and can fall; their counter
 /// then waits until they are above what it has counted.
 fn added(reported: &mut Losses, losses: &Losses) -> Losses {
@@ -270,6 +292,24 @@ fn added(reported: &mut Losses, losses: &Losses) -> Losses {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn records_that_are_reported_again_are_not_called_refused() {
+        let refused = |flows, untracked| Losses {
+            flows,
+            untracked,
+            listeners: 7,
+            segments: 8,
+            ..Losses::default()
+        };
+        assert_eq!(refusal(&refused(0, 0)), None);
+        let both = refusal(&refused(2, 3)).unwrap();
+        assert!(both.starts_with("2 connections that ended"), "{both}");
+        assert!(
+            both.contains("; 3 connections that could not be tracked"),
+            "{both}"
+        );
+    }
 
     #[test]
     fn lost_bytes_that_are_taken_back_never_make_the_counter_fall() {

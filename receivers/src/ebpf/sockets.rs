@@ -165,7 +165,11 @@ impl<'a> Capture<'a> {
         );
         self.hand_on();
         match self.sockets.losses() {
-            Ok(losses) => self.losses.update(&losses),
+            Ok(losses) => {
+                if let Some(refused) = self.losses.update(&losses) {
+                    self.output.records_refused(&refused);
+                }
+            }
             Err(error) => tracing::warn!(%error, "the kernel side's counters can't be read; \
                 hint: restart flowtap if it comes again"),
         }

@@ -210,3 +210,27 @@ async fn an_exporter_that_joins_a_pipeline_at_work_begins_at_the_totals_there() 
         collector.received.lock().unwrap().clear();
     }
 }
+
+#[tokio::test]
+async fn series_that_end_between_two_exporters_are_forgotten() {
+    let collector = Collector::default();
+    let endpoint = serve(&collector).await;
+    let mut first = OtlpExporter::new(of_deltas(&endpoint), &context()).unwrap();
+    let mut service = first.start().await.unwrap();
+    let lives = windows(&[10, 10, 30]);
+    push(&mut service, windows(&[20])).await;
+    push(&mut service, lives[1..2].iter().cloned()).await;
+    let state = first.shared_state().unwrap();
+    drop((first, service));
+
+    let mut second = OtlpExporter::new(of_deltas(&endpoint), &context()).unwrap();
+    second.take_over(state);
+    let known = |exporter: &OtlpExporter| exporter.deltas.as_deref().map(|deltas| lock(deltas).len());
+    assert_eq!(known(&second), Some(2));
+    let mut service = second.start().await.unwrap();
+    push(&mut service, lives[2..].iter().cloned()).await;
+    // The window has dropped the other one, and no snapshot said that it has ended.
+    assert_eq!(known(&second), Some(1));
+    let values: Vec<_> = reported(&collector).iter().map(|(value, ..)| *value).collect();
+    assert_eq!(values, [20, 10, 20]);
+}

@@ -281,6 +281,10 @@ impl Sink for InspectSink<'_> {
     fn scan_failed(&mut self, error: &dyn Display) {
         self.sink.scan_failed(error);
     }
+
+    fn records_refused(&mut self, reason: &dyn Display) {
+        self.sink.records_refused(reason);
+    }
 }
 
 #[cfg(test)]

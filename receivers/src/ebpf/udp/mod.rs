@@ -399,6 +399,10 @@ impl Sink for UdpSink<'_> {
     fn scan_failed(&mut self, error: &dyn Display) {
         self.sink.scan_failed(error);
     }
+
+    fn records_refused(&mut self, reason: &dyn Display) {
+        self.sink.records_refused(reason);
+    }
 }
 
 /// Hint at the hooks that need less of the kernel than those of `udp.hooks: auto`, as far as this machine can have them.
