@@ -57,6 +57,7 @@ test: setup-test ## Run every test; as root, or those that need privileges are s
 	CARGO="$(CARGO)" tests/all
 
 test-deploy: setup-deploy static ## Check the chart, the manifests, the unit, the package, the image, the rules; as root
+	@tests/peers || echo 'what needs a Collector is skipped'
 	tests/deploy/run --binary target/$(STATIC_TARGET)/release/flowtap
 
 test-docs: setup-test setup-deploy static ## Run the commands and check the configs of README.md and docs/; as root

@@ -64,7 +64,7 @@ impl Otelcol {
         let text = format!(
             "receivers: {{otlp: {{protocols: {{grpc: {{endpoint: \"{grpc}\", {}}}, http: {{endpoint: \"{http}\", {}}}}}}}}}\n\
              exporters: {{lines: {{path: \"{}\", {}}}}}\n\
-             service: {{pipelines: {{metrics: {{receivers: [otlp], exporters: [lines]}}, logs: {{receivers: [otlp], exporters: [lines]}}}}}}\n",
+             service: {{telemetry: {{metrics: {{level: none}}, logs: {{sampling: {{enabled: false}}}}}}, pipelines: {{metrics: {{receivers: [otlp], exporters: [lines]}}, logs: {{receivers: [otlp], exporters: [lines]}}}}}}\n",
             behaviour.grpc,
             behaviour.http,
             path.display(),
