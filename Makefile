@@ -13,7 +13,7 @@ ARM64_BINARY := target/aarch64-unknown-linux-gnu/release/flowtap
 MINIMAL_BINARY := target/minimal/$(STATIC_TARGET)/release/flowtap
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-test setup-kernels setup-bench setup-deploy setup-lint build static minimal static-arm64 packages sbom run test test-deploy test-reproducible test-sbom test-minimal test-arm64 test-loom test-busy test-roles test-docs test-newcomer test-kernels test-kernels-all test-kernels-arm64 test-verifier bench bench-overhead bench-compare fuzz soak lint features check-features references generate nextest nextest-e2e coverage fmt clean book test-fleet
+.PHONY: help setup setup-test setup-kernels setup-bench setup-deploy setup-lint setup-spark build static minimal static-arm64 packages sbom run test test-deploy test-reproducible test-sbom test-minimal test-arm64 test-loom test-busy test-roles test-docs test-newcomer test-kernels test-kernels-all test-kernels-arm64 test-verifier bench bench-overhead bench-compare fuzz soak lint features check-features references generate nextest nextest-e2e coverage fmt clean book test-fleet
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -24,6 +24,9 @@ setup: ## Install build dependencies
 setup-test: ## Install test dependencies
 	@deploy/setup build test
 	@tests/peers || echo 'tests that need newer programs of Debian are skipped'
+
+setup-spark: ## Install Spark (500 MB) into target/venv-spark, for the test of history that reads with it
+	@deploy/setup spark
 
 setup-lint: ## Install the linters of scripts
 	@deploy/setup lint
@@ -57,6 +60,7 @@ test: setup-test ## Run every test; as root, or those that need privileges are s
 	CARGO="$(CARGO)" tests/all
 
 test-deploy: setup-deploy static ## Check the chart, the manifests, the unit, the package, the image, the rules; as root
+	@tests/peers || echo 'what needs a Collector is skipped'
 	tests/deploy/run --binary target/$(STATIC_TARGET)/release/flowtap
 
 test-docs: setup-test setup-deploy static ## Run the commands and check the configs of README.md and docs/; as root

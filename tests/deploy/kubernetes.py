@@ -1,6 +1,8 @@
 """Checks of Kubernetes objects that more than one test makes."""
 
+import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import kubernetes_validate
@@ -12,7 +14,7 @@ CHART = ROOT / "deploy/helm/flowtap"
 VERSIONS = ("1.25", "1.33", kubernetes_validate.latest_version())
 
 # Kinds of the Prometheus Operator are in no schema of Kubernetes: the fields that its API has of those that one may write.
-ENDPOINT = {"port", "path", "scheme", "interval", "scrapeTimeout", "relabelings", "metricRelabelings", "honorLabels"}
+ENDPOINT = {"port", "path", "scheme", "interval", "scrapeTimeout", "relabelings", "metricRelabelings", "honorLabels", "basicAuth", "tlsConfig"}
 RELABELING = {"action", "sourceLabels", "targetLabel", "regex", "replacement", "separator", "modulus"}
 SPEC = {"selector", "namespaceSelector", "jobLabel", "podTargetLabels"}
 MONITORS = {"ServiceMonitor": "endpoints", "PodMonitor": "podMetricsEndpoints"}
@@ -39,14 +41,33 @@ def check_monitor(monitor):
         raise Invalid(f"{monitor['kind']}: no endpoint, or nothing selected")
     for endpoint in monitor["spec"][endpoints]:
         only(endpoint, ENDPOINT, endpoints)
+        for part, selector in endpoint.get("basicAuth", {}).items():
+            only({part}, {"username", "password"}, "basicAuth")
+            only(selector, {"name", "key"}, f"basicAuth.{part}")
         for rule in endpoint.get("relabelings", []) + endpoint.get("metricRelabelings", []):
             only(rule, RELABELING, "relabeling")
             if not isinstance(rule.get("sourceLabels", []), list):
                 raise Invalid("sourceLabels: not a list")
 
 
+def check_rule(rule):
+    """A PrometheusRule: promtool reads its groups as a file of rules."""
+    if rule["apiVersion"] != "monitoring.coreos.com/v1":
+        raise Invalid(f"PrometheusRule: apiVersion {rule['apiVersion']}")
+    only(rule["spec"], {"groups"}, "PrometheusRule")
+    with tempfile.NamedTemporaryFile("w", suffix=".yaml") as file:
+        yaml.safe_dump(rule["spec"], file)
+        file.flush()
+        done = subprocess.run(["promtool", "check", "rules", "--lint=all", "--lint-fatal", file.name], capture_output=True, text=True)
+    if done.returncode:
+        raise Invalid(f"PrometheusRule: {done.stderr}{done.stdout}")
+
+
 def check_object(item):
-    """Any object, against the schemas of every version in VERSIONS."""
+    """Any object, against the schemas of every version in VERSIONS; those of the Prometheus Operator by their shape."""
+    if item["kind"] == "PrometheusRule":
+        check_rule(item)
+        return
     if item["kind"] in MONITORS:
         check_monitor(item)
         return
@@ -68,7 +89,8 @@ def check_references(objects):
     for workload in [*by_kind.get("DaemonSet", {}).values(), *by_kind.get("Deployment", {}).values()]:
         pod = workload["spec"]["template"]
         labels = pod["metadata"]["labels"].items()
-        ports = {port["name"] for container in pod["spec"]["containers"] for port in container["ports"]}
+        containers = pod["spec"].get("initContainers", []) + pod["spec"]["containers"]
+        ports = {port["name"] for container in containers for port in container.get("ports", [])}
         selectors = [workload["spec"]["selector"]["matchLabels"]]
         for service in by_kind.get("Service", {}).values():
             selectors.append(service["spec"]["selector"])
@@ -85,7 +107,7 @@ def check_references(objects):
             if not selector.items() <= labels:
                 raise Invalid(f"{selector} does not select the pods, {dict(labels)}")
         volumes = {volume["name"]: volume for volume in pod["spec"].get("volumes", [])}
-        for container in pod["spec"]["containers"]:
+        for container in containers:
             for mount in container.get("volumeMounts", []):
                 if mount["name"] not in volumes:
                     raise Invalid(f"no volume {mount['name']}")

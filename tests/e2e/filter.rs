@@ -57,6 +57,92 @@ fn records_in_are_records_out_and_dropped_ones() {
 }
 
 #[test]
+fn two_filters_with_opposite_matchers_drop_every_record_once_tcp_and_udp() {
+    const UDP: u64 = 300;
+    const INTERVALS: u64 = 3;
+    let daemon = Daemon::launch(Launch {
+        set: &[
+            PROCESSORS,
+            "service.pipelines.metrics.receivers=[generator]",
+            "service.pipelines.metrics/rest={receivers: [generator], processors: [direction, policy, filter/rest, window], exporters: [debug]}",
+            "exporters.debug={}",
+            "receivers.generator={flows: 600, udp_flows: 300, interval: 100ms, max_intervals: 3, server_share: 0.4}",
+            "processors.filter={exclude: [{transport: [udp]}]}",
+            "processors.filter/rest={include: [{transport: [udp]}]}",
+        ],
+        unprivileged: nix::unistd::geteuid().is_root(),
+        ..Launch::default()
+    });
+    let own = daemon.telemetry_until("the records of every interval", |own| {
+        own.sum(
+            "flowtap_processor_dropped_records_total",
+            &[("processor", "filter"), REASON[0]],
+        ) >= UDP * INTERVALS
+    });
+    // A record that one filter passes on is one that the other drops, so both together are what came in.
+    let accepted = own.sum("flowtap_receiver_accepted_records_total", &[]);
+    let by = |processor| {
+        own.sum(
+            "flowtap_processor_dropped_records_total",
+            &[("processor", processor), REASON[0]],
+        )
+    };
+    let (udp, rest) = (by("filter"), by("filter/rest"));
+    assert_eq!(udp + rest, accepted, "{udp} and {rest}");
+    assert_eq!(udp, UDP * INTERVALS);
+    let scrape = daemon.scrape();
+    assert_eq!(scrape.sum("primus_lens_network_udp_flow_egress", &[]), 0);
+    assert_eq!(scrape.sum("primus_lens_network_udp_flow_ingress", &[]), 0);
+    assert!(scrape.sum("primus_lens_network_tcp_bytes", &[]) > 0);
+}
+
+#[test]
+fn connections_beyond_the_table_of_decisions_are_counted() {
+    const BEYOND: u64 = 1_000;
+    let flows = (1 << 20) + BEYOND;
+    let daemon = Daemon::launch(Launch {
+        set: &[
+            PROCESSORS,
+            "service.pipelines.metrics.receivers=[generator]",
+            &format!("receivers.generator={{flows: {flows}, interval: 1s, max_intervals: 1}}"),
+            "processors.filter={include: [{class: [k8sPod]}]}",
+        ],
+        unprivileged: nix::unistd::geteuid().is_root(),
+        ..Launch::default()
+    });
+    let untracked = "flowtap_processor_filter_untracked_records_total";
+    let own = daemon.telemetry_until("records without a place in the table", |own| {
+        own.sum(untracked, &[]) > 0
+    });
+    assert_eq!(
+        own.sum(untracked, &[("processor", "filter")]) % BEYOND,
+        0,
+        "a record each"
+    );
+}
+
+#[test]
+fn series_that_others_outrank_are_counted_once_per_window() {
+    let daemon = Daemon::launch(Launch {
+        set: &[
+            "service.pipelines.metrics.receivers=[generator]",
+            "receivers.generator={flows: 50, interval: 100ms, max_intervals: 1}",
+            "processors.window={interval: 200ms, families: {network_tcp_flow_egress: {top: {n: 10}, labels: [raddr, direction, type]}}}",
+        ],
+        unprivileged: nix::unistd::geteuid().is_root(),
+        ..Launch::default()
+    });
+    let outranked = "flowtap_processor_outranked_series_total";
+    let own = daemon.telemetry_until("series that others outrank", |own| own.sum(outranked, &[]) > 0);
+    // 50 peers, of which 10 have a name.
+    assert_eq!(
+        own.sum(outranked, &[("family", "network_tcp_flow_egress")]),
+        50 - 10
+    );
+    assert_eq!(own.sum(outranked, &[]), 50 - 10, "no other family has `top`");
+}
+
+#[test]
 fn bytes_of_a_dropped_port_are_counted_as_dropped_and_others_are_exact() {
     let Some(_machine) = require::root() else {
         return;

@@ -2,7 +2,7 @@
 //! `ipfixDump` for what arrives over connections. Their sums are what the applications counted, also after templates were lost, before
 //! the collector listens, and over its restart.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io::{self, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, UdpSocket};
@@ -223,116 +223,280 @@ fn nfcapd_has_the_flows_and_bytes_of_the_applications_over_ipv4_and_ipv6() {
     }
 }
 
+/// pmacct's collector, which writes flows to a file.
+struct Nfacctd {
+    child: Peer,
+    folder: tempfile::TempDir,
+    address: SocketAddr,
+}
+
+impl Nfacctd {
+    fn start(address: SocketAddr) -> Option<Self> {
+        if !require::program("nfacctd") {
+            return None;
+        }
+        let folder = tempfile::tempdir().unwrap();
+        let text = format!(
+            "nfacctd_ip: 127.0.0.1\nnfacctd_port: {}\nnfacctd_time_new: true\nplugins: print[a]\n\
+             aggregate[a]: src_host, dst_host, src_port, dst_port, proto, timestamp_start, timestamp_end, flows\n\
+             print_output[a]: csv\nprint_output_file[a]: {}\nprint_output_file_append[a]: true\nprint_refresh_time[a]: 1\n",
+            address.port(),
+            folder.path().join("flows.csv").display()
+        );
+        fs::write(folder.path().join("nfacctd.conf"), text).unwrap();
+        let mut command = Command::new("nfacctd");
+        command.arg("-f").arg(folder.path().join("nfacctd.conf"));
+        let child = Peer(spawn(&mut command, &folder.path().join("log")));
+        ask_until("nfacctd listens", || udp_queue(address.port()));
+        Some(Self {
+            child,
+            folder,
+            address,
+        })
+    }
+
+    fn end(&mut self) {
+        // It goes on after SIGTERM.
+        end(&mut self.child.0, Signal::SIGINT);
+    }
+
+    /// Flows to `port` and from it, as their number and bytes. Equal ones are one line with their number.
+    fn flows(&self, port: u16) -> [(u64, u64); 2] {
+        let text = fs::read_to_string(self.folder.path().join("flows.csv")).unwrap_or_default();
+        let mut columns: Vec<&str> = Vec::new();
+        let mut sums = [(0, 0); 2];
+        for line in text.lines() {
+            let fields: Vec<_> = line.split(',').collect();
+            if fields[0] == "SRC_IP" {
+                columns = fields;
+                continue;
+            }
+            let field = |name: &str| -> Option<u64> {
+                let index = columns.iter().position(|column| *column == name)?;
+                fields.get(index)?.parse().ok()
+            };
+            // A line that is being written lacks some.
+            let (Some(number), Some(bytes)) = (field("FLOWS"), field("BYTES")) else {
+                continue;
+            };
+            for (end, sum) in ["DST_PORT", "SRC_PORT"].into_iter().zip(&mut sums) {
+                if field(end) == Some(port.into()) {
+                    sum.0 += number;
+                    sum.1 += bytes;
+                }
+            }
+        }
+        sums
+    }
+}
+
+/// Of `connections`, as nfacctd has them without biflows: a flow and the one back, of either end. They have no direction by
+/// themselves, so the sums of both ends are one.
+fn without_biflows(connections: u64, sent: Counted) -> [(u64, u64); 2] {
+    [
+        (2 * connections, sent.client_sent + sent.server_received),
+        (2 * connections, sent.client_received + sent.server_sent),
+    ]
+}
+
 #[test]
-fn nfacctd_has_the_flows_and_bytes_of_the_applications_without_biflows() {
+fn nfacctd_has_the_flows_and_bytes_of_the_applications_without_biflows_over_ipv4_and_ipv6() {
     let Some(_machine) = require::root() else {
         return;
     };
-    if !require::program("nfacctd") {
+    let Some(mut nfacctd) = Nfacctd::start(free_address()) else {
         return;
-    }
-    let folder = tempfile::tempdir().unwrap();
-    let (address, file) = (free_address(), folder.path().join("flows.csv"));
-    let config = folder.path().join("nfacctd.conf");
-    let text = format!(
-        "nfacctd_ip: 127.0.0.1\nnfacctd_port: {}\nnfacctd_time_new: true\nplugins: print[a]\n\
-         aggregate[a]: src_host, dst_host, src_port, dst_port, proto, timestamp_start, timestamp_end\n\
-         print_output[a]: csv\nprint_output_file[a]: {}\nprint_output_file_append[a]: true\nprint_refresh_time[a]: 1\n",
-        address.port(),
-        file.display()
-    );
-    fs::write(&config, text).unwrap();
-    let mut command = Command::new("nfacctd");
-    command.arg("-f").arg(&config);
-    let mut nfacctd = Peer(spawn(&mut command, &folder.path().join("log")));
-    ask_until("nfacctd listens", || udp_queue(address.port()));
-    let (listener, port) = listen(Ipv4Addr::LOCALHOST);
-    let daemon = launch(address, &[port], "biflow: false");
-    let sent = exchange(&listener, 150, 3).unwrap();
-    // A flow and the one back, of either end. It has no direction by itself, so the sums of both ends are one.
-    let flows = || {
-        let text = fs::read_to_string(&file).unwrap_or_default();
-        let rows = text.lines().filter_map(|line| {
-            let fields: Vec<_> = line.split(',').collect();
-            let [_, _, source, destination, _, _, _, _, octets] = fields[..] else {
-                return None;
-            };
-            Some(Seen {
-                source_port: source.parse().ok()?,
-                destination_port: destination.parse().ok()?,
-                octets: octets.parse().ok()?,
-                ..Seen::default()
-            })
-        });
-        rows.collect::<Vec<_>>()
     };
-    let sum = |back: bool| -> u64 {
-        let flows = flows();
-        let rows = flows.iter().filter(|flow| {
-            let end = if back {
-                flow.source_port
-            } else {
-                flow.destination_port
-            };
-            end == port
-        });
-        rows.map(|flow| flow.octets).sum()
-    };
-    let expected = (
-        sent.client_sent + sent.server_received,
-        sent.client_received + sent.server_sent,
-    );
-    ask_until("nfacctd has written the bytes", || {
-        ((sum(false), sum(true)) == expected).then_some(())
+    let (v4, v6) = (listen(Ipv4Addr::LOCALHOST), listen(Ipv6Addr::LOCALHOST));
+    let daemon = launch(nfacctd.address, &[v4.1, v6.1], "biflow: false");
+    let expected = [
+        (v4.1, without_biflows(150, exchange(&v4.0, 150, 3).unwrap())),
+        (v6.1, without_biflows(150, exchange(&v6.0, 150, 12).unwrap())),
+    ];
+    ask_until("nfacctd has written the flows", || {
+        expected
+            .iter()
+            .all(|(port, flows)| nfacctd.flows(*port) == *flows)
+            .then_some(())
     });
     assert!(daemon.stop().0.success());
-    end(&mut nfacctd.0, Signal::SIGINT);
-    assert_eq!((sum(false), sum(true)), expected, "nothing more arrived");
+    nfacctd.end();
+    for (port, flows) in expected {
+        assert_eq!(nfacctd.flows(port), flows, "nothing more arrived");
+    }
+}
+
+/// Records that the exporter has sent, and datagrams that were refused.
+fn sent_and_refused(daemon: &Daemon) -> (u64, u64) {
+    let telemetry = daemon.telemetry();
+    let sum = |name| telemetry.sum(name, &[("exporter", "ipfix")]);
+    assert_eq!(sum("flowtap_exporter_send_failed_log_records_total"), 0);
+    (
+        sum("flowtap_exporter_sent_log_records_total"),
+        sum("flowtap_exporter_refused_datagrams_total"),
+    )
+}
+
+/// Records in a datagram of 1232 bytes, at most.
+const RECORDS: u64 = 16;
+
+#[test]
+fn what_a_restart_of_nfcapd_loses_is_in_refused_datagrams() {
+    let Some(_machine) = require::root() else {
+        return;
+    };
+    let address = free_address();
+    let Some(first) = Nfcapd::start(address) else {
+        return;
+    };
+    let (listener, port) = listen(Ipv4Addr::LOCALHOST);
+    let daemon = launch(address, &[port], "");
+    exchange(&listener, 60, 13).unwrap();
+    ask_until("the first flows are sent", || {
+        (sent_and_refused(&daemon).0 == 120).then_some(())
+    });
+    let before = first.stop(true);
+    assert_eq!(number(&before, port), 120);
+    exchange(&listener, 60, 14).unwrap();
+    daemon.wait_for("delivery failed and is retried");
+    let second = Nfcapd::start(address).unwrap();
+    daemon.wait_for("delivering again");
+    exchange(&listener, 60, 15).unwrap();
+    ask_until("every flow is sent", || {
+        (sent_and_refused(&daemon).0 == 360).then_some(())
+    });
+    let (sent, refused) = sent_and_refused(&daemon);
+    assert!(daemon.stop().0.success());
+    let after = second.stop(true);
+    let lost = sent - number(&before, port) as u64 - number(&after, port) as u64;
+    assert!(
+        refused > 0 && lost <= refused * RECORDS,
+        "{lost} of {sent} lost, {refused} refused"
+    );
 }
 
 /// Forwards datagrams, apart from those with templates while these are to be lost.
 struct Relay {
     address: SocketAddr,
     loses_templates: Arc<AtomicBool>,
-    /// Messages with templates that it has lost, and those that it has forwarded.
-    templates: Arc<Mutex<(usize, usize)>>,
+    state: Arc<Mutex<Relayed>>,
+}
+
+/// Messages of a relay.
+#[derive(Debug, Default)]
+struct Relayed {
+    /// Messages with templates that it has lost.
+    lost: usize,
+    /// Messages with templates that it has forwarded.
+    forwarded: usize,
+    /// Bytes of a flow's record by template, also by those that it has lost.
+    lengths: BTreeMap<u16, usize>,
+    /// The templates of `lengths` that it has forwarded.
+    known: BTreeSet<u16>,
+    /// Flows that it has forwarded before their template: no collector can decode them.
+    undecodable: u64,
+}
+
+impl Relayed {
+    /// Whether `message` is to be forwarded.
+    fn takes(&mut self, message: &[u8], losing: bool) -> bool {
+        // The id of the first set: 2 is that of templates.
+        let is_templates = message[16..18] == [0, 2];
+        let forward = !(is_templates && losing);
+        if is_templates && forward {
+            self.forwarded += 1;
+        } else if is_templates {
+            self.lost += 1;
+        }
+        let mut sets = &message[16..];
+        while sets.len() >= 4 {
+            let (id, length) = (pair(sets, 0), usize::from(pair(sets, 2)));
+            self.take_set(id, &sets[4..length], forward);
+            sets = &sets[length..];
+        }
+        forward
+    }
+
+    fn take_set(&mut self, id: u16, mut set: &[u8], forward: bool) {
+        if id == 2 {
+            while set.len() >= 4 {
+                let (template, fields) = (pair(set, 0), pair(set, 2));
+                set = &set[4..];
+                let mut bytes = 0;
+                for _ in 0..fields {
+                    let (element, length) = (pair(set, 0), pair(set, 2));
+                    assert_ne!(length, u16::MAX, "a field of variable length");
+                    bytes += usize::from(length);
+                    // An enterprise's element has its number as well.
+                    set = &set[if element & 0x8000 == 0 { 4 } else { 8 }..];
+                }
+                self.lengths.insert(template, bytes);
+                if forward {
+                    self.known.insert(template);
+                }
+            }
+        } else if let Some(length) = self.lengths.get(&id)
+            && forward
+            && !self.known.contains(&id)
+        {
+            self.undecodable += (set.len() / length) as u64;
+        }
+    }
+}
+
+fn pair(bytes: &[u8], at: usize) -> u16 {
+    u16::from_be_bytes([bytes[at], bytes[at + 1]])
 }
 
 impl Relay {
     fn to(collector: SocketAddr) -> Self {
         let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
         let address = socket.local_addr().unwrap();
-        let (loses_templates, templates) = (Arc::new(AtomicBool::new(true)), Arc::default());
-        let (losing, count) = (
-            Arc::clone(&loses_templates),
-            Arc::<Mutex<(usize, usize)>>::clone(&templates),
-        );
+        let (loses_templates, state) = (Arc::new(AtomicBool::new(true)), Arc::<Mutex<Relayed>>::default());
+        let (losing, relayed) = (Arc::clone(&loses_templates), Arc::clone(&state));
         // Ends with the process of the tests.
         thread::spawn(move || {
             let out = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
             let mut message = vec![0; 65_536];
             loop {
                 let length = socket.recv(&mut message).unwrap();
-                // The id of the first set: 2 is that of templates.
-                let is_templates = message[16..18] == [0, 2];
-                if is_templates && losing.load(Ordering::SeqCst) {
-                    count.lock().unwrap().0 += 1;
-                    continue;
+                let message = &message[..length];
+                let losing = losing.load(Ordering::SeqCst);
+                // Sent before it counts as forwarded.
+                let mut relayed = relayed.lock().unwrap();
+                if relayed.takes(message, losing) {
+                    out.send_to(message, collector).unwrap();
                 }
-                out.send_to(&message[..length], collector).unwrap();
-                count.lock().unwrap().1 += usize::from(is_templates);
             }
         });
         Self {
             address,
             loses_templates,
-            templates,
+            state,
         }
+    }
+
+    /// Makes traffic to `missed` while templates are lost, until they arrive; returns its connections.
+    fn lose_and_refresh(&self, missed: &TcpListener) -> u64 {
+        let mut connections = 20;
+        exchange(missed, 20, 4).unwrap();
+        ask_until("templates are lost, and flows without them arrive", || {
+            let relayed = self.state.lock().unwrap();
+            (relayed.lost > 0 && relayed.undecodable > 0).then_some(())
+        });
+        self.loses_templates.store(false, Ordering::SeqCst);
+        ask_until("templates arrive", || {
+            // They go before a message that is due.
+            exchange(missed, 1, 4).unwrap();
+            connections += 1;
+            (self.state.lock().unwrap().forwarded > 0).then_some(())
+        });
+        connections
     }
 }
 
 #[test]
-fn a_collector_that_has_missed_the_templates_has_every_flow_after_their_refresh() {
+fn nfcapd_lacks_exactly_the_flows_that_came_before_the_templates_that_it_has() {
     let Some(_machine) = require::root() else {
         return;
     };
@@ -342,21 +506,38 @@ fn a_collector_that_has_missed_the_templates_has_every_flow_after_their_refresh(
     let relay = Relay::to(nfcapd.address);
     let ((before, missed), (listener, port)) = (listen(Ipv4Addr::LOCALHOST), listen(Ipv4Addr::LOCALHOST));
     let daemon = launch(relay.address, &[missed, port], "template_refresh: 300ms");
-    exchange(&before, 20, 4).unwrap();
-    ask_until("templates that are lost", || {
-        (relay.templates.lock().unwrap().0 > 0).then_some(())
-    });
-    relay.loses_templates.store(false, Ordering::SeqCst);
-    ask_until("templates that arrive", || {
-        // They go before a message that is due.
-        exchange(&before, 1, 4).unwrap();
-        (relay.templates.lock().unwrap().1 > 0).then_some(())
-    });
+    let connections = relay.lose_and_refresh(&before);
     let sent = exchange(&listener, 100, 5).unwrap();
     assert!(daemon.stop().0.success());
     let flows = nfcapd.stop(false);
     assert_eq!((counted(&flows, port), number(&flows, port)), (sent, 200));
-    assert!(number(&flows, missed) >= 2, "those with the refreshed templates");
+    let undecodable = relay.state.lock().unwrap().undecodable;
+    assert_eq!(number(&flows, missed) as u64, 2 * connections - undecodable);
+}
+
+#[test]
+fn nfacctd_lacks_exactly_the_flows_that_came_before_the_templates_that_it_has() {
+    let Some(_machine) = require::root() else {
+        return;
+    };
+    let Some(mut nfacctd) = Nfacctd::start(free_address()) else {
+        return;
+    };
+    let relay = Relay::to(nfacctd.address);
+    let ((before, missed), (listener, port)) = (listen(Ipv4Addr::LOCALHOST), listen(Ipv4Addr::LOCALHOST));
+    let options = "template_refresh: 300ms, biflow: false";
+    let daemon = launch(relay.address, &[missed, port], options);
+    let connections = relay.lose_and_refresh(&before);
+    let sent = exchange(&listener, 100, 5).unwrap();
+    assert!(daemon.stop().0.success());
+    let expected = without_biflows(100, sent);
+    ask_until("nfacctd has the flows after the templates", || {
+        (nfacctd.flows(port) == expected).then_some(())
+    });
+    nfacctd.end();
+    let undecodable = relay.state.lock().unwrap().undecodable;
+    let [to, from] = nfacctd.flows(missed);
+    assert_eq!(to.0 + from.0, 4 * connections - undecodable);
 }
 
 #[test]

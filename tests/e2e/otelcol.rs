@@ -64,7 +64,7 @@ impl Otelcol {
         let text = format!(
             "receivers: {{otlp: {{protocols: {{grpc: {{endpoint: \"{grpc}\", {}}}, http: {{endpoint: \"{http}\", {}}}}}}}}}\n\
              exporters: {{lines: {{path: \"{}\", {}}}}}\n\
-             service: {{pipelines: {{metrics: {{receivers: [otlp], exporters: [lines]}}, logs: {{receivers: [otlp], exporters: [lines]}}}}}}\n",
+             service: {{telemetry: {{metrics: {{level: none}}, logs: {{encoding: json, sampling: {{enabled: false}}}}}}, pipelines: {{metrics: {{receivers: [otlp], exporters: [lines]}}, logs: {{receivers: [otlp], exporters: [lines]}}}}}}\n",
             behaviour.grpc,
             behaviour.http,
             path.display(),
@@ -369,11 +369,12 @@ fn the_collector_takes_flow_logs_by_every_protocol_and_they_are_what_the_applica
             server_received: sum("server", "flowtap.source.bytes"),
         };
         assert_eq!(counted, sent, "{name}");
-        let (record, attributes) = &records[0];
+        let (record, _) = &records[0];
         assert_eq!(record["eventName"], "flowtap.tcp.connection", "{name}: {record}");
         assert_eq!(record["severityText"], "INFO", "{name}: {record}");
-        assert_eq!(attributes["source.address"], "127.0.0.1", "{name}: {record}");
-        assert_eq!(attributes["network.transport"], "tcp", "{name}: {record}");
+        for (record, attributes) in &records {
+            check_network_attributes(record, attributes, port);
+        }
         let (record, attributes) = &of_port(refused)[0];
         assert_eq!(record["severityNumber"], 13, "{name}: {record}");
         assert_eq!(attributes["error.type"], "refused", "{name}: {record}");
@@ -384,6 +385,34 @@ fn the_collector_takes_flow_logs_by_every_protocol_and_they_are_what_the_applica
             0
         );
     }
+}
+
+/// The attributes that the Collector's `netflow` receiver gives a flow as well have its names and types (docs/flow-logs.md).
+fn check_network_attributes(record: &Value, attributes: &Attributes, port: u16) {
+    let types: BTreeMap<_, _> = record["attributes"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|pair| {
+            let kind = pair["value"].as_object().unwrap().keys().next().unwrap();
+            (pair["key"].as_str().unwrap(), kind.as_str())
+        })
+        .collect();
+    for (name, kind, value) in [
+        ("source.address", "stringValue", Some("127.0.0.1")),
+        ("source.port", "intValue", None),
+        ("destination.address", "stringValue", Some("127.0.0.1")),
+        ("destination.port", "intValue", Some(port.to_string().as_str())),
+        ("network.transport", "stringValue", Some("tcp")),
+        ("network.type", "stringValue", Some("ipv4")),
+    ] {
+        assert_eq!(types.get(name), Some(&kind), "{name}: {record}");
+        if let Some(value) = value {
+            assert_eq!(attributes[name], value, "{record}");
+        }
+    }
+    let source: u16 = attributes["source.port"].parse().unwrap();
+    assert!(source != 0 && source != port, "{record}");
 }
 
 #[test]

@@ -1,5 +1,6 @@
-// An OpenTelemetry Collector that keeps what it receives: the core's service and its OTLP receiver, as Debian packages them, and an
-// exporter `lines` that writes each request as a line of OTLP's JSON. tests/peers builds it.
+// An OpenTelemetry Collector that keeps what it receives: the core's service, telemetry, OTLP receiver, exporter `otlphttp` and processors
+// `memory_limiter` and `batch`, as Debian packages them, and an exporter `lines` that writes each request as a line of OTLP's JSON.
+// tests/peers builds it.
 package main
 
 import (
@@ -12,16 +13,21 @@ import (
 
 	"go.opentelemetry.io/collector/component"
 	"go.opentelemetry.io/collector/confmap"
+	"go.opentelemetry.io/collector/confmap/provider/envprovider"
 	"go.opentelemetry.io/collector/confmap/provider/fileprovider"
 	"go.opentelemetry.io/collector/consumer"
 	"go.opentelemetry.io/collector/consumer/consumererror"
 	"go.opentelemetry.io/collector/exporter"
+	"go.opentelemetry.io/collector/exporter/otlphttpexporter"
 	"go.opentelemetry.io/collector/otelcol"
 	"go.opentelemetry.io/collector/pdata/plog"
 	"go.opentelemetry.io/collector/pdata/pmetric"
+	"go.opentelemetry.io/collector/processor"
+	"go.opentelemetry.io/collector/processor/batchprocessor"
+	"go.opentelemetry.io/collector/processor/memorylimiterprocessor"
 	"go.opentelemetry.io/collector/receiver"
 	"go.opentelemetry.io/collector/receiver/otlpreceiver"
-	"go.opentelemetry.io/collector/service/telemetry"
+	"go.opentelemetry.io/collector/service/telemetry/otelconftelemetry"
 	"go.uber.org/zap"
 )
 
@@ -104,15 +110,13 @@ func factories() (found otelcol.Factories, err error) {
 	linesFactory := exporter.NewFactory(component.MustNewType("lines"), func() component.Config { return &Config{} },
 		exporter.WithMetrics(create, component.StabilityLevelDevelopment),
 		exporter.WithLogs(createLogs, component.StabilityLevelDevelopment))
-	if found.Exporters, err = otelcol.MakeFactoryMap[exporter.Factory](linesFactory); err != nil {
+	if found.Exporters, err = otelcol.MakeFactoryMap[exporter.Factory](linesFactory, otlphttpexporter.NewFactory()); err != nil {
 		return found, err
 	}
-	// A log on standard error and nothing else: metrics of its own would need ports and exporters that no test looks at.
-	log := func(context.Context, telemetry.LoggerSettings, component.Config) (*zap.Logger, component.ShutdownFunc, error) {
-		logger, err := zap.NewProduction()
-		return logger, nil, err
+	if found.Processors, err = otelcol.MakeFactoryMap[processor.Factory](memorylimiterprocessor.NewFactory(), batchprocessor.NewFactory()); err != nil {
+		return found, err
 	}
-	found.Telemetry = telemetry.NewFactory(func() component.Config { return &struct{}{} }, telemetry.WithCreateLogger(log))
+	found.Telemetry = otelconftelemetry.NewFactory()
 	return found, nil
 }
 
@@ -122,7 +126,7 @@ func main() {
 		BuildInfo: component.BuildInfo{Command: "otelcol", Description: "OpenTelemetry Collector core", Version: version},
 	}
 	settings.ConfigProviderSettings.ResolverSettings = confmap.ResolverSettings{
-		ProviderFactories: []confmap.ProviderFactory{fileprovider.NewFactory()},
+		ProviderFactories: []confmap.ProviderFactory{fileprovider.NewFactory(), envprovider.NewFactory()},
 		DefaultScheme:     "file",
 	}
 	if err := otelcol.NewCommand(settings).Execute(); err != nil {

@@ -3,7 +3,7 @@ use std::sync::Arc;
 use flowtap_pipeline::contract::RecordField;
 use flowtap_pipeline::testing::{AggregatorTest, ProcessorTest, batch, config, record};
 use flowtap_pipeline::{
-    Census, Endpoint, Events, FlowKind, KubernetesNames, NodeInfo, PeerClass, Points, Transport,
+    Census, Endpoint, Events, FlowKind, KubernetesNames, NodeInfo, PeerClass, Points, Transport, UdpRecord,
     catalog::FamilyId,
 };
 
@@ -116,6 +116,13 @@ fn class_role_and_transport_match_what_a_processor_or_receiver_says() {
     };
     assert!(is_dropped("{class: [partners]}", &partner));
     assert!(is_dropped("{transport: [udp]}", &partner));
+    assert!(!is_dropped("{transport: [udplite]}", &partner));
+    let lite = Flow {
+        transport: Transport::UdpLite,
+        ..partner.clone()
+    };
+    assert!(is_dropped("{transport: [udplite]}", &lite));
+    assert!(!is_dropped("{transport: [tcp, udp]}", &lite));
     assert!(!is_dropped("{role: [client]}", &partner), "not decided");
     let before_policy = Flow {
         class: None,
@@ -187,6 +194,26 @@ fn names_of_the_cluster_match_by_value_and_pattern() {
     ] {
         assert_eq!(is_dropped(matcher, &flow), expected, "{matcher}");
     }
+    let service = Flow {
+        peer_names: Some(Arc::new(KubernetesNames {
+            namespace: "shop".to_owned(),
+            pod: String::new(),
+            workload: String::new(),
+            service: "checkout".to_owned(),
+            node: String::new(),
+        })),
+        ..client()
+    };
+    for (matcher, expected) in [
+        ("{peer_service: [checkout]}", true),
+        ("{peer_service: ['check*']}", true),
+        ("{peer_service: ['*']}", true),
+        ("{peer_service: [cart]}", false),
+        ("{peer_service: ['']}", false),
+        ("{peer_service: [checkout], peer_pod: ['']}", true),
+    ] {
+        assert_eq!(is_dropped(matcher, &service), expected, "{matcher}");
+    }
     assert!(!is_dropped("{peer_namespace: ['*']}", &client()), "no names");
     assert!(is_dropped("{peer_namespace: ['']}", &client()));
 }
@@ -218,6 +245,31 @@ fn a_matcher_needs_all_of_its_conditions_and_a_list_one_of_its_matchers() {
     let ends: Vec<Endpoint> = passed.iter().map(|record| record.flow.remote).collect();
     let ends: Vec<_> = ends.iter().map(ToString::to_string).collect();
     assert_eq!(ends, ["192.0.2.1:443", "10.0.0.1:5004"]);
+}
+
+#[test]
+fn records_of_udp_flows_are_judged_one_by_one_and_those_of_tcp_beside_them_by_their_own() {
+    let of = |port: u16, transport| {
+        let mut flow = record(&format!("10.1.2.3:{port}"), "203.0.113.7:53").flow;
+        flow.transport = transport;
+        UdpRecord::new(flow)
+    };
+    let mut filter = ProcessorTest::new(
+        FACTORY,
+        "{exclude: [{transport: [udplite]}, {transport: [udp], local_port: [5000-5001]}]}",
+    );
+    let mut batch = FlowBatch {
+        udp: vec![
+            of(5000, Transport::Udp),
+            of(5001, Transport::UdpLite),
+            of(5002, Transport::Udp),
+            of(5003, Transport::UdpLite),
+        ],
+        ..batch([record("10.1.2.3:5000", "203.0.113.7:53")])
+    };
+    filter.process_batch(&mut batch);
+    let ports: Vec<_> = batch.udp.iter().map(|record| record.flow.local.port).collect();
+    assert_eq!((ports, batch.tcp.len()), (vec![5002], 1));
 }
 
 #[test]
