@@ -64,6 +64,54 @@ fn answer(mut stream: TcpStream, forbids_nodes: bool) {
         });
         (200, list)
     };
+    respond(&mut stream, status, &body);
+}
+
+/// An API server with these objects, each in the list with this path. Returns its address.
+pub(crate) fn serve(objects: Vec<(&'static str, Value)>) -> SocketAddr {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let address = listener.local_addr().unwrap();
+    let objects = Arc::new(objects);
+    thread::spawn(move || {
+        for stream in listener.incoming() {
+            let objects = Arc::clone(&objects);
+            thread::spawn(move || {
+                let mut stream = stream.unwrap();
+                let mut lines = BufReader::new(&stream).lines().map_while(Result::ok);
+                let request = lines.next().unwrap_or_default();
+                let _ = lines.find(String::is_empty);
+                let path = request.split(' ').nth(1).unwrap_or_default();
+                if path.contains("watch=") {
+                    thread::sleep(Duration::from_secs(20));
+                    return;
+                }
+                let path = path.split('?').next().unwrap_or_default();
+                let body = if path == "/api/v1/namespaces/kube-system" {
+                    json!({"metadata": {"name": "kube-system", "uid": UID}})
+                } else {
+                    let items = objects.iter().filter(|(list, _)| *list == path);
+                    let items: Vec<_> = items.map(|(_, object)| object).collect();
+                    json!({"kind": "List", "apiVersion": "v1", "metadata": {"resourceVersion": "1"}, "items": items})
+                };
+                respond(&mut stream, 200, &body);
+            });
+        }
+    });
+    address
+}
+
+/// A kubeconfig for an API server without authentication.
+pub(crate) fn kubeconfig(address: SocketAddr) -> String {
+    json!({
+        "apiVersion": "v1", "kind": "Config", "current-context": "c",
+        "clusters": [{"name": "c", "cluster": {"server": format!("http://{address}")}}],
+        "users": [{"name": "u", "user": {}}],
+        "contexts": [{"name": "c", "context": {"cluster": "c", "user": "u"}}]
+    })
+    .to_string()
+}
+
+fn respond(stream: &mut TcpStream, status: u16, body: &Value) {
     let body = body.to_string();
     let _ = write!(
         stream,
@@ -89,13 +137,7 @@ fn status_has_each_watch_of_the_kubernetes_api_and_the_resource_the_clusters_id(
     let api = Api::start();
     let dir = tempfile::tempdir().unwrap();
     let kubeconfig = dir.path().join("kubeconfig");
-    let text = json!({
-        "apiVersion": "v1", "kind": "Config", "current-context": "c",
-        "clusters": [{"name": "c", "cluster": {"server": format!("http://{}", api.address)}}],
-        "users": [{"name": "u", "user": {}}],
-        "contexts": [{"name": "c", "context": {"cluster": "c", "user": "u"}}]
-    });
-    std::fs::write(&kubeconfig, text.to_string()).unwrap();
+    std::fs::write(&kubeconfig, self::kubeconfig(api.address)).unwrap();
     let start = |more: &[&str]| {
         let kubeconfig = format!("service.kubernetes.kubeconfig={}", kubeconfig.display());
         let set = [

@@ -123,6 +123,7 @@ mod public_api;
 mod push;
 mod queries;
 mod queries_of_datagrams;
+mod queries_of_services;
 mod rdma;
 mod recordings;
 mod references;
