@@ -90,6 +90,7 @@ mod filter;
 mod flow_logs;
 mod generated;
 mod generator;
+mod geoip;
 mod handover;
 mod history;
 mod icmp;
