@@ -126,7 +126,7 @@ impl Processor for Kubernetes {
 
 #[cfg(test)]
 mod tests {
-    use flowtap_pipeline::{Endpoint, NodeInfo, Translation};
+    use flowtap_pipeline::{DnsOutcome, DnsRecord, Endpoint, NodeInfo, Translation, Transport, UdpRecord};
 
     use super::*;
     use crate::testing::{context, record};
@@ -175,6 +175,79 @@ mod tests {
             [
                 (Some("contained".to_owned()), Some("cart".to_owned())),
                 (Some("agent".to_owned()), None),
+            ]
+        );
+    }
+
+    #[test]
+    fn datagrams_and_transactions_have_the_same_names_as_connections() {
+        let context = context(NodeInfo::default());
+        let mut kubernetes = Kubernetes::new(&context);
+        let named = |pod: &str, service: &str, node: &str| {
+            Arc::new(KubernetesNames {
+                namespace: "shop".to_owned(),
+                pod: pod.to_owned(),
+                service: service.to_owned(),
+                node: node.to_owned(),
+                ..KubernetesNames::default()
+            })
+        };
+        let mut state = ClusterState::default();
+        let mut name = |address: &str, names| state.by_address.insert(address.parse().unwrap(), names);
+        name("10.244.1.7", named("web", "", "north"));
+        name("10.244.2.8", named("quic", "", "south"));
+        name("10.96.0.10", named("", "kube-dns", ""));
+        state
+            .by_container
+            .insert(CONTAINER.into(), named("contained", "", "north"));
+        state.zones.insert("north".into(), "a".into());
+        state.zones.insert("south".into(), "b".into());
+        context.cluster.store(state);
+        let flow = |local: &str, remote: &str| Flow {
+            transport: Transport::Udp,
+            ..record(local, remote).flow
+        };
+        let of_container = Flow {
+            container_id: Some(CONTAINER.into()),
+            ..flow("10.244.1.7:40001", "10.96.0.10:53")
+        };
+        let mut batch = FlowBatch {
+            udp: vec![
+                UdpRecord::new(flow("10.244.1.7:40000", "10.244.2.8:443")),
+                UdpRecord::new(of_container.clone()),
+                UdpRecord::new(flow("10.244.1.7:40002", "198.51.100.1:443")),
+            ],
+            dns: vec![DnsRecord::new(of_container, 1, DnsOutcome::Answered(0))],
+            ..FlowBatch::default()
+        };
+        kubernetes.process(&mut batch);
+        let of_dns = batch.dns.iter().map(|record| &record.flow);
+        let flows = batch.udp.iter().map(|record| &record.flow).chain(of_dns);
+        let seen: Vec<_> = flows
+            .map(|flow| {
+                let of = |names: &Option<Arc<KubernetesNames>>, name: fn(&KubernetesNames) -> &String| {
+                    names
+                        .as_deref()
+                        .map_or_else(String::new, |names| name(names).clone())
+                };
+                let zone = |zone: &Option<Arc<str>>| zone.as_deref().unwrap_or("").to_owned();
+                [
+                    of(&flow.local_names, |names| &names.pod),
+                    of(&flow.peer_names, |names| &names.pod),
+                    of(&flow.peer_names, |names| &names.service),
+                    zone(&flow.local_zone),
+                    zone(&flow.peer_zone),
+                ]
+            })
+            .collect();
+        let of_resolver = ["contained", "", "kube-dns", "a", ""];
+        assert_eq!(
+            seen,
+            [
+                ["web", "quic", "", "a", "b"],
+                of_resolver,
+                ["web", "", "", "a", ""],
+                of_resolver,
             ]
         );
     }

@@ -7,9 +7,13 @@ use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use crate::daemon::{Daemon, Launch, WAIT_TIMEOUT};
+use serde_json::Value;
+
+use crate::daemon::{Daemon, Launch, WAIT_TIMEOUT, get};
 use crate::dns_server::{Behaviour, Dnsmasq, Responder};
 use crate::exposition::{Exposition, Sample};
+use crate::flow_logs::{is_in, records};
+use crate::peers::ask_until;
 use crate::{netns, require};
 
 /// 400 transactions of the generator, whose arithmetic is the oracle.
@@ -458,7 +462,21 @@ fn a_connection_of_a_few_milliseconds_has_the_name_whose_answer_opened_it() {
         "service.pipelines.metrics.processors=[direction, policy, names, window]",
         "processors.window.families.network_tcp_flow_egress.labels=[raddr, direction, peer_name, peer_name_source, netns]",
     ];
-    let daemon = Daemon::start(&[&REAL[..], &named].concat());
+    let logs = [
+        "processors.connections={interval: 200ms, active_timeout: 1s}",
+        "service.pipelines.logs={receivers: [ebpf], processors: [direction, policy, names, connections], exporters: [file]}",
+    ];
+    let dir = tempfile::tempdir().unwrap();
+    let daemon = Daemon::launch(Launch {
+        exporters: &format!("  file: {{path: \"{}\"}}\n", dir.path().display()),
+        set: &[&REAL[..], &named, &logs].concat(),
+        ..Launch::default()
+    });
+    // Records are counted by peer from the first interval after a request on.
+    ask_until("a verdict", || {
+        let verdicts: Value = serde_json::from_str(&get(daemon.admin_address(), "/verdicts")).ok()?;
+        (verdicts["seconds"].as_f64()? > 0.0).then_some(())
+    });
     let netns = netns::within_new(|| {
         let server = Dnsmasq::start(&["--local=/test/", "--host-record=db.test,127.0.0.9"]);
         for address in ["127.0.0.9", "127.0.0.10"] {
@@ -476,8 +494,33 @@ fn a_connection_of_a_few_milliseconds_has_the_name_whose_answer_opened_it() {
         server.stop();
         netns::label()
     });
+    ask_until("the name and its source in the live view", || {
+        let flows: Value = serde_json::from_str(&get(daemon.admin_address(), "/flows?limit=10000")).ok()?;
+        let mut flows = flows["flows"].as_array()?.iter();
+        let flow = flows.find(|flow| {
+            flow["labels"]["netns"] == *netns
+                && flow["labels"]["raddr"] == "127.0.0.9"
+                && !flow["recent"].is_null()
+        })?;
+        let recent = &flow["recent"];
+        (recent["peer_name"] == "db.test" && recent["peer_name_source"] == "dns").then_some(())
+    });
     let (status, window) = daemon.stop();
     assert!(status.success(), "{status}");
+    let records = records(dir.path());
+    let clients = |address: &str| {
+        let of_netns = records.iter().filter(|record| {
+            is_in(record, &netns)
+                && record["network_transport"] == "tcp"
+                && record["role"] == "client"
+                && record["destination_address"] == address
+        });
+        of_netns
+            .map(|record| (record["peer_name"].clone(), record["peer_name_source"].clone()))
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(clients("127.0.0.9"), [("db.test".into(), "dns".into())]);
+    assert_eq!(clients("127.0.0.10"), [(Value::Null, Value::Null)]);
     let of = |labels: &[(&str, &str)]| {
         let labels = [&[("direction", "outbound"), ("netns", netns.as_str())], labels].concat();
         window.totals.sum("primus_lens_network_tcp_flow_egress", &labels)

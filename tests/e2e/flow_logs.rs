@@ -49,6 +49,13 @@ pub(crate) fn of_port(records: &[Value], port: u16) -> BTreeMap<i64, Vec<&Value>
     connections
 }
 
+/// Whether a record is of a socket in the namespace with this label.
+pub(crate) fn is_in(record: &Value, netns: &str) -> bool {
+    record["netns"]
+        .as_u64()
+        .is_some_and(|inode| inode.to_string() == netns)
+}
+
 pub(crate) fn number(record: &Value, column: &str) -> i64 {
     record[column]
         .as_i64()

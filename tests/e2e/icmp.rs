@@ -1,12 +1,14 @@
 //! ICMP: errors of UDP sockets by flow, against the errors that the sockets returned; messages by type, against
-//! `/proc/net/snmp`.
+//! `/proc/net/snmp` and `/proc/net/snmp6`.
 
-use std::io::{BufRead as _, BufReader, ErrorKind, Write as _};
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::collections::BTreeMap;
+use std::io::{BufRead as _, BufReader, ErrorKind, Read as _, Write as _};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use nix::sys::socket::{MsgFlags, SockaddrStorage, TimestampingFlag, recvmsg, setsockopt, sockopt};
+use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::daemon::{Daemon, WAIT_TIMEOUT};
 use crate::{links, netns, require};
@@ -193,17 +195,49 @@ fn errors_count_once_however_many_are_queued_and_time_stamps_are_none() {
     assert_eq!(counted, u64::from(COUNT));
 }
 
-/// Messages of type 3, sent and received, by the kernel's counters of this namespace.
-fn unreachables() -> [u64; 2] {
-    let text = std::fs::read_to_string("/proc/net/snmp").unwrap();
+/// Messages of ICMP by the kernel's counters of this namespace, by their names there, such as `InType3`.
+fn of_icmp() -> BTreeMap<String, u64> {
+    let text = std::fs::read_to_string("/proc/thread-self/net/snmp").unwrap();
     let mut lines = text.lines().filter_map(|line| line.strip_prefix("IcmpMsg:"));
     let (names, values) = (lines.next().unwrap_or(""), lines.next().unwrap_or(""));
-    let pairs: Vec<_> = names.split_whitespace().zip(values.split_whitespace()).collect();
-    ["OutType3", "InType3"].map(|wanted| {
-        let found = pairs.iter().find(|(name, _)| *name == wanted);
-        found.map_or(0, |(_, value)| value.parse().unwrap())
-    })
+    names
+        .split_whitespace()
+        .zip(values.split_whitespace())
+        .map(|(name, value)| (name.to_owned(), value.parse().unwrap()))
+        .collect()
 }
+
+/// The same of ICMPv6, such as `Icmp6InType1`.
+fn of_icmp6() -> BTreeMap<String, u64> {
+    let text = std::fs::read_to_string("/proc/thread-self/net/snmp6").unwrap();
+    let pairs = text
+        .lines()
+        .filter_map(|line| line.split_once(char::is_whitespace));
+    pairs
+        .map(|(name, value)| (name.to_owned(), value.trim().parse().unwrap()))
+        .collect()
+}
+
+/// Messages of each type of the test, in the order of [`TYPES`], sent and received.
+fn messages() -> Vec<[u64; 2]> {
+    let (v4, v6) = (of_icmp(), of_icmp6());
+    let count = |counts: &BTreeMap<String, u64>, name: &str| counts.get(name).copied().unwrap_or(0);
+    TYPES
+        .iter()
+        .map(|(_, of_v4, of_v6)| {
+            ["Out", "In"].map(|way| {
+                count(&v4, &format!("{way}Type{of_v4}")) + count(&v6, &format!("Icmp6{way}Type{of_v6}"))
+            })
+        })
+        .collect()
+}
+
+/// The label of a type, and its numbers of ICMP and ICMPv6.
+const TYPES: [(&str, u8, u8); 3] = [
+    ("destination_unreachable", 3, 1),
+    ("echo_request", 8, 128),
+    ("echo_reply", 0, 129),
+];
 
 #[test]
 fn messages_are_counted_by_type_as_the_kernel_counts_them() {
@@ -211,24 +245,70 @@ fn messages_are_counted_by_type_as_the_kernel_counts_them() {
     let Some(_machine) = require::root() else {
         return;
     };
-    let before = unreachables();
+    let before = messages();
     let daemon = Daemon::start(&["receivers.ebpf.udp.hooks=cgroup"]);
-    let start = unreachables();
+    let start = messages();
     for _ in 0..COUNT {
         provoke("127.0.0.1:9".parse().unwrap(), 10, false);
+        provoke("[::1]:9".parse().unwrap(), 10, false);
     }
-    let end = unreachables();
+    for address in [IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)] {
+        ping(address, COUNT);
+    }
+    let end = messages();
     let (status, window) = daemon.stop();
     assert!(status.success(), "{status}");
-    let after = unreachables();
-    for (index, direction) in ["outbound", "inbound"].into_iter().enumerate() {
-        let labels = [("direction", direction), ("icmp_type", "destination_unreachable")];
-        let seen = window.totals.sum(MESSAGES, &labels);
-        // Others of this namespace may have caused some, before and after those of the test.
-        assert!(
-            (end[index] - start[index]..=after[index] - before[index]).contains(&seen),
-            "{direction}: {seen}, {start:?} to {end:?}, {before:?} to {after:?}"
-        );
-        assert!(seen >= COUNT);
+    let after = messages();
+    for (number, (icmp_type, ..)) in TYPES.iter().enumerate() {
+        for (index, direction) in ["outbound", "inbound"].into_iter().enumerate() {
+            let labels = [("direction", direction), ("icmp_type", icmp_type)];
+            let seen = window.totals.sum(MESSAGES, &labels);
+            let least = end[number][index] - start[number][index];
+            let most = after[number][index] - before[number][index];
+            // Others of this namespace may have caused some, before and after those of the test.
+            assert!(
+                (least..=most).contains(&seen),
+                "{icmp_type} {direction}: {seen}, {least} to {most}"
+            );
+            assert!(least >= 2 * COUNT, "{icmp_type} {direction}: {least}");
+        }
+    }
+}
+
+/// Sends echo requests to an address of this machine, and waits for the reply to each.
+fn ping(address: IpAddr, count: u64) {
+    let (domain, protocol, message) = if address.is_ipv4() {
+        (Domain::IPV4, Protocol::ICMPV4, [8, 0, 0, 0, 0, 7, 0, 0])
+    } else {
+        (Domain::IPV6, Protocol::ICMPV6, [128, 0, 0, 0, 0, 7, 0, 0])
+    };
+    let socket = Socket::new(domain, Type::RAW, Some(protocol)).unwrap();
+    socket.set_read_timeout(Some(WAIT_TIMEOUT)).unwrap();
+    let mut socket = {
+        socket.connect(&SocketAddr::new(address, 0).into()).unwrap();
+        socket
+    };
+    for number in 0..u16::try_from(count).unwrap() {
+        let mut message = message;
+        message[6..].copy_from_slice(&number.to_be_bytes());
+        // Of ICMPv6 the kernel fills in the checksum.
+        if address.is_ipv4() {
+            let sum = !(0x0800_u16 + 7 + number);
+            message[2..4].copy_from_slice(&sum.to_be_bytes());
+        }
+        socket.write_all(&message).unwrap();
+        let mut reply = [0; 128];
+        loop {
+            let length = socket.read(&mut reply).unwrap();
+            // Of IPv4 the header comes first; requests pass this socket as well.
+            let of_icmp = if address.is_ipv4() {
+                &reply[20..length]
+            } else {
+                &reply[..length]
+            };
+            if matches!(of_icmp[0], 0 | 129) && of_icmp[4..8] == message[4..] {
+                break;
+            }
+        }
     }
 }

@@ -18,8 +18,11 @@ use nix::sys::socket::{
     sockopt,
 };
 
-use crate::daemon::{Daemon, WAIT_TIMEOUT};
+use crate::daemon::{Daemon, Launch, WAIT_TIMEOUT};
 use crate::exposition::Exposition;
+use crate::flow_logs::{is_in, launch_with, records};
+use crate::peers::ask_until;
+use crate::recordings::Recorder;
 use crate::shielded::{Watch, again_if_segments_hidden};
 use crate::{netns, require};
 
@@ -44,7 +47,7 @@ const EACH: u64 = 5;
 const BOTH_ENDS: [&str; 2] = ["egress", "ingress"];
 
 /// A server. Killed when dropped.
-struct Server(Child);
+pub(crate) struct Server(Child);
 
 impl Server {
     /// Starts it; waits until it accepts at `port` of this thread's namespace.
@@ -84,7 +87,7 @@ fn run(command: &mut Command) {
 
 /// nginx with HTTP/1.1 at 8080, and at 8082 with `TCP_DEFER_ACCEPT`, HTTP/2 at 8081 and TLS at 8443,
 /// there with a slow part, which a backend at 9000 answers. Its log has a line per request.
-fn nginx(dir: &Path) -> Server {
+pub(crate) fn nginx(dir: &Path) -> Server {
     run(Command::new("openssl")
         .args([
             "req",
@@ -124,7 +127,7 @@ fn nginx(dir: &Path) -> Server {
     )
 }
 
-fn curl(arguments: &[&str]) {
+pub(crate) fn curl(arguments: &[&str]) {
     run(Command::new("curl")
         .args(["-sSfk", "--noproxy", "*"])
         .args(["--resolve", "api.example.test:8443:127.0.0.1"])
@@ -150,12 +153,89 @@ fn postgresql(dir: &Path) -> Option<Server> {
         .arg(&data));
     Some(Server::start(
         as_nobody("postgres")
-            .args(["-c", "listen_addresses=127.0.0.1", "-c", "fsync=off", "-k"])
+            .args(["-c", "listen_addresses=127.0.0.1", "-c", "fsync=off"])
+            // Its own count: a line per connection that it lets in, and per statement.
+            .args(["-c", "log_statement=all", "-c", "log_connections=on"])
+            .args(["-c", "logging_collector=on", "-c", "log_filename=log"])
+            .args(["-c", &format!("log_directory={}", dir.display()), "-k"])
             .arg(dir)
             .arg("-D")
             .arg(&data),
         5432,
     ))
+}
+
+/// Requests that the servers have answered, by their own counts.
+#[derive(Debug)]
+struct OwnCounts {
+    http: u64,
+    http2: u64,
+    redis: u64,
+    postgresql: Option<u64>,
+}
+
+/// Commands that Redis has processed, with the one that asks for the number.
+fn commands_of_redis() -> u64 {
+    let output = Command::new("redis-cli")
+        .args(["-h", "127.0.0.1", "info", "stats"])
+        .output()
+        .expect("redis-cli");
+    let text = String::from_utf8_lossy(&output.stdout);
+    let mut lines = text.lines().map(str::trim);
+    let before = lines.find_map(|line| line.strip_prefix("total_commands_processed:"));
+    before
+        .and_then(|number| number.parse::<u64>().ok())
+        .unwrap_or_else(|| panic!("{text}"))
+        + 1
+}
+
+/// Requests over one connection of HTTP/2 without TLS, each after the answer to the one before. The server's settings are acknowledged with
+/// the next request, so that nothing else is sent.
+fn requests_of_h2c(count: u32) {
+    const SETTINGS: u8 = 4;
+    const ACK: u8 = 1;
+    const END_STREAM: u8 = 1;
+    const HEADERS: u8 = 1;
+    let frame = |kind: u8, flags: u8, stream: u32, payload: &[u8]| {
+        let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
+        [&length[1..], &[kind, flags], &stream.to_be_bytes(), payload].concat()
+    };
+    let mut connection = TcpStream::connect("127.0.0.1:8081").unwrap();
+    connection.set_nodelay(true).unwrap();
+    let mut out = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec();
+    out.extend(frame(SETTINGS, 0, 0, &[]));
+    // GET, http, the path and the authority, as RFC 7541 encodes them.
+    let request = b"\x82\x86\x04\x05/h2c/\x01\x04test";
+    for number in 0..count {
+        let stream = 2 * number + 1;
+        out.extend(frame(HEADERS, END_STREAM | 4, stream, request));
+        connection.write_all(&out).unwrap();
+        out.clear();
+        loop {
+            let mut head = [0; 9];
+            connection.read_exact(&mut head).unwrap();
+            let [_, a, b, kind, flags, ..] = head;
+            let mut payload = vec![0; usize::from(a) << 8 | usize::from(b)];
+            connection.read_exact(&mut payload).unwrap();
+            if kind == SETTINGS && flags & ACK == 0 {
+                out.extend(frame(SETTINGS, ACK, 0, &[]));
+            }
+            if kind <= HEADERS && flags & END_STREAM != 0 && head[5..] == stream.to_be_bytes() {
+                break;
+            }
+        }
+    }
+}
+
+/// Messages that PostgreSQL has answered: that a client wants to connect, and statements. It writes its log a little later: waits until
+/// there are as many as were sent.
+fn messages_of_postgresql(dir: &Path, sent: u64) -> u64 {
+    let counts = |line: &&str| line.contains("connection authorized: ") || line.contains("LOG:  statement: ");
+    ask_until("PostgreSQL's log", || {
+        let log = fs::read_to_string(dir.join("log")).ok()?;
+        let count = log.lines().filter(counts).count() as u64;
+        (count >= sent).then_some(count)
+    })
 }
 
 /// Connections that closed, of a protocol, at an end.
@@ -167,6 +247,114 @@ fn closed(seen: &Exposition, netns: &str, flow: &str, protocol: &str) -> u64 {
         ("event", "closed"),
     ];
     seen.sum(CONNECTIONS, &labels)
+}
+
+/// Requests of programs to servers in a namespace of their own. Returns its label, and the servers' counts.
+fn requests_of_programs() -> (String, OwnCounts) {
+    let (dir, pgdir) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    netns::within_new(|| {
+        let servers = (
+            nginx(dir.path()),
+            Server::start(
+                Command::new("redis-server")
+                    .args(["--port", "6379", "--bind", "127.0.0.1", "--save", ""])
+                    .current_dir(dir.path()),
+                6379,
+            ),
+            postgresql(pgdir.path()),
+        );
+        for _ in 0..EACH {
+            curl(&[
+                "--http1.1",
+                "-H",
+                "Connection: close",
+                "http://127.0.0.1:8080/closed",
+            ]);
+            curl(&["--http1.1", "http://127.0.0.1:8080/[1-20]"]);
+            curl(&["--http2-prior-knowledge", "http://127.0.0.1:8081/h2c/"]);
+            requests_of_h2c(20);
+            curl(&["--http2", "https://api.example.test:8443/"]);
+            run(Command::new("redis-cli").args(["-h", "127.0.0.1", "-r", "20", "ping"]));
+            if servers.2.is_some() {
+                run(Command::new("psql")
+                    .args(["-h", "127.0.0.1", "-U", "test"])
+                    .args(["-c", "select 1", "-c", "select 2", "-c", "select 3", "postgres"])
+                    // Without a question for encryption before the first message.
+                    .envs([("PGSSLMODE", "disable"), ("PGGSSENCMODE", "disable")])
+                    .current_dir("/"));
+            }
+        }
+        let log = fs::read_to_string(dir.path().join("access.log")).unwrap();
+        let lines = |part: &str| log.lines().filter(|line| line.contains(part)).count() as u64;
+        let counts = OwnCounts {
+            http: lines("HTTP/1.1\""),
+            http2: lines("/h2c/"),
+            redis: commands_of_redis(),
+            postgresql: servers
+                .2
+                .is_some()
+                .then(|| messages_of_postgresql(pgdir.path(), 4 * EACH)),
+        };
+        assert_eq!(
+            (counts.http, counts.http2, counts.redis),
+            (21 * EACH, 21 * EACH, 20 * EACH + 1)
+        );
+        assert!(
+            counts.postgresql.is_none_or(|count| count == 4 * EACH),
+            "{counts:?}"
+        );
+        (netns::label(), counts)
+    })
+}
+
+/// Counts that differ from those of the programs.
+fn wrong_of_programs(seen: &Exposition, (netns, counts): &(String, OwnCounts)) -> Vec<String> {
+    let mut expected = vec![
+        ("http", 2 * EACH),
+        ("http2", 2 * EACH),
+        ("tls", EACH),
+        // One more asks for the count.
+        ("redis", EACH + 1),
+    ];
+    if counts.postgresql.is_some() {
+        expected.push(("postgresql", EACH));
+    }
+    let mut wrong = Vec::new();
+    for flow in BOTH_ENDS {
+        for (protocol, count) in &expected {
+            let found = closed(seen, netns, flow, protocol);
+            if found != *count {
+                wrong.push(format!("{flow} {protocol}: {found} of {count}"));
+            }
+        }
+        let named = [
+            ("netns", &**netns),
+            ("flow", flow),
+            ("event", "closed"),
+            ("server_name", "api.example.test"),
+        ];
+        let found = seen.sum(CONNECTIONS, &named);
+        if found != EACH {
+            wrong.push(format!("{flow} named: {found} of {EACH}"));
+        }
+        // The settings that each end of curl's connections acknowledges may count as well.
+        for (port, count, more) in [
+            ("8080", Some(counts.http), 0),
+            ("8081", Some(counts.http2), 2 * EACH),
+            ("6379", Some(counts.redis), 0),
+            ("5432", counts.postgresql, 0),
+        ] {
+            let Some(count) = count else { continue };
+            let found = seen.sum(
+                EXCHANGES,
+                &[("netns", &**netns), ("flow", flow), ("server_port", port)],
+            );
+            if !(count..=count + more).contains(&found) {
+                wrong.push(format!("{flow} exchanges at {port}: {found} of {count}"));
+            }
+        }
+    }
+    wrong
 }
 
 #[test]
@@ -181,88 +369,24 @@ fn every_connection_of_real_programs_has_its_protocol_at_both_ends() {
     {
         return;
     }
-    let daemon = Daemon::start(&ALL);
-    let traffic = || {
-        let (dir, pgdir) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
-        netns::within_new(|| {
-            let servers = (
-                nginx(dir.path()),
-                Server::start(
-                    Command::new("redis-server")
-                        .args(["--port", "6379", "--bind", "127.0.0.1", "--save", ""])
-                        .current_dir(dir.path()),
-                    6379,
-                ),
-                postgresql(pgdir.path()),
-            );
-            for _ in 0..EACH {
-                curl(&[
-                    "--http1.1",
-                    "-H",
-                    "Connection: close",
-                    "http://127.0.0.1:8080/closed",
-                ]);
-                curl(&["--http1.1", "http://127.0.0.1:8080/[1-20]"]);
-                curl(&["--http2-prior-knowledge", "http://127.0.0.1:8081/"]);
-                curl(&["--http2", "https://api.example.test:8443/"]);
-                run(Command::new("redis-cli").args(["-h", "127.0.0.1", "ping"]));
-                if servers.2.is_some() {
-                    run(Command::new("psql")
-                        .args(["-h", "127.0.0.1", "-U", "test", "-c", "select 1", "postgres"])
-                        .current_dir("/"));
-                }
-            }
-            let log = fs::read_to_string(dir.path().join("access.log")).unwrap();
-            let requests = log.lines().filter(|line| line.contains("HTTP/1.1\"")).count();
-            assert_eq!(requests as u64, 21 * EACH);
-            (netns::label(), requests as u64, servers.2.is_some())
-        })
-    };
-    let (netns, _, has_postgresql) =
-        until_right(&daemon, traffic, |seen, (netns, requests, has_postgresql)| {
-            let mut expected = vec![
-                ("http", 2 * EACH),
-                ("http2", EACH),
-                ("tls", EACH),
-                ("redis", EACH),
-            ];
-            if *has_postgresql {
-                expected.push(("postgresql", EACH));
-            }
-            let mut wrong = Vec::new();
-            for flow in BOTH_ENDS {
-                for (protocol, count) in &expected {
-                    let found = closed(seen, netns, flow, protocol);
-                    if found != *count {
-                        wrong.push(format!("{flow} {protocol}: {found} of {count}"));
-                    }
-                }
-                let named = [
-                    ("netns", &**netns),
-                    ("flow", flow),
-                    ("event", "closed"),
-                    ("server_name", "api.example.test"),
-                ];
-                let found = seen.sum(CONNECTIONS, &named);
-                if found != EACH {
-                    wrong.push(format!("{flow} named: {found} of {EACH}"));
-                }
-                let of_http = [
-                    ("netns", &**netns),
-                    ("flow", flow),
-                    ("server_port", "8080"),
-                    ("protocol", "http"),
-                ];
-                let found = seen.sum(EXCHANGES, &of_http);
-                if found != *requests {
-                    wrong.push(format!("{flow} exchanges: {found} of {requests}"));
-                }
-            }
-            wrong
-        });
-    if !has_postgresql {
+    let logs = tempfile::tempdir().unwrap();
+    let daemon = launch_with(logs.path(), &ALL);
+    let (netns, counts) = until_right(&daemon, requests_of_programs, wrong_of_programs);
+    if counts.postgresql.is_none() {
         require::skip("PostgreSQL is not installed (make setup-test)");
     }
+    // The protocols that curl offers for HTTP/2, at both ends.
+    ask_until("the records of TLS", || {
+        let records = records(logs.path());
+        let named = records.iter().filter(|record| {
+            is_in(record, &netns)
+                && record["server_name"] == "api.example.test"
+                && record["outcome"] == "closed"
+        });
+        let offered: Vec<_> = named.map(|record| record["alpn"].clone()).collect();
+        assert!(offered.iter().all(|alpn| alpn == "h2,http/1.1"), "{offered:?}");
+        (offered.len() as u64 == 2 * EACH).then_some(())
+    });
     let seen = daemon.scrape();
     for flow in BOTH_ENDS {
         assert_eq!(closed(&seen, &netns, flow, "unknown"), 0, "{flow}");
@@ -327,8 +451,9 @@ fn until_right<T>(
     panic!("no round without losses");
 }
 
-/// Connects, and passes each part on its own: the next one is sent when the server has read it and answered with a byte.
-fn converse(parts: &[&[u8]]) {
+/// Connects, and passes each part on its own: the next one is sent when the server has read it and answered with a byte. Returns the
+/// server's port.
+pub(crate) fn converse(parts: &[&[u8]]) -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
     thread::scope(|scope| {
@@ -348,10 +473,11 @@ fn converse(parts: &[&[u8]]) {
             client.read_exact(&mut [0]).unwrap();
         }
     });
+    address.port()
 }
 
 /// The first message of a TLS client, with a key share of post-quantum size before its name.
-fn client_hello(name: &[u8]) -> Vec<u8> {
+pub(crate) fn client_hello(name: &[u8]) -> Vec<u8> {
     let short = |bytes: &[u8]| [&u16::try_from(bytes.len()).unwrap().to_be_bytes()[..], bytes].concat();
     let name = [&[0][..], &short(name)].concat();
     let extensions = [
@@ -445,10 +571,124 @@ fn names_are_found_in_large_and_divided_messages_and_hostile_ones_are_no_labels(
     assert_eq!(own.sum("flowtap_receiver_inspect_lost_total", &malformed), 0);
 }
 
+#[test]
+fn no_payload_leaves_the_receiver_with_all_of_inspect_on() {
+    const MARKER: &str = "xq7marker7qx";
+    let Some(_machine) = require::root_alone() else {
+        return;
+    };
+    let dir = tempfile::tempdir().unwrap();
+    let (logs, recording) = (dir.path().join("logs"), dir.path().join("recording"));
+    let daemon = Daemon::launch(Launch {
+        exporters: &format!("  file: {{path: \"{}\"}}\n", logs.display()),
+        set: &[
+            &ALL[..],
+            &[
+                "processors.connections={interval: 200ms}",
+                "service.pipelines.logs={receivers: [ebpf], processors: [direction, policy, connections], exporters: [file]}",
+            ],
+        ]
+        .concat(),
+        environment: &[("FLOWTAP_LOG", "trace")],
+        ..Launch::default()
+    });
+    let of_recorder: Vec<_> = ALL
+        .into_iter()
+        .filter(|set| set.starts_with("receivers."))
+        .collect();
+    let recorder = Recorder::with(&recording, &of_recorder);
+    // In a path, a header and a body; in a key, a user's name, and bytes of no protocol; in a name that no host can have, in
+    // protocols that a client of TLS offers, and in random bytes and a key share.
+    let http =
+        format!("POST /{MARKER} HTTP/1.1\r\nHost: {MARKER}.test\r\nContent-Length: 12\r\n\r\n{MARKER}");
+    let redis = format!("*2\r\n$3\r\nGET\r\n${}\r\n{MARKER}\r\n", MARKER.len());
+    let unknown = format!("{MARKER} that nobody speaks");
+    let replace = |bytes: Vec<u8>, filler: u8| {
+        let run = [filler; MARKER.len()];
+        let at = bytes.windows(run.len()).position(|window| window == run).unwrap();
+        [&bytes[..at], MARKER.as_bytes(), &bytes[at + run.len()..]].concat()
+    };
+    // The random bytes are 7, the key share 5.
+    let of_tls = replace(replace(client_hello(b"right.example.test"), 7), 5);
+    let offered = client_hello(b"right.example.test");
+    let at = offered
+        .windows(9)
+        .position(|window| window == b"\x08http/1.1")
+        .unwrap();
+    let offered = [&offered[..=at], &MARKER.as_bytes()[..8], &offered[at + 9..]].concat();
+    let hostile = client_hello(format!("{MARKER} \"}} 1").as_bytes());
+    let messages: [&[u8]; 6] = [
+        http.as_bytes(),
+        redis.as_bytes(),
+        unknown.as_bytes(),
+        &of_tls,
+        &offered,
+        &hostile,
+    ];
+    let traffic = || {
+        netns::within_new(|| {
+            for message in messages {
+                converse(&[message]);
+            }
+            netns::label()
+        })
+    };
+    let netns = until_right(&daemon, traffic, |seen, netns| {
+        let mut wrong = Vec::new();
+        for flow in BOTH_ENDS {
+            for (protocol, count) in [("http", 1), ("redis", 1), ("unknown", 1), ("tls", 3)] {
+                let found = closed(seen, netns, flow, protocol);
+                if found != count {
+                    wrong.push(format!("{flow} {protocol}: {found} of {count}"));
+                }
+            }
+        }
+        wrong
+    });
+    ask_until("the records of each connection", || {
+        let ended = |record: &serde_json::Value| is_in(record, &netns) && record["outcome"] == "closed";
+        let ended = records(&logs).iter().filter(|record| ended(record)).count();
+        (ended == 2 * messages.len()).then_some(())
+    });
+    recorder.stop();
+    let scrape = format!("{:?} {:?}", daemon.scrape(), daemon.telemetry());
+    let flows = crate::daemon::get(daemon.admin_address(), "/flows?limit=10000");
+    let (status, window) = daemon.stop();
+    assert!(status.success(), "{status}");
+    let files = fs::read_dir(&logs).unwrap().map(|file| file.unwrap().path());
+    let mut places: Vec<(String, Vec<u8>)> = files
+        .map(|file| (file.display().to_string(), fs::read(file).unwrap()))
+        .collect();
+    assert!(!places.is_empty());
+    places.extend([
+        ("the scrapes".to_owned(), scrape.into_bytes()),
+        ("the live view".to_owned(), flows.into_bytes()),
+        ("the log".to_owned(), window.log.into_bytes()),
+        ("the debug exporter".to_owned(), window.stdout.into_bytes()),
+        ("the recording".to_owned(), fs::read(&recording).unwrap()),
+    ]);
+    // Eight bytes of it stand in the protocols that one client offers.
+    let marker = &MARKER.as_bytes()[..8];
+    for (place, bytes) in places {
+        assert!(!bytes.is_empty(), "{place}");
+        let found = bytes.windows(marker.len()).position(|window| window == marker);
+        assert_eq!(found, None, "{place}");
+    }
+}
+
 /// Of the applications' own clocks, in seconds.
 struct Times {
     server: f64,
     client: f64,
+    /// That the threads of the server and the client were ready to run, and waited for a processor.
+    waited: [f64; 2],
+}
+
+/// Seconds that this thread has waited for a processor.
+fn waited() -> f64 {
+    let text = fs::read_to_string("/proc/thread-self/schedstat").unwrap();
+    let nanoseconds: u64 = text.split_whitespace().nth(1).unwrap().parse().unwrap();
+    nanoseconds as f64 / 1e9
 }
 
 /// Requests and answers over one connection. `prepare` has each end of it; `think`, the server's, comes before each answer.
@@ -464,6 +704,7 @@ fn requests(
             let (mut server, _) = listener.accept().unwrap();
             server.set_nodelay(true).unwrap();
             prepare(&server);
+            let before = waited();
             let mut sum = Duration::ZERO;
             for _ in 0..count {
                 server.read_exact(&mut [0; 100]).unwrap();
@@ -475,11 +716,12 @@ fn requests(
             }
             // The client closes first: what it received is acknowledged.
             assert_eq!(server.read(&mut [0]).unwrap(), 0);
-            sum
+            (sum, waited() - before)
         });
         let mut client = TcpStream::connect(address).unwrap();
         client.set_nodelay(true).unwrap();
         prepare(&client);
+        let before = waited();
         let mut sum = Duration::ZERO;
         for _ in 0..count {
             let asked = Instant::now();
@@ -487,11 +729,13 @@ fn requests(
             client.read_exact(&mut [0; 300]).unwrap();
             sum += asked.elapsed();
         }
+        let of_client = waited() - before;
         drop(client);
-        let server = server.join().unwrap();
+        let (server, of_server) = server.join().unwrap();
         let times = Times {
             server: server.as_secs_f64(),
             client: sum.as_secs_f64(),
+            waited: [of_server, of_client],
         };
         (address.port(), times)
     })
@@ -529,21 +773,43 @@ fn times_at_both_ends(daemon: &Daemon, netns: &str, port: u16, count: usize, tim
 
 #[test]
 fn exchanges_are_those_of_the_applications_and_their_time_is_between_that_of_both_ends() {
+    /// Seconds per exchange that the kernel's clock and an application's may differ by.
+    const DIFFERENCE: f64 = 200e-6;
     let Some(_machine) = require::root() else {
         return;
     };
     again_if_segments_hidden(|| {
         let daemon = Daemon::start(&ALL);
         for (count, thought) in [(500, Duration::ZERO), (100, Duration::from_millis(3))] {
-            let (netns, (port, times)) = netns::within_new(|| {
-                let made = requests(count, |_| {}, |_| thread::sleep(thought));
-                (netns::label(), made)
-            });
-            let (client, _) = times_at_both_ends(&daemon, &netns, port, count, &times);
-            eprintln!(
-                "{count} exchanges of {thought:?}: the client's clock has {:.1} us more each than the kernel",
-                (times.client - client) / count as f64 * 1e6
-            );
+            let mut rejected = Vec::new();
+            // A machine that takes the processor away from this one gets further rounds.
+            loop {
+                assert!(rejected.len() < 10, "{thought:?}: {rejected:#?}");
+                let (netns, (port, times)) = netns::within_new(|| {
+                    let made = requests(count, |_| {}, |_| thread::sleep(thought));
+                    (netns::label(), made)
+                });
+                let (client, server) = times_at_both_ends(&daemon, &netns, port, count, &times);
+                let [at_server, at_client] = times.waited;
+                let differences = [
+                    server - times.server - at_server,
+                    times.client - client - at_client,
+                ]
+                .map(|seconds| seconds.max(0.0) / count as f64);
+                let measured = format!(
+                    "{count} exchanges of {thought:?}: the clocks of server and client differ by {:.1} and {:.1} us each, \
+                     without {:.1} and {:.1} us of waiting for a processor",
+                    differences[0] * 1e6,
+                    differences[1] * 1e6,
+                    at_server / count as f64 * 1e6,
+                    at_client / count as f64 * 1e6
+                );
+                eprintln!("{measured}");
+                if differences.iter().all(|difference| *difference <= DIFFERENCE) {
+                    break;
+                }
+                rejected.push(measured);
+            }
         }
     });
 }

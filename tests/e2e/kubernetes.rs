@@ -14,7 +14,7 @@ use crate::daemon::{Daemon, Launch, WAIT_TIMEOUT};
 
 const UID: &str = "218fc5a9-a5f1-4b54-aa05-46717d0ab26d";
 
-/// An API server with one node, whose nodes are forbidden while `forbids` is set, and other objects.
+/// An API server with one node unless others are given, whose nodes are forbidden while `forbids` is set, and other objects.
 pub(crate) struct Api {
     address: SocketAddr,
     forbids: Arc<AtomicBool>,
@@ -75,18 +75,26 @@ fn answer(mut stream: TcpStream, forbids_nodes: bool, objects: &[(&str, Vec<Valu
         (403, failure)
     } else {
         let node = json!({"metadata": {"name": "worker-1"}, "spec": {"podCIDR": "10.244.1.0/24"}});
-        let items = if path.starts_with("/api/v1/nodes") {
+        let resource = path.split('?').next().unwrap_or_default();
+        let items: Vec<_> = objects
+            .iter()
+            .filter(|(list, _)| *list == resource)
+            .flat_map(|(_, items)| items.clone())
+            .collect();
+        let items = if items.is_empty() && resource == "/api/v1/nodes" {
             vec![node]
         } else {
-            let resource = path.split('?').next().unwrap_or_default();
-            let list = objects.iter().find(|(list, _)| *list == resource);
-            list.map(|(_, items)| items.clone()).unwrap_or_default()
+            items
         };
         let list = json!({
             "kind": "List", "apiVersion": "v1", "metadata": {"resourceVersion": "1"}, "items": items
         });
         (200, list)
     };
+    respond(&mut stream, status, &body);
+}
+
+fn respond(stream: &mut TcpStream, status: u16, body: &Value) {
     let body = body.to_string();
     let _ = write!(
         stream,

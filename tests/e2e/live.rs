@@ -11,6 +11,7 @@ use nix::unistd::Pid;
 
 use crate::browser::Browser;
 use crate::daemon::{Daemon, WAIT_TIMEOUT, flowtap, free_address, get};
+use crate::inspect::{client_hello, converse};
 use crate::require;
 
 /// Bytes that the client of [`traffic`] sends: `7.65 MB` on a page or a terminal.
@@ -277,6 +278,82 @@ fn the_map_has_processes_and_peers_with_the_applications_bytes_and_what_fails() 
         (&"map client".into(), &"127.0.0.1".into(), &"tcp".into())
     );
     assert_eq!(edge(&map, nobody.port(), "egress")["cause"], "refused");
+}
+
+#[test]
+fn a_row_has_the_protocol_the_server_name_and_the_hop_of_its_records_on_the_page_as_well() {
+    let Some(_machine) = require::root_alone() else {
+        return;
+    };
+    let daemon =
+        Daemon::start(&["receivers.ebpf.inspect={protocols: true, server_names: full, budget: 100%}"]);
+    let json = |path: &str| -> serde_json::Value {
+        serde_json::from_str(&get(daemon.admin_address(), path)).unwrap()
+    };
+    // Records are counted by peer from the first interval after a request on.
+    let seconds = || json("/verdicts")["seconds"].to_string();
+    until("a verdict", seconds, |seconds| {
+        seconds.parse::<f64>().unwrap() > 0.0
+    });
+    // First bytes can be lost, as those of the whole machine share a buffer.
+    let found = (0..20).find_map(|_| {
+        let port = converse(&[&client_hello(b"shop.example.test")]).to_string();
+        let deadline = Instant::now() + Duration::from_secs(3);
+        while Instant::now() < deadline {
+            let flows = json("/flows?limit=10000");
+            let mut rows = flows["flows"].as_array().unwrap().iter();
+            let row = rows.find(|flow| flow["labels"]["rport"] == *port);
+            if let Some(recent) = row.map(|row| row["recent"].clone())
+                && recent["server_name"] == "shop.example.test"
+            {
+                return Some((port, recent));
+            }
+            thread::sleep(Duration::from_millis(100));
+        }
+        None
+    });
+    let (port, recent) = found.expect("the name of a TLS server");
+    assert_eq!(
+        (&recent["protocol"], &recent["hop"]),
+        (&"tls".into(), &"loopback".into())
+    );
+    assert_eq!(
+        (&recent["backend"], &recent["several"]),
+        (&serde_json::Value::Null, &serde_json::json!([]))
+    );
+    if !require::program("chromium") {
+        return;
+    }
+    let mut browser = Browser::open(&format!("http://{}/", daemon.admin_address()));
+    let shown = |title: &str, port: &str| {
+        format!(
+            "(() => {{ const heads = [...document.querySelectorAll('#flows th')].filter((head) => !head.hidden); \
+             const at = heads.findIndex((head) => head.textContent === '{title}'); \
+             const rows = [...document.querySelectorAll('#flows tbody tr')]; \
+             const row = rows.find((row) => row.cells[1].textContent === '{port}'); \
+             return at < 0 || !row ? '' : row.cells[at].textContent; }})()"
+        )
+    };
+    for (title, text) in [
+        ("Protocol", "tls"),
+        ("Server name", "shop.example.test"),
+        ("Hop", "loopback"),
+        ("Backend", ""),
+        ("Name", ""),
+    ] {
+        until(
+            title,
+            || {
+                browser
+                    .evaluate(&shown(title, &port))
+                    .as_str()
+                    .unwrap()
+                    .to_owned()
+            },
+            |seen| seen == text,
+        );
+    }
+    assert!(browser.errors().is_empty(), "{:?}", browser.errors());
 }
 
 #[test]

@@ -164,10 +164,12 @@ impl Traffic {
     }
 }
 
-/// The page up to its queries about DNS and UDP, and these.
-pub(crate) fn parts() -> (&'static str, &'static str) {
+/// The page up to its queries about DNS and UDP, these, and those about services, meshes and protocols.
+pub(crate) fn parts() -> [&'static str; 3] {
     let page = include_str!("../../docs/queries.md");
-    page.split_once("\n## DNS and UDP\n").unwrap()
+    let (first, rest) = page.split_once("\n## DNS and UDP\n").unwrap();
+    let (second, third) = rest.split_once("\n## Services, meshes and protocols\n").unwrap();
+    [first, second, third]
 }
 
 /// The config of a part of the page, and its queries by what they answer.
@@ -248,7 +250,8 @@ impl<'a> Answers<'a> {
         answers.remove(0)
     }
 
-    fn ask_all(&self, question: &'static str) -> Vec<Series> {
+    /// The answers to all queries of a question.
+    pub(crate) fn ask_all(&self, question: &'static str) -> Vec<Series> {
         self.asked.borrow_mut().insert(question);
         let queries = self.queries.get(question);
         let queries = queries.unwrap_or_else(|| panic!("no question {question:?}"));
@@ -405,7 +408,7 @@ fn the_queries_of_the_page_answer_what_the_applications_know_of_a_link_of_60_ms(
         return;
     }
     let net = Net::new();
-    let (text, queries) = questions(parts().0);
+    let (text, queries) = questions(parts()[0]);
     let of_namespaces = format!(
         "processors.filter={{include: [{{netns: [{}, {}]}}]}}",
         net.client.label(),

@@ -199,7 +199,7 @@ fn the_queries_about_dns_and_udp_answer_what_clients_and_servers_know() {
         return;
     }
     let net = Namespace::new();
-    let (text, queries) = questions(parts().1);
+    let (text, queries) = questions(parts()[1]);
     let families = families(&text, "network_dns_");
     assert_eq!(families.len(), 1, "{families:?}");
     let own = format!("processors.filter={{include: [{{netns: [{}]}}]}}", net.label());

@@ -13,7 +13,7 @@ use crate::require;
 use crate::traffic::{Counted, exchange};
 
 /// `flowtap record` at work. Killed when dropped.
-struct Recorder(Child);
+pub(crate) struct Recorder(Child);
 
 impl Recorder {
     fn start(file: &Path) -> Self {
@@ -21,7 +21,7 @@ impl Recorder {
     }
 
     /// With further settings, as `key=value`.
-    fn with(file: &Path, set: &[&str]) -> Self {
+    pub(crate) fn with(file: &Path, set: &[&str]) -> Self {
         let set = set.iter().flat_map(|set| ["--set", *set]);
         let mut child = flowtap()
             .args(["record", "--set", "receivers.ebpf.interval=200ms"])
@@ -41,7 +41,7 @@ impl Recorder {
         recorder
     }
 
-    fn stop(mut self) {
+    pub(crate) fn stop(mut self) {
         kill(Pid::from_raw(self.0.id().try_into().unwrap()), Signal::SIGTERM).unwrap();
         assert!(self.0.wait().unwrap().success());
     }
@@ -54,7 +54,7 @@ impl Drop for Recorder {
     }
 }
 
-fn output(command: &mut Command) -> String {
+pub(crate) fn output(command: &mut Command) -> String {
     let output = command.output().unwrap();
     assert!(
         output.status.success(),

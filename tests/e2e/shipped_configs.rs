@@ -1,6 +1,6 @@
 //! Shipped configs against traffic of every class: each label that a config asks for has a value somewhere.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -9,10 +9,11 @@ use flowtap_engine::Stages;
 use flowtap_pipeline::catalog::{FamilyId, Label};
 use flowtap_pipeline::testing::record;
 use flowtap_pipeline::{
-    BuildContext, ClusterRanges, ClusterState, DnsOutcome, DnsRecord, DropReason, DropRecord, Endpoint,
-    Events, Flow, FlowBatch, IcmpCount, KubernetesNames, ListeningRecord, Output, PipelineId, Points,
-    Published, Queues, ReadingLabels, ReadingRecord, ReadingValue, ResetBy, Role, SendTime, Series, Snapshot,
-    TcpRecord, Timestamp, Transport, UdpApp, UdpRecord,
+    AppProtocol, Arrival, BuildContext, ClusterRanges, ClusterState, DnsOutcome, DnsRecord, DropReason,
+    DropRecord, Endpoint, Events, Exchanges, Flow, FlowBatch, IcmpCount, Inspection, KubernetesNames,
+    ListeningRecord, Output, PipelineId, Points, Published, Queues, ReadingLabels, ReadingRecord,
+    ReadingValue, ResetBy, Role, SendTime, Series, Snapshot, TcpRecord, Timestamp, Translation, Transport,
+    UdpApp, UdpRecord,
 };
 
 use crate::exposition::{Exposition, Sample};
@@ -58,7 +59,7 @@ fn cluster() -> ClusterState {
             (ip("10.96.0.10"), names("coredns", "kube-dns")),
         ]),
         by_container: HashMap::from([(CONTAINER.into(), names("web", ""))]),
-        zones: HashMap::new(),
+        zones: HashMap::from([("worker-1".into(), "zone-a".into())]),
     }
 }
 
@@ -265,7 +266,7 @@ fn everything() -> FlowBatch {
         ..TcpRecord::new(flow("203.0.113.7:443"))
     };
     FlowBatch {
-        tcp: records().into_iter().chain([waiting]).collect(),
+        tcp: records().into_iter().chain([waiting]).chain(hops()).collect(),
         // NOERROR and NXDOMAIN.
         dns: vec![
             query(DnsOutcome::Answered(0)),
@@ -290,6 +291,79 @@ fn everything() -> FlowBatch {
         readings: readings(),
         ..FlowBatch::default()
     }
+}
+
+/// A connection of each hop, of which one knows the pod behind a service, with its protocol and its exchanges.
+fn hops() -> Vec<TcpRecord> {
+    let endpoint = |text: &str| {
+        let address: std::net::SocketAddr = text.parse().unwrap();
+        Endpoint::new(address.ip(), address.port())
+    };
+    let inspection = Inspection {
+        protocol: Some(AppProtocol::Tls),
+        server_name: Some("shop.example.com".into()),
+        server_name_full: Some("shop.example.com".into()),
+        alpn: Some("h2".into()),
+    };
+    // The ends of the socket, those on the wire, and the interface.
+    [
+        (
+            "10.244.0.5:40100",
+            "10.96.0.20:443",
+            None,
+            Arrival::Loopback,
+            Role::Client,
+        ),
+        (
+            "127.0.0.1:15001",
+            "10.244.0.5:40100",
+            None,
+            Arrival::Loopback,
+            Role::Server,
+        ),
+        (
+            "10.244.0.5:15006",
+            "10.244.1.7:40000",
+            Some(("10.244.0.5:8080", "10.244.1.7:40000")),
+            Arrival::Device,
+            Role::Server,
+        ),
+        (
+            "10.244.0.5:40101",
+            "10.244.0.5:8080",
+            None,
+            Arrival::Loopback,
+            Role::Client,
+        ),
+        (
+            "10.244.0.5:40102",
+            "10.96.0.20:443",
+            Some(("10.244.0.5:40102", "10.244.1.7:8443")),
+            Arrival::Device,
+            Role::Client,
+        ),
+    ]
+    .into_iter()
+    .zip(1_000..)
+    .map(|((local, remote, on_wire, arrival, role), cookie)| {
+        let mut record = record(local, remote);
+        let flow = &mut record.flow;
+        (flow.role, flow.cookie, flow.netns, flow.arrival) = (role, cookie, 4_026_531_840, arrival);
+        flow.container_id = Some(CONTAINER.into());
+        flow.inspection = Some(Arc::new(inspection.clone()));
+        flow.translation = on_wire.map(|(local, remote)| {
+            Arc::new(Translation {
+                local: endpoint(local),
+                remote: endpoint(remote),
+            })
+        });
+        record.exchanges = Some(Box::new(Exchanges {
+            durations_us: vec![900],
+        }));
+        (record.sent_bytes, record.received_bytes) = (1_000, 2_000);
+        record
+    })
+    .collect()
 }
 
 /// A reading of each family of RDMA devices, and both directions.
@@ -409,6 +483,53 @@ fn no_panel_of_the_dashboard_is_empty_with_traffic_of_every_class() {
     }
 }
 
+#[test]
+fn the_row_of_the_mesh_shows_both_legs_and_the_one_that_leaves_where_series_have_the_hop() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("mesh.yaml");
+    let families: String = [
+        "network_tcp_flow_egress",
+        "network_tcp_flow_ingress",
+        "network_k8s_tcp_flow",
+    ]
+    .map(|family| format!("      {family}: {{labels: [hop, direction, type]}}\n"))
+    .concat();
+    let default = Path::new(env!("CARGO_MANIFEST_DIR")).join("config/default.yaml");
+    std::fs::write(
+        &path,
+        format!("processors:\n  window:\n    families:\n{families}"),
+    )
+    .unwrap();
+    let layers = Layers {
+        files: vec![default, path],
+        ..Layers::default()
+    };
+    let config = flowtap_config::load(&layers, &flowtap::components::registry()).unwrap();
+    let seen = exposed(&config, config.pipelines.keys().next().unwrap());
+    let families = [
+        "primus_lens_network_tcp_flow_egress",
+        "primus_lens_network_tcp_flow_ingress",
+        "primus_lens_network_k8s_tcp_flow",
+    ];
+    let of_families = seen
+        .0
+        .iter()
+        .filter(|sample| families.contains(&&*sample.name) && sample.value > 0.0);
+    let hops: BTreeSet<_> = of_families
+        .map(|sample| sample.labels.get("hop").map_or("", String::as_str))
+        .collect();
+    assert_eq!(
+        hops,
+        BTreeSet::from(["", "at_proxy", "from_application", "loopback", "to_proxy"])
+    );
+    let (_, empty) = empty_panels(&seen);
+    assert!(empty.is_empty(), "{empty:#?}");
+    // With `drop_local` the leg that leaves is the only one.
+    let local = "to_proxy|from_application|loopback";
+    let dashboard = include_str!("../../deploy/grafana/flowtap.json");
+    assert_eq!(dashboard.matches(&format!("hop!~\\\"{local}\\\"")).count(), 6);
+}
+
 /// Number of the dashboard's queries about flows, and those that find nothing.
 fn empty_panels(seen: &Exposition) -> (usize, Vec<String>) {
     let dashboard = include_str!("../../deploy/grafana/flowtap.json");
@@ -465,13 +586,19 @@ fn every_query_of_the_documentation_finds_series() {
     let (_, rest) = page.split_once("## DNS and UDP").unwrap();
     let (_, rest) = rest.split_once("```yaml\n").unwrap();
     std::fs::write(&names, rest.split_once("```").unwrap().0).unwrap();
-    let [by_default, with_more, with_names] = [default, load(&path), load(&names)]
-        .map(|config| exposed(&config, config.pipelines.keys().next().unwrap()));
+    let services = dir.path().join("services.yaml");
+    let (_, rest) = page.split_once("## Services, meshes and protocols\n").unwrap();
+    let (_, rest) = rest.split_once("```yaml\n").unwrap();
+    std::fs::write(&services, rest.split_once("```").unwrap().0).unwrap();
+    let [by_default, with_more, with_names, with_services] =
+        [default, load(&path), load(&names), load(&services)]
+            .map(|config| exposed(&config, config.pipelines.keys().next().unwrap()));
     let mut queries = 0;
     let tables = page
         .split("## With more labels")
-        .flat_map(|part| part.split("## DNS and UDP"));
-    for (table, seen) in tables.zip([by_default, with_more, with_names]) {
+        .flat_map(|part| part.split("## DNS and UDP"))
+        .flat_map(|part| part.split("## Services, meshes and protocols\n"));
+    for (table, seen) in tables.zip([by_default, with_more, with_names, with_services]) {
         for row in table
             .lines()
             .filter(|line| line.starts_with("| ") && line.contains('`'))
@@ -504,5 +631,5 @@ fn every_query_of_the_documentation_finds_series() {
             }
         }
     }
-    assert_eq!(queries, 33);
+    assert_eq!(queries, 39);
 }

@@ -8,17 +8,23 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use crate::daemon::Daemon;
+use serde_json::Value;
+
+use crate::daemon::{Daemon, Launch, flowtap};
 use crate::exposition::{Exposition, Sample};
+use crate::flow_logs::{is_in, launch_with, records};
 use crate::netns::{self, Namespace};
+use crate::peers::ask_until;
+use crate::recordings::{Recorder, output};
 use crate::require;
 
 /// Ports of the backends, on one of which a connection ends by chance.
-const BACKENDS: [u16; 3] = [27_060, 27_061, 27_062];
+pub(crate) const BACKENDS: [u16; 3] = [27_060, 27_061, 27_062];
 
 /// Connections of a case.
 const CONNECTIONS: usize = 12;
@@ -30,14 +36,14 @@ const LABELS: [&str; 2] = [
 ];
 
 /// A client, a node and a server.
-struct Net {
-    client: Namespace,
-    node: Namespace,
-    server: Namespace,
+pub(crate) struct Net {
+    pub(crate) client: Namespace,
+    pub(crate) node: Namespace,
+    pub(crate) server: Namespace,
 }
 
 impl Net {
-    fn new(bridged: bool) -> Self {
+    pub(crate) fn new(bridged: bool) -> Self {
         let net = Self {
             client: Namespace::new(),
             node: Namespace::new(),
@@ -69,7 +75,7 @@ impl Net {
     }
 
     /// The rules of kube-proxy: a service address for any of the backends, and one that the node masquerades.
-    fn translate(&self) {
+    pub(crate) fn translate(&self) {
         let [first, second, third] = BACKENDS;
         let mut rules = Vec::new();
         for (address, to, family) in [
@@ -232,8 +238,8 @@ fn by_conntrack(node: &Namespace, family: &str) -> BTreeMap<u16, SocketAddr> {
 }
 
 /// Both ends of connections to `address` show the other one's real end, and never another one; with `masqueraded` the server's
-/// peer is the node.
-fn shows_real_ends(daemon: &Daemon, net: &Net, address: SocketAddr, masqueraded: bool) {
+/// peer is the node. Returns the ends as the applications know them.
+fn shows_real_ends(daemon: &Daemon, net: &Net, address: SocketAddr, masqueraded: bool) -> Vec<Ends> {
     let any: IpAddr = if address.is_ipv4() {
         [0, 0, 0, 0].into()
     } else {
@@ -290,15 +296,20 @@ fn shows_real_ends(daemon: &Daemon, net: &Net, address: SocketAddr, masqueraded:
         });
         let listed = require::program("conntrack").then(|| {
             let family = if address.is_ipv4() { "ipv4" } else { "ipv6" };
-            by_conntrack(&net.node, family)
+            let listed = by_conntrack(&net.node, family);
+            // The node's own namespace has the connections of this test alone.
+            assert!(
+                listed.len() >= CONNECTIONS,
+                "`conntrack -L` lists {} of {CONNECTIONS}",
+                listed.len()
+            );
+            listed
         });
         drop(ending);
         let ends = talk.join().expect("no panic");
         let seen = daemon.scrape();
-        for end in ends {
-            if let Some(listed) = &listed
-                && !listed.is_empty()
-            {
+        for end in &ends {
+            if let Some(listed) = &listed {
                 assert_eq!(
                     listed.get(&end.client.port()),
                     Some(&end.server),
@@ -319,33 +330,134 @@ fn shows_real_ends(daemon: &Daemon, net: &Net, address: SocketAddr, masqueraded:
             }
             assert!(!known.is_empty(), "{end:?}");
         }
-    });
+        ends
+    })
 }
 
-/// The daemon in `mode`, with series for each connection.
-fn start(mode: &str, set: &[&str]) -> Daemon {
+/// Log records of connections of a namespace with these ends, the client's first, of one role.
+fn logged<'a>(records: &'a [Value], netns: &str, role: &str, ends: [SocketAddr; 2]) -> Vec<&'a Value> {
+    let of_connection = records.iter().filter(|record| {
+        is_in(record, netns)
+            && record["role"] == role
+            && record["source_port"] == ends[0].port()
+            && record["source_address"] == ends[0].ip().to_string()
+            && record["destination_port"] == ends[1].port()
+            && record["destination_address"] == ends[1].ip().to_string()
+    });
+    of_connection.collect()
+}
+
+/// Flow logs have the backend at the client, and at the server the client behind a masquerade.
+fn logs_show_real_ends(records: &[Value], net: &Net, ends: &[Ends], masqueraded: bool) {
+    let (at_client, at_server) = (net.client.label(), net.server.label());
+    let shown = |record: &Value, side: &str| {
+        let (address, port) = (record[side].as_str()?, record[format!("{side}_port")].as_u64()?);
+        let port = u16::try_from(port).expect("a port");
+        Some(SocketAddr::new(address.parse().expect("an address"), port))
+    };
+    for end in ends {
+        let of_client = logged(records, &at_client, "client", [end.client, end.asked]);
+        let last = of_client.last().unwrap_or_else(|| panic!("no record of {end:?}"));
+        assert_eq!(shown(last, "backend"), Some(end.server), "{last}");
+        let of_server = logged(records, &at_server, "server", [end.seen, end.server]);
+        let last_of_server = of_server.last().unwrap_or_else(|| panic!("no record of {end:?}"));
+        let client = masqueraded.then_some(end.client);
+        assert_eq!(shown(last_of_server, "backend"), client, "{last_of_server}");
+        for record in of_client.iter().chain(&of_server) {
+            // The node copies a packet that it forwards before it writes the source, which would be the frontend.
+            assert_eq!(
+                (&record["hop"], &record["frontend"]),
+                (&Value::Null, &Value::Null),
+                "{record}"
+            );
+        }
+    }
+}
+
+/// The daemon in `mode`, with series for each connection, and flow logs in `folder`.
+fn start_with_logs(mode: &str, set: &[&str], folder: &Path) -> Daemon {
     let mode = format!("receivers.ebpf.mode={mode}");
     let mut all = vec![&*mode];
     all.extend(LABELS);
     all.extend(set);
-    Daemon::start(&all)
+    launch_with(folder, &all)
 }
 
 /// Both ends, in a mode with eBPF, for service addresses of IPv4 and IPv6, without and with a masquerade.
 fn every_translation_is_seen_through(mode: &str, bridged: bool) {
     netns::reserve();
-    let daemon = start(mode, &["receivers.ebpf.interval=100ms"]);
+    let folder = tempfile::tempdir().expect("a folder");
+    let daemon = start_with_logs(mode, &["receivers.ebpf.interval=100ms"], folder.path());
     let net = Net::new(bridged);
     net.translate();
-    for (address, masqueraded) in [
+    let cases = [
         ("10.96.0.10:80", false),
         ("10.96.0.11:80", true),
         ("[fd96::10]:80", false),
-    ] {
-        shows_real_ends(&daemon, &net, address.parse().expect("an address"), masqueraded);
-    }
+    ];
+    let cases = cases.map(|(address, masqueraded)| {
+        let address = address.parse().expect("an address");
+        (shows_real_ends(&daemon, &net, address, masqueraded), masqueraded)
+    });
     let (status, window) = daemon.stop();
     assert!(status.success(), "{status}: {}", window.log);
+    let records = records(folder.path());
+    for (ends, masqueraded) in &cases {
+        logs_show_real_ends(&records, &net, ends, *masqueraded);
+    }
+}
+
+/// A machine that gives its own connections another source: the client's record has the address that the server sees.
+#[test]
+fn a_masquerade_of_a_machines_own_connections_is_their_frontend() {
+    let Some(_machine) = require::root() else {
+        return;
+    };
+    if !require::program("nft") {
+        return;
+    }
+    netns::reserve();
+    let folder = tempfile::tempdir().expect("a folder");
+    let daemon = start_with_logs("events", &[], folder.path());
+    let [client, server] = neighbours();
+    client.sh(
+        "ip addr add 10.77.12.9/24 dev eth0; \
+         nft 'table ip own { chain post { type nat hook postrouting priority 100; ip daddr 10.77.12.2 snat to 10.77.12.9; }; }'",
+    );
+    let listener = server.run(|| TcpListener::bind("10.77.12.2:8080").expect("a listener"));
+    let mut stream = client.run(|| {
+        let from = "10.77.12.1:0".parse().expect("an address");
+        let socket =
+            socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).expect("a socket");
+        socket.bind(&SocketAddr::into(from)).expect("an address");
+        let to: SocketAddr = "10.77.12.2:8080".parse().expect("an address");
+        socket.connect(&to.into()).expect("a connection");
+        TcpStream::from(socket)
+    });
+    let (mut accepted, seen) = listener.accept().expect("the client");
+    let mut message = [b'x'; 100];
+    for _ in 0..20 {
+        stream.write_all(&message).expect("sent");
+        accepted.read_exact(&mut message).expect("all");
+        accepted.write_all(&message).expect("sent");
+        stream.read_exact(&mut message).expect("an answer");
+    }
+    let own = stream.local_addr().expect("an address");
+    drop((stream, accepted));
+    let at_client = client.label();
+    let (status, window) = daemon.stop();
+    assert!(status.success(), "{status}: {}", window.log);
+    assert_eq!(
+        (own.ip().to_string(), seen.ip().to_string()),
+        ("10.77.12.1".into(), "10.77.12.9".into())
+    );
+    let records = records(folder.path());
+    let server = "10.77.12.2:8080".parse().expect("an address");
+    let of_client = logged(&records, &at_client, "client", [own, server]);
+    let last = of_client.last().expect("a record");
+    assert_eq!(last["frontend"], "10.77.12.9", "{last}");
+    assert_eq!(last["frontend_port"], seen.port(), "{last}");
+    assert_eq!(last["backend"], Value::Null, "{last}");
 }
 
 #[test]
@@ -354,7 +466,9 @@ fn backends_and_masqueraded_clients_are_those_of_the_applications_in_mode_socket
         return;
     };
     if require::program("nft") && require::mode_sockets() {
-        every_translation_is_seen_through("sockets", false);
+        for bridged in [false, true] {
+            every_translation_is_seen_through("sockets", bridged);
+        }
     }
 }
 
@@ -455,7 +569,9 @@ fn of(pairs: &[(&str, u64)]) -> BTreeMap<String, u64> {
 fn sidecar_hops(mode: &str) {
     netns::reserve();
     for (hops, kept) in [("keep", true), ("drop_local", false)] {
-        let daemon = start(mode, &[&format!("processors.window.hops={hops}")]);
+        let folder = tempfile::tempdir().expect("a folder");
+        let set = ["window", "connections"].map(|processor| format!("processors.{processor}.hops={hops}"));
+        let daemon = start_with_logs(mode, &[&set[0], &set[1]], folder.path());
         let [client, server] = neighbours();
         through_a_sidecar(&client, &server, false);
         let (at_client, at_server) = (client.label(), server.label());
@@ -487,7 +603,47 @@ fn sidecar_hops(mode: &str) {
             of(&[("", 10_000)]),
             "{mode}, {hops}"
         );
+        // Flow logs, whose key is of its own.
+        let records = records(folder.path());
+        let logged = |netns: &str, role: &str| logged_by_hop(&records, netns, role);
+        let expected = if kept {
+            of(&[("", 10_000), ("to_proxy", 10_000)])
+        } else {
+            of(&[("", 10_000)])
+        };
+        assert_eq!(logged(&at_client, "client"), expected, "{mode}, {hops}");
+        let expected = if kept {
+            of(&[("from_application", 10_000)])
+        } else {
+            of(&[])
+        };
+        assert_eq!(logged(&at_client, "server"), expected, "{mode}, {hops}");
+        assert_eq!(
+            logged(&at_server, "server"),
+            of(&[("", 10_000)]),
+            "{mode}, {hops}"
+        );
     }
+}
+
+/// Bytes from client to server by the hop of the newest record of their connection: the log has each connection in parts.
+fn logged_by_hop(records: &[Value], netns: &str, role: &str) -> BTreeMap<String, u64> {
+    let mut connections: BTreeMap<i64, (u64, &Value)> = BTreeMap::new();
+    for record in records {
+        if is_in(record, netns) && record["role"] == role {
+            let id = record["connection_id"].as_i64().expect("an id");
+            let (bytes, newest) = connections.entry(id).or_insert((0, record));
+            *bytes += record["source_bytes"].as_u64().expect("a count");
+            *newest = record;
+        }
+    }
+    let mut sums = BTreeMap::new();
+    for (bytes, newest) in connections.into_values() {
+        let hop = newest["hop"].as_str().unwrap_or_default();
+        *sums.entry(hop.to_owned()).or_default() += bytes;
+    }
+    sums.retain(|_, bytes| *bytes > 0);
+    sums
 }
 
 #[test]
@@ -519,14 +675,35 @@ fn a_sidecar_before_a_server_has_its_hop() {
     if !require::program("nft") {
         return;
     }
+    for (hops, kept) in [("keep", true), ("drop_local", false)] {
+        hop_before_a_server("events", hops, kept);
+        if require::mode_sockets() {
+            hop_before_a_server("sockets", hops, kept);
+        }
+    }
+}
+
+/// The legs of a sidecar before a server: the client's, which leaves, and the one within, of which nothing counts with `drop_local`.
+fn hop_before_a_server(mode: &str, hops: &str, kept: bool) {
     netns::reserve();
-    let daemon = start("events", &[]);
+    let folder = tempfile::tempdir().expect("a folder");
+    let set = ["window", "connections"].map(|processor| format!("processors.{processor}.hops={hops}"));
+    let daemon = start_with_logs(
+        mode,
+        &[&set[0], &set[1], "receivers.ebpf.interval=100ms"],
+        folder.path(),
+    );
     let [client, server] = neighbours();
     server.sh(
         "nft 'table ip mesh { chain pre { type nat hook prerouting priority -100; tcp dport 8080 redirect to :15006; }; }'",
     );
     let listen = |at: &str| server.run(|| TcpListener::bind(at).expect("a listener"));
     let (proxy, application) = (listen("10.77.12.2:15006"), listen("127.0.0.1:8080"));
+    let pause = if mode == "sockets" {
+        Duration::from_millis(15)
+    } else {
+        Duration::ZERO
+    };
     thread::scope(|scope| {
         scope.spawn(|| {
             let (mut accepted, _) = proxy.accept().expect("the client");
@@ -542,6 +719,7 @@ fn a_sidecar_before_a_server_has_its_hop() {
             let (mut accepted, _) = application.accept().expect("the sidecar");
             let mut message = [0; 100];
             while accepted.read_exact(&mut message).is_ok() {
+                thread::sleep(pause);
                 accepted.write_all(&message).expect("sent");
             }
         });
@@ -550,21 +728,188 @@ fn a_sidecar_before_a_server_has_its_hop() {
         for _ in 0..100 {
             stream.write_all(&message).expect("sent");
             stream.read_exact(&mut message).expect("an answer");
+            // A scan of mode `sockets` knows the hop while something is in flight.
+            thread::sleep(pause);
         }
     });
     let (at_client, at_server) = (client.label(), server.label());
     let (status, window) = daemon.stop();
     assert!(status.success(), "{status}");
     let of_server = by_hop(&window.totals, INGRESS, &at_server, "inbound");
-    assert_eq!(of_server["loopback"], 10_000, "{of_server:?}");
-    // Bytes before the hop was known have none.
-    let at_proxy = of_server["at_proxy"];
-    assert!(at_proxy >= 9_000, "{of_server:?}");
+    let at_server_as_client = by_hop(&window.totals, EGRESS, &at_server, "outbound");
+    let within = if kept {
+        of(&[("loopback", 10_000)])
+    } else {
+        of(&[])
+    };
+    assert_eq!(at_server_as_client, within, "{mode}, {hops}");
     assert_eq!(
-        at_proxy + of_server.get("").copied().unwrap_or(0),
-        10_000,
-        "{of_server:?}"
+        of_server.get("loopback"),
+        within.get("loopback"),
+        "{mode}, {hops}: {of_server:?}"
+    );
+    // Bytes before the hop was known have none.
+    let at_proxy = of_server.get("at_proxy").copied().unwrap_or(0);
+    let before = of_server.get("").copied().unwrap_or(0);
+    assert_eq!(at_proxy + before, 10_000, "{mode}, {hops}: {of_server:?}");
+    assert!(
+        at_proxy >= if mode == "events" { 9_000 } else { 1 },
+        "{mode}, {hops}: {of_server:?}"
     );
     let of_client = by_hop(&window.totals, EGRESS, &at_client, "outbound");
-    assert_eq!(of_client, of(&[("", 10_000)]));
+    assert_eq!(of_client, of(&[("", 10_000)]), "{mode}, {hops}");
+    let records = records(folder.path());
+    let mut expected = of(&[("at_proxy", 10_000)]);
+    expected.extend(within.clone());
+    assert_eq!(
+        logged_by_hop(&records, &at_server, "server"),
+        expected,
+        "{mode}, {hops}"
+    );
+    // The proxy's peer knows it by the address that it asked for.
+    let at_proxy = records.iter().filter(|record| record["hop"] == "at_proxy");
+    for record in at_proxy.filter(|record| is_in(record, &at_server)) {
+        let ends = ["frontend", "frontend_port"].map(|side| record[side].clone());
+        assert_eq!(ends, [Value::from("10.77.12.2"), Value::from(8080)], "{record}");
+    }
+    assert_eq!(
+        logged_by_hop(&records, &at_server, "client"),
+        within,
+        "{mode}, {hops}"
+    );
+    assert_eq!(
+        logged_by_hop(&records, &at_client, "client"),
+        of(&[("", 10_000)]),
+        "{mode}, {hops}"
+    );
+}
+
+/// A client of the service at 10.96.0.10: HTTP requests with a pause before each answer, so that what was sent waits for its
+/// acknowledgement. Returns the port of the backend that answered.
+fn ask_by_http(net: &Net) -> u16 {
+    let listeners: Vec<_> = net.server.run(|| {
+        BACKENDS
+            .map(|port| TcpListener::bind(("0.0.0.0", port)).expect("a listener"))
+            .into()
+    });
+    for listener in &listeners {
+        listener.set_nonblocking(true).expect("an option");
+    }
+    let mut client = net
+        .client
+        .run(|| TcpStream::connect("10.96.0.10:80").expect("a connection"));
+    let deadline = std::time::Instant::now() + crate::daemon::WAIT_TIMEOUT;
+    let mut server = loop {
+        assert!(std::time::Instant::now() < deadline, "no connection");
+        if let Some((server, _)) = listeners.iter().find_map(|listener| listener.accept().ok()) {
+            break server;
+        }
+    };
+    server.set_nonblocking(false).expect("an option");
+    let request = b"GET / HTTP/1.1\r\nHost: shop.example.test\r\n\r\n";
+    let answer = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
+    for _ in 0..60 {
+        client.write_all(request).expect("sent");
+        server.read_exact(&mut vec![0; request.len()]).expect("a request");
+        thread::sleep(Duration::from_millis(15));
+        server.write_all(answer).expect("sent");
+        client.read_exact(&mut vec![0; answer.len()]).expect("an answer");
+    }
+    server.local_addr().expect("an address").port()
+}
+
+#[test]
+fn a_recording_has_the_translation_and_the_protocol_for_replay_explain_and_flow_logs() {
+    const INSPECT: &str = "receivers.ebpf.inspect={protocols: true, budget: 100%}";
+    let Some(_machine) = require::root_alone() else {
+        return;
+    };
+    if !require::program("nft") {
+        return;
+    }
+    netns::reserve();
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("a.flowtap");
+    let recorder = Recorder::with(&file, &[INSPECT]);
+    let net = Net::new(false);
+    net.translate();
+    let backend_port = ask_by_http(&net).to_string();
+    recorder.stop();
+
+    let netns = net.client.label();
+    let labels = "processors.window.families.network_tcp_flow_egress.labels=[raddr, backend, backend_port, protocol, direction, netns]";
+    // A recording has what was inspected; the config says so by the receiver that inspected it.
+    let set = ["--set", labels, "--set", INSPECT];
+    let replayed = output(flowtap().arg("replay").args(set).arg(&file));
+    let seen = Exposition::parse(&replayed);
+    let real = [
+        ("netns", &*netns),
+        ("raddr", "10.96.0.10"),
+        ("backend", "10.77.12.2"),
+        ("backend_port", &*backend_port),
+        ("protocol", "http"),
+        ("direction", "outbound"),
+    ];
+    assert!(seen.sum(EGRESS, &real) > 0, "{replayed}");
+    let all = [("netns", &*netns), ("direction", "outbound")];
+    let request = "GET / HTTP/1.1\r\nHost: shop.example.test\r\n\r\n";
+    assert_eq!(seen.sum(EGRESS, &all), 60 * request.len() as u64);
+
+    // The table has the cost of each label: without `protocol` or `backend` there are fewer series.
+    let explained = output(flowtap().arg("explain").args(set).arg(&file));
+    let line = explained
+        .lines()
+        .find(|line| line.starts_with("network_tcp_flow_egress "));
+    let line = line.unwrap_or_else(|| panic!("{explained}"));
+    let series: usize = line
+        .split_whitespace()
+        .nth(1)
+        .expect("a number")
+        .parse()
+        .expect("a number");
+    assert_eq!(series, seen.select(EGRESS, &[]).count(), "{explained}");
+    let without = |label: &str| -> usize {
+        let (_, rest) = line
+            .split_once(&format!(" {label}: "))
+            .unwrap_or_else(|| panic!("{line}"));
+        rest.split_whitespace()
+            .next()
+            .expect("a number")
+            .parse()
+            .expect("a number")
+    };
+    for label in ["backend", "backend_port", "protocol"] {
+        assert!(without(label) <= series, "{line}");
+    }
+    assert!(
+        without("netns") <= series && without("direction") < series,
+        "{line}"
+    );
+
+    // As a receiver of the daemon, into flow logs.
+    let logs = tempfile::tempdir().expect("a folder");
+    let set = format!("receivers.replay.file={}", file.display());
+    let daemon = Daemon::launch(Launch {
+        exporters: &format!("  file: {{path: \"{}\"}}\n", logs.path().display()),
+        set: &[
+            &set,
+            "service.pipelines.metrics.receivers=[replay]",
+            "processors.connections={interval: 200ms}",
+            "service.pipelines.logs={receivers: [replay], processors: [direction, policy, connections], exporters: [file]}",
+        ],
+        ..Launch::default()
+    });
+    ask_until("the record of the client", || {
+        let records = records(logs.path());
+        let mut of_client = records.iter().filter(|record| {
+            is_in(record, &netns) && record["role"] == "client" && record["outcome"] == "closed"
+        });
+        let record = of_client.next()?;
+        assert_eq!(record["destination_address"], "10.96.0.10", "{record}");
+        assert_eq!(record["backend"], "10.77.12.2", "{record}");
+        assert_eq!(record["backend_port"].to_string(), backend_port, "{record}");
+        assert_eq!(record["protocol"], "http", "{record}");
+        Some(())
+    });
+    drop(daemon);
 }

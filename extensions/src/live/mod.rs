@@ -29,7 +29,7 @@ use serde::{Deserialize, Serialize};
 
 pub use self::map::{Edge, MAX_EDGES, Map, Others};
 pub use self::timeline::{MAX_POINTS, Point, Timeline};
-use crate::verdict::{Cause, Evidence, OfPeer, PeerVerdict, Shares, Verdict, judge, process_name};
+use crate::verdict::{Cause, Details, Evidence, OfPeer, PeerVerdict, Shares, Verdict, judge, process_name};
 
 /// The answer to `GET /flows`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -111,12 +111,48 @@ pub struct OfRecords {
     /// Whether records name other processes as well.
     #[serde(default)]
     pub several_processes: bool,
+    /// Name of the peer's address, by the processor `names`.
+    #[serde(default)]
+    pub peer_name: Option<String>,
+    /// Its source: `dns` or `hosts`.
+    #[serde(default)]
+    pub peer_name_source: Option<String>,
+    /// The end behind the peer's address, where it is known to be another one: address, and port unless it is a client.
+    #[serde(default)]
+    pub backend: Option<String>,
+    /// The part of its connections in the way through a proxy.
+    #[serde(default)]
+    pub hop: Option<String>,
+    /// Application protocol, with the receiver's option `inspect.protocols`.
+    #[serde(default)]
+    pub protocol: Option<String>,
+    /// The name that TLS clients ask for, with `inspect.server_names`.
+    #[serde(default)]
+    pub server_name: Option<String>,
+    /// Which of these fields have other values in other records.
+    #[serde(default)]
+    pub several: Vec<String>,
 }
 
 impl OfRecords {
     fn new(of_peer: &OfPeer) -> Self {
         let evidence = &of_peer.evidence;
         let verdict = judge(evidence);
+        let Details {
+            peer_name,
+            backend,
+            hop,
+            protocol,
+            server_name,
+        } = &of_peer.details;
+        let several = [
+            ("peer_name", peer_name.is_shared),
+            ("backend", backend.is_shared),
+            ("hop", hop.is_shared),
+            ("protocol", protocol.is_shared),
+            ("server_name", server_name.is_shared),
+        ];
+        let several = several.into_iter().filter(|(_, is_shared)| *is_shared);
         Self {
             cause: verdict.cause,
             sentence: verdict.sentence,
@@ -124,6 +160,19 @@ impl OfRecords {
             failed: evidence.failed.total(),
             comm: process_name(&of_peer.comm),
             several_processes: of_peer.is_shared,
+            peer_name: peer_name.value.as_ref().map(|peer| peer.name.to_string()),
+            peer_name_source: peer_name
+                .value
+                .as_ref()
+                .map(|peer| peer.source.as_str().to_owned()),
+            backend: backend.value.map(|end| match end.port {
+                0 => end.addr.to_string(),
+                _ => end.to_string(),
+            }),
+            hop: hop.value.map(|hop| hop.as_str().to_owned()),
+            protocol: protocol.value.map(|protocol| protocol.as_str().to_owned()),
+            server_name: server_name.value.as_deref().map(str::to_owned),
+            several: several.map(|(name, _)| name.to_owned()).collect(),
         }
     }
 }
@@ -291,6 +340,15 @@ impl Sort {
     }
 }
 
+/// An IPv6 address in brackets.
+fn host_and_port(host: &str, port: &str) -> String {
+    if host.contains(':') {
+        format!("[{host}]:{port}")
+    } else {
+        format!("{host}:{port}")
+    }
+}
+
 fn per_second(bytes: Option<Bytes>) -> f64 {
     bytes.map_or(0.0, |bytes| bytes.per_second)
 }
@@ -354,6 +412,34 @@ impl Flow {
     /// The limit of its traffic, if that is known.
     pub fn cause(&self) -> Option<Cause> {
         self.recent.as_ref().map(|recent| recent.cause)
+    }
+
+    /// A detail: of the labels, else of the newest records, with a mark if these name others. `name` is one of `peer_name`,
+    /// `peer_name_source`, `backend`, `hop`, `protocol` and `server_name`; empty if it is not known.
+    pub fn detail(&self, name: &str) -> String {
+        let label = self.label(name);
+        if !label.is_empty() {
+            return match (name, self.label("backend_port")) {
+                ("backend", port) if !port.is_empty() => host_and_port(label, port),
+                _ => label.to_owned(),
+            };
+        }
+        let Some(recent) = &self.recent else {
+            return String::new();
+        };
+        let value = match name {
+            "peer_name" => &recent.peer_name,
+            "peer_name_source" => &recent.peer_name_source,
+            "backend" => &recent.backend,
+            "hop" => &recent.hop,
+            "protocol" => &recent.protocol,
+            "server_name" => &recent.server_name,
+            _ => &None,
+        };
+        let is_shared = recent.several.iter().any(|other| other == name);
+        value.as_ref().map_or_else(String::new, |value| {
+            format!("{value}{}", if is_shared { ",.." } else { "" })
+        })
     }
 
     /// The process: its name, and its id after a slash; unknown parts are left out. Where labels do not have it, the one that the newest

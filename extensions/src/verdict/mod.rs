@@ -20,12 +20,14 @@
 //! Shares are of the sender: what this machine sent, or would have sent. `docs/diagnose.md` explains each cause.
 
 mod cause;
+mod details;
 mod evidence;
 mod judge;
 mod report;
 mod tally;
 
 pub use cause::Cause;
+pub use details::{Details, Newest};
 pub(crate) use evidence::process_name;
 pub use evidence::{Answers, Connects, Evidence, Listening, ListeningSocket, Shares};
 pub use judge::{NOTICEABLE, Verdict, judge};

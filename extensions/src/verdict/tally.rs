@@ -7,6 +7,7 @@ use flowtap_pipeline::{
     DropRecord, Events, Flow, FlowKind, ListeningRecord, PeerClass, Queues, ResetBy, TcpRecord,
 };
 
+use super::details::Details;
 use super::evidence::{Answers, Evidence, Listening, ListeningSocket, process_name};
 
 /// Maximum number of peers that are listed; records of further ones count in the sum only.
@@ -64,7 +65,7 @@ pub const fn server_port(flow: &Flow) -> u16 {
     }
 }
 
-/// Evidence of a peer, with its class and the process of the newest record.
+/// Evidence of a peer, with its class, its details and the process of the newest record.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct OfPeer {
     /// The measurements.
@@ -75,12 +76,15 @@ pub struct OfPeer {
     pub comm: [u8; 16],
     /// Whether records name other processes as well.
     pub is_shared: bool,
+    /// Names, and the ends behind its address.
+    pub details: Details,
 }
 
 impl OfPeer {
-    /// Remembers the class, and the process if the record has it.
+    /// Remembers the class and the details, and the process if the record has it.
     fn describe(&mut self, flow: &Flow) {
         self.class = flow.class.or(self.class);
+        self.details.update(flow);
         if flow.comm[0] != 0 {
             self.is_shared |= self.comm[0] != 0 && self.comm != flow.comm;
             self.comm = flow.comm;
@@ -90,6 +94,7 @@ impl OfPeer {
     /// Adds what was gathered before, or of another port.
     pub(crate) fn merge(&mut self, before: &Self) {
         self.evidence.merge(&before.evidence);
+        self.details.merge(&before.details);
         let differ = self.comm[0] != 0 && before.comm[0] != 0 && self.comm != before.comm;
         self.is_shared |= before.is_shared || differ;
     }
@@ -359,6 +364,7 @@ impl Sums {
                 class: connecting.class,
                 comm: connecting.comm,
                 is_shared: false,
+                details: Details::default(),
             });
             add(&mut of_peer.evidence);
         } else {
@@ -371,8 +377,9 @@ impl Sums {
         self.all.merge(&before.all);
         for (peer, theirs) in &before.peers {
             if self.peers.len() < MAX_PEERS || self.peers.contains_key(peer) {
-                let ours = self.peers.entry(peer.clone()).or_insert(OfPeer {
+                let ours = self.peers.entry(peer.clone()).or_insert_with(|| OfPeer {
                     evidence: Evidence::default(),
+                    details: theirs.details.clone(),
                     ..*theirs
                 });
                 ours.merge(theirs);

@@ -3,12 +3,14 @@
 //! Records of the vendors have the same content under other names: these are tried in turn, and the first database that knows a part
 //! gives it.
 
+use std::fmt;
 use std::net::IpAddr;
 use std::path::PathBuf;
 
 use flowtap_pipeline::{Place, files};
 use maxminddb::{MaxMindDbError, Reader};
 use serde::Deserialize;
+use serde::de::{Deserializer, Error, Visitor};
 
 /// Maximum size of a database, which is in memory as a whole: the largest that vendors sell are about half of it.
 const MAX_BYTES: u64 = 4 << 30;
@@ -28,6 +30,7 @@ pub struct DatabaseError {
 #[serde(default)]
 struct Record {
     /// GeoLite2-ASN, DB-IP.
+    #[serde(deserialize_with = "number")]
     autonomous_system_number: u32,
     autonomous_system_organization: String,
     /// GeoLite2-Country and -City, DB-IP: a map; IPinfo: text.
@@ -38,6 +41,29 @@ struct Record {
     asn: String,
     as_name: String,
     country_code: String,
+}
+
+/// A number of any width: MaxMind writes 32 bits, other writers as few as hold it.
+fn number<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u32, D::Error> {
+    struct AnyWidth;
+
+    impl Visitor<'_> for AnyWidth {
+        type Value = u32;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("a number of at most 32 bits")
+        }
+
+        fn visit_u64<E: Error>(self, number: u64) -> Result<u32, E> {
+            u32::try_from(number).map_err(E::custom)
+        }
+
+        fn visit_i64<E: Error>(self, number: i64) -> Result<u32, E> {
+            u32::try_from(number).map_err(E::custom)
+        }
+    }
+
+    deserializer.deserialize_any(AnyWidth)
 }
 
 /// A country.

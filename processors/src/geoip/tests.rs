@@ -16,10 +16,16 @@ use super::*;
 enum Item {
     Text(&'static str),
     Number(u32),
+    /// Of 16 bits, without leading zeros.
+    Short(u16),
+    /// Of 32 bits with a sign.
+    Signed(i32),
+    /// Of 64 bits.
+    Long(u64),
     Map(Vec<(&'static str, Item)>),
 }
 
-use Item::{Map, Number, Text};
+use Item::{Long, Map, Number, Short, Signed, Text};
 
 /// Control bytes: the type in the first three bits, or 0 and 7 less in the next byte; the size in the other five.
 fn control(out: &mut Vec<u8>, kind: u8, size: usize) {
@@ -42,6 +48,20 @@ fn encode(out: &mut Vec<u8>, item: &Item) {
         }
         Number(number) => {
             control(out, 6, 4);
+            out.extend_from_slice(&number.to_be_bytes());
+        }
+        Short(number) => {
+            let bytes = number.to_be_bytes();
+            let used = &bytes[usize::from(*number < 256)..];
+            control(out, 5, used.len());
+            out.extend_from_slice(used);
+        }
+        Signed(number) => {
+            control(out, 8, 4);
+            out.extend_from_slice(&number.to_be_bytes());
+        }
+        Long(number) => {
+            control(out, 9, 8);
             out.extend_from_slice(&number.to_be_bytes());
         }
         Map(pairs) => {
@@ -155,6 +175,37 @@ fn places(geoip: &mut ProcessorTest, remotes: &[&str]) -> Vec<Option<(u32, Strin
 
 fn known(asn: u32, org: &str, country: &str) -> (u32, String, String) {
     (asn, org.to_owned(), country.to_owned())
+}
+
+#[test]
+fn an_operators_number_is_of_any_width_that_a_writer_chose() {
+    let folder = tempfile::tempdir().unwrap();
+    let of = |number: Item| Map(vec![("autonomous_system_number", number)]);
+    let records = [
+        ("203.0.113.1/32", of(Short(64_496))),
+        ("203.0.113.2/32", of(Short(13))),
+        ("203.0.113.3/32", of(Signed(64_497))),
+        ("203.0.113.4/32", of(Long(4_200_000_001))),
+        // No number of an operator.
+        ("203.0.113.5/32", of(Long(1 << 32))),
+        ("203.0.113.6/32", of(Signed(-1))),
+    ];
+    let file = write(folder.path(), "asn.mmdb", &records);
+    let mut geoip = ProcessorTest::new(FACTORY, &format!("databases: [{file}]"));
+    let remotes: Vec<_> = (1..7).map(|last| format!("203.0.113.{last}:443")).collect();
+    let remotes: Vec<_> = remotes.iter().map(String::as_str).collect();
+    let number = |number| Some(known(number, "", ""));
+    assert_eq!(
+        places(&mut geoip, &remotes),
+        [
+            number(64_496),
+            number(13),
+            number(64_497),
+            number(4_200_000_001),
+            None,
+            None
+        ]
+    );
 }
 
 #[test]

@@ -245,6 +245,9 @@ impl State {
     }
 }
 
+/// Details that the filter searches also where they are of records.
+const DETAILS: [&str; 5] = ["peer_name", "backend", "hop", "protocol", "server_name"];
+
 /// Whether any text of the flow contains `wanted`, which is in lower case.
 fn has(flow: &Flow, wanted: &str) -> bool {
     let within = |text: &str| text.to_lowercase().contains(wanted);
@@ -253,5 +256,6 @@ fn has(flow: &Flow, wanted: &str) -> bool {
         || within(flow.class())
         || within(&flow.process())
         || within(flow.cause().map_or("", Cause::name))
+        || DETAILS.iter().any(|name| within(&flow.detail(name)))
         || flow.labels.values().any(|value| within(value))
 }

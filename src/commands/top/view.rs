@@ -28,8 +28,14 @@ const WIDE: u16 = 100;
 /// From this width on there is also room for classes and totals.
 const WIDER: u16 = 120;
 
+/// From this width on there is also room for the application protocol.
+const WITH_PROTOCOL: u16 = 140;
+
 /// From this width on there is also room for the cause in words.
 const WIDEST: u16 = 160;
+
+/// From this width on there is also room for the server's name, the end behind the peer's address, and the hop.
+const WITH_DETAILS: u16 = 200;
 
 /// The most columns that a peer fills: an IPv6 address, or an IPv4 address with a name. A wider terminal has words for the rest.
 const PEER_WIDTH: u16 = 48;
@@ -87,6 +93,7 @@ fn columns(state: &State, width: u16) -> Vec<Column> {
         };
         columns.push(column("PROCESS", Sort::Process, room, false, Flow::process));
     }
+    columns.extend(detail_columns(state, width));
     columns.extend([
         column("OUT/s", Sort::Outbound, 7, true, |flow| per_second(flow.outbound)),
         column("IN/s", Sort::Inbound, 7, true, |flow| {
@@ -147,6 +154,33 @@ fn columns(state: &State, width: u16) -> Vec<Column> {
     columns
 }
 
+/// Columns of names and protocols, where there is room for them and a flow has any.
+fn detail_columns(state: &State, width: u16) -> Vec<Column> {
+    let has_any = |names: &[&str]| {
+        let mut flows = state.flows.flows.iter();
+        flows.any(|flow| names.iter().any(|name| !flow.detail(name).is_empty()))
+    };
+    let column = |title, width, text| Column {
+        title,
+        sort: None,
+        width,
+        number: false,
+        text,
+    };
+    let mut columns = Vec::new();
+    if width >= WITH_PROTOCOL && has_any(&["protocol"]) {
+        columns.push(column("PROTOCOL", 10, |flow| flow.detail("protocol")));
+    }
+    if width >= WITH_DETAILS && has_any(&["server_name", "backend", "hop"]) {
+        columns.push(column("DETAILS", 36, |flow| {
+            let details = ["server_name", "backend", "hop"].map(|name| flow.detail(name));
+            let known: Vec<_> = details.into_iter().filter(|text| !text.is_empty()).collect();
+            known.join(" ")
+        }));
+    }
+    columns
+}
+
 /// Gives the room that is left to the peer, and from [`WIDEST`] on the rest of it to the last column.
 fn share_out(columns: &mut [Column], width: u16) {
     let gaps = u16::try_from(columns.len() - 1).unwrap_or(0);
@@ -163,7 +197,7 @@ fn share_out(columns: &mut [Column], width: u16) {
 /// The peer with its name, where labels have an address and a name.
 fn named_peer(flow: &Flow) -> String {
     let names = ["peer_name", "peer_service", "peer_workload", "peer_pod"];
-    let mut names = names.into_iter().map(|name| flow.label(name));
+    let mut names = names.into_iter().map(|name| flow.detail(name));
     match names.find(|name| !name.is_empty() && *name != flow.peer()) {
         Some(name) => format!("{} {name}", flow.peer()),
         None => flow.peer().to_owned(),
@@ -197,11 +231,15 @@ const fn mark(state: &State) -> char {
 pub(super) fn draw(state: &mut State, frame: &mut Frame<'_>) {
     // A low terminal has rows instead.
     let room = if frame.area().height >= 12 { 2 } else { 0 };
-    let [head, about, table, detail, keys] = Layout::vertical([
+    // For as long as there are any, so that the table keeps its height when the mark moves.
+    let has_details = |flow: &Flow| !details(flow).is_empty();
+    let details_room = u16::from(room > 0 && state.flows.flows.iter().any(has_details));
+    let [head, about, table, detail, more, keys] = Layout::vertical([
         Constraint::Length(1),
         Constraint::Length(1),
         Constraint::Min(2),
         Constraint::Length(room),
+        Constraint::Length(details_room),
         Constraint::Length(1),
     ])
     .areas(frame.area());
@@ -210,6 +248,11 @@ pub(super) fn draw(state: &mut State, frame: &mut Frame<'_>) {
     frame.render_widget(head_line(state, head.width), head);
     draw_table(state, frame, table, about);
     frame.render_widget(Paragraph::new(sentence(state)).wrap(Wrap { trim: true }), detail);
+    let marked = state
+        .rows()
+        .get(state.selected)
+        .map_or_else(String::new, |flow| details(flow));
+    frame.render_widget(Line::raw(marked), more);
     frame.render_widget(key_line(state, keys.width), keys);
     match state.mode {
         Mode::Help => draw_over(
@@ -226,6 +269,25 @@ pub(super) fn draw(state: &mut State, frame: &mut Frame<'_>) {
         ),
         Mode::Browse | Mode::Filter => {}
     }
+}
+
+/// Names of the peer and of its ends, as far as they are known.
+fn details(flow: &Flow) -> String {
+    let mut text = String::new();
+    for (title, name) in [
+        ("protocol ", "protocol"),
+        ("  server name ", "server_name"),
+        ("  backend ", "backend"),
+        ("  hop ", "hop"),
+        ("  name ", "peer_name"),
+        (" from ", "peer_name_source"),
+    ] {
+        let value = flow.detail(name);
+        if !value.is_empty() {
+            let _ = write!(text, "{title}{}", plain(&value));
+        }
+    }
+    text.trim_start().to_owned()
 }
 
 /// Why the marked row is slow, in words.

@@ -21,8 +21,23 @@ function process(flow) {
   if (named !== "" || !flow.recent || !flow.recent.comm) return named;
   return flow.recent.comm + (flow.recent.several_processes ? ", …" : "");
 }
+/// By the labels; where they have none, by the newest records of the row's peer, port and role.
+function detail(flow, name) {
+  const port = name === "backend" ? label(flow, "backend_port") : "";
+  if (label(flow, name) !== "") return port === "" ? label(flow, name) : withPort(label(flow, name), port);
+  if (!flow.recent || !flow.recent[name]) return "";
+  return flow.recent[name] + ((flow.recent.several || []).includes(name) ? ", …" : "");
+}
+const withPort = (host, port) => (host.includes(":") ? `[${host}]:${port}` : `${host}:${port}`);
+/// The name of the peer's address with its source, unless it stands for the peer.
+function peerName(flow) {
+  const [name, source] = [detail(flow, "peer_name"), detail(flow, "peer_name_source")];
+  if (name === "" || name === peer(flow)) return source;
+  return source === "" ? name : `${name} (${source})`;
+}
 const klass = (flow) => label(flow, "type") || (flow.metric === "network_flow_dns" ? "dns" : "");
-const shownElsewhere = ["raddr", "rport", "lport", "type", "comm", "pid", "flow"];
+const shownElsewhere = ["raddr", "rport", "lport", "type", "comm", "pid", "flow", "peer_name", "peer_name_source", "protocol",
+  "server_name", "backend", "backend_port", "hop"];
 const more = (flow) => Object.entries(flow.labels)
   .filter(([name, value]) => !shownElsewhere.includes(name) && value !== "" && value !== peer(flow))
   .map(([name, value]) => `${name}=${value}`).join(" ");
@@ -45,6 +60,11 @@ const COLUMNS = [
   ["Failed", null, (flow) => (flow.recent && flow.recent.failed > 0 ? count(flow.recent.failed) : ""), true],
   ["Why", "cause", (flow) => (flow.recent && flow.recent.cause !== "idle" ? flow.recent.cause : ""), false,
     (flow) => (flow.recent ? flow.recent.sentence : "")],
+  ["Name", null, peerName],
+  ["Protocol", null, (flow) => detail(flow, "protocol")],
+  ["Server name", null, (flow) => detail(flow, "server_name")],
+  ["Backend", null, (flow) => detail(flow, "backend")],
+  ["Hop", null, (flow) => detail(flow, "hop")],
   ["Other labels", null, more],
 ];
 

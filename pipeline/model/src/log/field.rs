@@ -174,6 +174,8 @@ fields! {
         |record| names(record.flow.local_names.as_deref(), |names| &names.workload);
     PeerName "flowtap.peer.name" "peer_name" Text "Name of the peer's address, such as from a DNS answer.",
         |record| text(&record.flow.peer_name.as_ref()?.name);
+    PeerNameSource "flowtap.peer.name.source" "peer_name_source" Text "Source of that name: `dns` or `hosts`.",
+        |record| text(record.flow.peer_name.as_ref()?.source.as_str());
     PeerNamespace "flowtap.peer.k8s.namespace.name" "peer_namespace" Text "Kubernetes namespace of the peer.",
         |record| names(record.flow.peer_names.as_deref(), |names| &names.namespace);
     PeerPod "flowtap.peer.k8s.pod.name" "peer_pod" Text "Pod of the peer.",

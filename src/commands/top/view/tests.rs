@@ -240,6 +240,85 @@ fn at_two_hundred_columns_a_peer_has_its_name_and_a_row_its_cause_in_words() {
     );
 }
 
+/// The first flow with names of its ends, by records; the second one by labels.
+fn with_details() -> State {
+    let mut flows = flows();
+    let recent = flows.flows[0].recent.as_mut().unwrap();
+    recent.protocol = Some("tls".to_owned());
+    recent.server_name = Some("orders.example.com".to_owned());
+    recent.backend = Some("10.244.1.7:8443".to_owned());
+    recent.hop = Some("to_proxy".to_owned());
+    recent.peer_name = Some("orders.test".to_owned());
+    recent.peer_name_source = Some("dns".to_owned());
+    recent.several = vec!["backend".to_owned()];
+    let labels = [
+        ("backend", "fd00::7"),
+        ("backend_port", "8443"),
+        ("protocol", "http"),
+    ];
+    let labels = labels.map(|(name, value)| (name.to_owned(), value.to_owned()));
+    flows.flows[1].labels.extend(labels);
+    let mut state = state();
+    state.apply(Event::Flows(flows));
+    state
+}
+
+#[test]
+fn the_line_above_the_keys_has_the_ends_and_the_protocol_of_the_marked_row_at_any_width() {
+    let mut state = with_details();
+    for width in [60, 80, 100, 200] {
+        state.selected = 0;
+        let lines = screen(&mut state, width, 24);
+        let whole = "protocol tls  server name orders.example.com  backend 10.244.1.7:8443,..  hop to_proxy  name orders.test from dns";
+        assert!(
+            lines[22].len() >= 50 && whole.starts_with(&lines[22]),
+            "{width}: {lines:#?}"
+        );
+        assert!(lines[20].contains("receiver:"), "the verdict stays: {lines:#?}");
+        press(&mut state, KeyCode::Down);
+        let lines = screen(&mut state, width, 24);
+        assert_eq!(lines[22], "protocol http  backend [fd00::7]:8443", "{width}");
+        press(&mut state, KeyCode::Down);
+        assert_eq!(screen(&mut state, width, 24)[22], "", "{width}");
+    }
+    // A low terminal has none.
+    assert!(!screen(&mut state, 80, 11).join("").contains("backend"));
+}
+
+#[test]
+fn wide_terminals_have_columns_of_protocol_and_details_where_any_flow_has_them() {
+    let heads = |width| {
+        let head = screen(&mut with_details(), width, 24)[2].clone();
+        (head.contains("PROTOCOL"), head.contains("DETAILS"))
+    };
+    assert_eq!(heads(139), (false, false));
+    assert_eq!(heads(140), (true, false));
+    assert_eq!(heads(200), (true, true));
+    let lines = screen(&mut with_details(), 200, 24);
+    assert!(
+        lines[3].contains(" tls        orders.example.com 10.244.1.7:8443,~ "),
+        "{lines:#?}"
+    );
+    assert!(lines[3].starts_with("10.77.0.2 orders.test "), "{lines:#?}");
+    assert!(lines[4].contains(" http       [fd00::7]:8443 "), "{lines:#?}");
+    for width in 60..=240 {
+        let lines = screen(&mut with_details(), width, 24);
+        assert!(
+            lines[3].contains("1.23 MB") && lines[3].contains("receiver"),
+            "{width}: {lines:#?}"
+        );
+    }
+    assert!(!screen(&mut state(), 240, 24)[2].contains("PROTOCOL"));
+}
+
+#[test]
+fn a_filter_finds_details_of_records() {
+    let mut state = with_details();
+    press(&mut state, KeyCode::Char('/'));
+    type_text(&mut state, "orders.example");
+    assert_eq!(state.rows().len(), 1);
+}
+
 #[test]
 fn every_width_from_sixty_columns_on_has_room_for_whole_numbers() {
     for width in 60..=200 {
