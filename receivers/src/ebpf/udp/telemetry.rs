@@ -12,7 +12,16 @@ use opentelemetry::metrics::{Counter, Gauge};
 const NO_STEP: &str = "none";
 
 /// Programs that count datagrams: a skipped run is one that was passed over.
-const COUNTING: [&str; 3] = ["sent4", "sent6", "taken"];
+const COUNTING: [&str; 8] = [
+    "sent4",
+    "sent6",
+    "taken",
+    "sent4_probe",
+    "sent6_probe",
+    "taken_probe",
+    "length_sent",
+    "length_received",
+];
 
 fn step_gauge(context: &BuildContext) -> Gauge<u64> {
     let gauge = context.meter.u64_gauge("receiver_udp_step");
