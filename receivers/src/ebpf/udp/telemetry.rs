@@ -122,8 +122,9 @@ impl Telemetry {
         if passed_over > 0 {
             tracing::warn!(
                 datagrams = passed_over,
-                "the kernel passed over programs of UDP, because a thread was preempted inside them; these datagrams are in no series\n  \
-                 hint: a kernel with fprobe or kprobes, or one that does not preempt (preempt=none), misses none"
+                "the kernel passed over programs of UDP, because a thread was preempted inside one of them, or inside bpf(2); these \
+                 datagrams are in no series\n  \
+                 hint: a kernel that does not preempt (preempt=none or preempt=voluntary) misses none"
             );
         }
         self.add_losses(passed_over, &added);
