@@ -107,9 +107,14 @@ static __always_inline void load_payload(struct dns_event *event, struct __sk_bu
 
 	if (bytes > room)
 		bytes = room;
-	/* For the verifier, which has lost the bound. */
-	if (!bytes || bytes > DNS_CAPTURE_BYTES || bpf_skb_load_bytes(skb, payload, event->payload, bytes))
-		bytes = 0;
+	if (bytes) {
+		/* The same number, 1 to `room`, a power of two: the helper takes no 0, and the verifier does not
+		 * learn from a comparison with 0 before Linux 6.8. */
+		barrier_var(bytes);
+		bytes = ((bytes - 1) & (room - 1)) + 1;
+		if (bpf_skb_load_bytes(skb, payload, event->payload, bytes))
+			bytes = 0;
+	}
 	event->captured_bytes = bytes;
 	if (bytes < event->payload_bytes)
 		event->flags |= DNS_CUT;

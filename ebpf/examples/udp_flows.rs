@@ -1,8 +1,9 @@
 //! Prints what the UDP programs count, for tests that compare it with the applications' own counts.
 //!
-//! `udp_flows [functions|cgroup|tracepoints] [MAX_FLOWS] [DNS_PORT]`: loads the programs, prints `step NAME`, and reads lines from
-//! standard input. At each line it prints the flows that moved since the last one, as `flow` with the sums by socket and peer, then
-//! `other`, `seen` and `end`. It ends with its input.
+//! `udp_flows [functions|cgroup|tracepoints|STEP] [MAX_FLOWS] [DNS_PORT]`: loads the programs, prints `step NAME`, `refused STEP REASON`
+//! for each step that was tried before, and reads lines from standard input. At each line it prints the flows that moved since the last
+//! one, as `flow` with the sums by socket and peer, each datagram of the port as `dns`, then `other`, `seen`, `misses` and `end`. It
+//! ends with its input. STEP is `fentry`, `kprobe_multi` or `kprobe`: that step and no other.
 
 use std::collections::BTreeMap;
 use std::io::{BufRead, Write};
@@ -10,8 +11,9 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
 use flowtap_ebpf::abi::AF_INET;
+use flowtap_ebpf::udp::abi::DnsDatagram;
 use flowtap_ebpf::udp::monotonic_ns;
-use flowtap_ebpf::{Hooks, Udp, UdpChange, UdpDelta, UdpOptions};
+use flowtap_ebpf::{Hooks, Step, Udp, UdpChange, UdpDelta, UdpOptions};
 
 type Sums = BTreeMap<String, UdpDelta>;
 
@@ -21,6 +23,9 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let hooks = match argument(0) {
         Some("cgroup") => Hooks::Cgroup,
         Some("tracepoints") => Hooks::Tracepoints,
+        Some("fentry") => Hooks::Only(Step::Fentry),
+        Some("kprobe_multi") => Hooks::Only(Step::KprobeMulti),
+        Some("kprobe") => Hooks::Only(Step::Kprobe),
         _ => Hooks::Functions,
     };
     let mut udp = Udp::load(&UdpOptions {
@@ -35,6 +40,15 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     }
     let mut out = std::io::stdout().lock();
     writeln!(out, "step {}", udp.step().as_str())?;
+    for refusal in udp.refused() {
+        let reason = refusal.error.to_string();
+        writeln!(
+            out,
+            "refused {} {}",
+            refusal.what,
+            reason.lines().next().unwrap_or_default()
+        )?;
+    }
     for refusal in udp.absent() {
         writeln!(out, "absent {}", refusal.what)?;
     }
@@ -47,10 +61,15 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             writeln!(out, "flow {flow} {}", text(delta))?;
         }
         let mut datagrams = 0;
+        let mut lines = Vec::new();
         udp.drain_dns(|datagram| {
             datagrams += 1;
             assert_eq!(datagram.payload.len(), datagram.head.captured_bytes as usize);
+            lines.push(dns(datagram));
         })?;
+        for line in lines {
+            writeln!(out, "{line}")?;
+        }
         let other = udp.unplaced();
         writeln!(
             out,
@@ -79,10 +98,39 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     Ok(())
 }
 
+/// Direction, local port, peer, process, namespace, name, bytes of the payload and of what was captured of it, flags and id.
+fn dns(datagram: &DnsDatagram<'_>) -> String {
+    let head = &datagram.head;
+    let id = datagram
+        .payload
+        .first_chunk()
+        .map_or(0, |bytes| u16::from_be_bytes(*bytes));
+    format!(
+        "dns {} {} {} {} {} {} {} {} {} {id}",
+        head.direction,
+        head.local_port,
+        SocketAddr::new(address(head.family, head.remote_addr), head.remote_port),
+        head.pid,
+        head.netns,
+        name_of(&head.comm),
+        head.payload_bytes,
+        head.captured_bytes,
+        head.flags,
+    )
+}
+
+/// `-` for none.
+fn name_of(comm: &[u8; 16]) -> String {
+    let comm = String::from_utf8_lossy(comm);
+    match comm.trim_end_matches('\0') {
+        "" => "-".to_owned(),
+        comm => comm.replace(' ', "_"),
+    }
+}
+
 fn add(sums: &mut Sums, change: &UdpChange) {
     let (flow, delta) = (&change.flow, &change.delta);
     let end = |bytes: [u8; 16], port| SocketAddr::new(address(flow.key.family, bytes), port);
-    let comm = String::from_utf8_lossy(&flow.comm);
     let name = format!(
         "{} {} {} {} {} {} {}",
         flow.key.protocol,
@@ -91,7 +139,7 @@ fn add(sums: &mut Sums, change: &UdpChange) {
         flow.marks,
         flow.pid,
         flow.netns,
-        comm.trim_end_matches('\0').replace(' ', "_"),
+        name_of(&flow.comm),
     );
     let sum = sums.entry(name).or_default();
     sum.sent += delta.sent;

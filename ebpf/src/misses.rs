@@ -40,6 +40,13 @@ impl MissCounters {
         Self(loaded.collect())
     }
 
+    /// And of `programs`, which were loaded by other means.
+    #[must_use]
+    pub(crate) fn with(mut self, programs: Vec<(&'static str, OwnedFd)>) -> Self {
+        self.0.extend(programs);
+        self
+    }
+
     /// The counters now. A kernel before 5.12 counts nothing, and skips nothing.
     pub(crate) fn read(&self) -> io::Result<Vec<ProgramMisses>> {
         let read = |(program, fd): &(&'static str, OwnedFd)| {

@@ -112,11 +112,8 @@ fn requests_and_answers_are_counted_to_the_byte_at_both_ends_in_every_namespace(
     }
 }
 
-#[test]
-fn a_full_table_leaves_the_sum_of_series_and_other_whole() {
-    let Some(_machine) = require::root() else {
-        return;
-    };
+/// Bytes that were sent with a full table, and the sum of those that the series of the port and `other` show.
+fn with_a_full_table() -> [u64; 2] {
     let daemon = daemon(&[BY_CGROUP, "receivers.ebpf.udp.max_flows=64"]);
     // Each client stays open, so 64 of them have a place, and 64 peers of the server.
     let server = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
@@ -149,7 +146,6 @@ fn a_full_table_leaves_the_sum_of_series_and_other_whole() {
         .totals
         .sum(EGRESS, &[("rport", "other"), ("direction", "outbound")]);
     assert!(placed < bytes, "{placed} of {bytes} have a place");
-    // Others on this machine that found no place are in it as well.
     assert!(
         placed + other >= bytes,
         "{placed} with a place, {other} without one, {bytes} were sent"
@@ -158,6 +154,23 @@ fn a_full_table_leaves_the_sum_of_series_and_other_whole() {
         unplaced * 500 >= bytes - placed,
         "{unplaced} datagrams without a place"
     );
+    [bytes, placed + other]
+}
+
+#[test]
+fn a_full_table_leaves_the_sum_of_series_and_other_whole() {
+    let Some(_machine) = require::root_alone() else {
+        return;
+    };
+    // Datagrams of others on this machine that found no place are in `other` as well, and nothing shows whose they are. No run may
+    // show less than was sent, and one of these must show no more.
+    let mut runs = Vec::new();
+    let exact = (0..5).any(|_| {
+        let [sent, shown] = with_a_full_table();
+        runs.push((sent, shown));
+        sent == shown
+    });
+    assert!(exact, "bytes sent, bytes shown: {runs:?}");
 }
 
 #[test]
@@ -293,16 +306,51 @@ fn coverage_continues_over_a_reload_of_udp_and_shows_what_that_missed() {
     });
 }
 
+/// The step by which UDP is measured, as `flowtap doctor` reports it; `none`, and why, where no step works.
+fn step_by_doctor() -> (String, String) {
+    let output = crate::daemon::flowtap().args(["doctor", "--json"]).output();
+    let report: serde_json::Value = serde_json::from_slice(&output.unwrap().stdout).unwrap();
+    let mut findings = report["findings"].as_array().unwrap().iter();
+    let udp = findings.find(|finding| finding["need"] == "UDP").expect("UDP");
+    let found = udp["found"].as_str().unwrap().to_owned();
+    let step = found
+        .strip_prefix("by ")
+        .and_then(|found| found.split(',').next());
+    let step = step.filter(|_| udp["verdict"] == "ok").unwrap_or("none");
+    (step.to_owned(), found)
+}
+
 #[test]
-fn by_default_the_start_says_whether_udp_is_measured() {
+fn by_default_log_metric_and_doctor_name_the_same_step_and_the_steps_that_failed() {
     let Some(_machine) = require::root() else {
         return;
     };
+    let (step, found) = step_by_doctor();
     let daemon = Daemon::start(&[]);
+    let own = daemon.telemetry_until("the step", |own| own.sum("flowtap_receiver_udp_step", &[]) > 0);
+    assert_eq!(
+        own.sum("flowtap_receiver_udp_step", &[("step", &step)]),
+        1,
+        "{step}"
+    );
+    assert_eq!(own.sum("flowtap_receiver_udp_step", &[]), 1, "one step is in use");
     daemon.scrape_until("a window", |_| true);
     let said = daemon.said();
-    let measured = said.contains("measuring UDP");
-    assert!(measured || said.contains("UDP is not measured"), "{said}");
+    if step == "none" {
+        // Its hint is on a line of its own, with the error.
+        let (_, warning) = said.split_once("UDP is not measured").expect("a warning");
+        let warning = warning.lines().take(2).collect::<String>();
+        assert!(warning.contains(&found), "{found} in {warning}");
+        for tried in ["fentry: ", "kprobe_multi: ", "kprobe: "] {
+            assert!(found.contains(tried), "{tried} in {found}");
+        }
+        assert!(!said.contains("measuring UDP"), "{said}");
+    } else {
+        let measuring = said.lines().find(|line| line.contains("measuring UDP"));
+        let measuring = measuring.expect("a message");
+        assert!(measuring.contains(&step), "{step} in {measuring}");
+        assert!(!said.contains("UDP is not measured"), "{said}");
+    }
     let (status, _) = daemon.stop();
     assert!(status.success(), "{status}");
 }

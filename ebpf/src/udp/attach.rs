@@ -58,17 +58,27 @@ pub(super) struct Attached {
     pub(super) tested: UdpTotals,
     /// Datagrams of the self-tests of all steps that were tried.
     pub(super) own: UdpTotals,
+    /// Programs that are not in `ebpf`.
+    pub(super) programs: Vec<(&'static str, OwnedFd)>,
     pub(super) links: Vec<OwnedFd>,
     pub(super) ebpf: Ebpf,
 }
 
-/// Programs that the kernel may skip on a CPU that is already running them.
-pub(super) const MISSABLE: [&str; 9] = [
+/// Programs that the kernel may skip: those of trampolines and tracepoints on a CPU that is already running them, a kprobe's on a
+/// CPU that is running another one or is inside bpf(2).
+pub(super) const MISSABLE: [&str; 16] = [
     "sent4",
     "sent6",
     "taken",
     "gone4",
     "gone6",
+    "sent4_probe",
+    "sent6_probe",
+    "taken_probe",
+    "gone4_probe",
+    "gone6_probe",
+    "length_sent",
+    "length_received",
     "dropped",
     "uncount_dropped",
     "uncount_filtered",
@@ -85,6 +95,8 @@ pub enum Hooks {
     Cgroup,
     /// The tracepoints at `sendmsg` and `recvmsg`.
     Tracepoints,
+    /// One step and no other, to compare steps on the same kernel.
+    Only(Step),
 }
 
 /// A way to attach the programs.
@@ -191,24 +203,33 @@ const LENGTHS: [(&str, &str); 2] = [
 
 /// Tries the steps that the options allow, in order.
 pub(super) fn best(options: &UdpOptions) -> Result<Attached, UdpLoadError> {
-    let held = match options.hooks {
-        Hooks::Cgroup => capability::check_for_cgroups(),
-        Hooks::Functions | Hooks::Tracepoints => capability::check(),
+    let steps = steps(options.hooks);
+    let held = if steps.contains(&Step::Cgroup) {
+        capability::check_for_cgroups()
+    } else {
+        capability::check()
     };
     held.map_err(|missing| LoadError::Capability(missing.0))?;
     capability::raise_memlock();
     let btf = Btf::from_sys_fs().map_err(LoadError::from)?;
-    let mut refused = Vec::new();
     let mut own = UdpTotals::default();
-    for &step in steps(options.hooks) {
-        match attach(options, step, &btf, &mut own) {
-            Ok(attached) => {
-                return Ok(Attached {
-                    refused,
-                    own,
-                    ..attached
-                });
-            }
+    let (attached, refused) = first_that_works(&steps, |step| attach(options, step, &btf, &mut own))?;
+    Ok(Attached {
+        refused,
+        own,
+        ..attached
+    })
+}
+
+/// Tries `steps` in order, until one works. Returns what it gives, and the steps before it, each with what was missing.
+fn first_that_works<T>(
+    steps: &[Step],
+    mut attempt: impl FnMut(Step) -> Result<T, LoadError>,
+) -> Result<(T, Vec<Refusal>), UdpLoadError> {
+    let mut refused = Vec::new();
+    for &step in steps {
+        match attempt(step) {
+            Ok(works) => return Ok((works, refused)),
             Err(error) => refused.push(Refusal {
                 what: step.as_str(),
                 error,
@@ -219,14 +240,15 @@ pub(super) fn best(options: &UdpOptions) -> Result<Attached, UdpLoadError> {
 }
 
 /// Trampolines cost least, but a thread that is preempted inside one makes its CPU pass over the program for others.
-fn steps(hooks: Hooks) -> &'static [Step] {
+fn steps(hooks: Hooks) -> Vec<Step> {
     match hooks {
         Hooks::Functions if preemption::threads_are_preemptible() => {
-            &[Step::KprobeMulti, Step::Kprobe, Step::Fentry]
+            vec![Step::KprobeMulti, Step::Kprobe, Step::Fentry]
         }
-        Hooks::Functions => &[Step::Fentry, Step::KprobeMulti, Step::Kprobe],
-        Hooks::Cgroup => &[Step::Cgroup],
-        Hooks::Tracepoints => &[Step::Tracepoints],
+        Hooks::Functions => vec![Step::Fentry, Step::KprobeMulti, Step::Kprobe],
+        Hooks::Cgroup => vec![Step::Cgroup],
+        Hooks::Tracepoints => vec![Step::Tracepoints],
+        Hooks::Only(step) => vec![step],
     }
 }
 
@@ -250,10 +272,10 @@ fn attach(options: &UdpOptions, step: Step, btf: &Btf, own: &mut UdpTotals) -> R
         .override_global("socket_filter_reason", &socket_filter_reason(step), true)
         .load(OBJECT.unpack()?.bytes())
         .map_err(LoadError::Object)?;
-    let mut links = Vec::new();
+    let (mut programs, mut links) = (Vec::new(), Vec::new());
     match step {
         Step::Fentry => attach_trampolines(&mut ebpf, btf)?,
-        Step::KprobeMulti => links = attach_fprobes(&ebpf, btf)?,
+        Step::KprobeMulti => (programs, links) = attach_fprobes(&ebpf, btf)?,
         Step::Kprobe => attach_kprobes(&mut ebpf)?,
         Step::Cgroup => attach_to_cgroup(&mut ebpf)?,
         Step::Tracepoints => {
@@ -277,6 +299,7 @@ fn attach(options: &UdpOptions, step: Step, btf: &Btf, own: &mut UdpTotals) -> R
         flows,
         tested,
         own: UdpTotals::default(),
+        programs,
         links,
         ebpf,
     })
@@ -312,13 +335,18 @@ fn attach_trampolines(ebpf: &mut Ebpf, btf: &Btf) -> Result<(), LoadError> {
     Ok(())
 }
 
-fn attach_fprobes(ebpf: &Ebpf, btf: &Btf) -> Result<Vec<OwnedFd>, LoadError> {
+/// Programs by name, and their links.
+type Fprobes = (Vec<(&'static str, OwnedFd)>, Vec<OwnedFd>);
+
+fn attach_fprobes(ebpf: &Ebpf, btf: &Btf) -> Result<Fprobes, LoadError> {
     let probes = Probes::link(OBJECT.unpack()?.bytes(), ebpf, btf)?;
-    let mut links = Vec::new();
+    let mut attached = Fprobes::default();
     for (_, name, function) in functions() {
-        links.extend(probes.attach(name, function)?);
+        let [program, link] = probes.attach(name, function)?;
+        attached.0.push((name, program));
+        attached.1.push(link);
     }
-    Ok(links)
+    Ok(attached)
 }
 
 fn attach_kprobes(ebpf: &mut Ebpf) -> Result<(), LoadError> {
@@ -419,4 +447,58 @@ fn attach_tracepoint(
 fn program_mut<'a>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut aya::programs::Program, ProgramError> {
     // A name that is not there counts as a program that is not loaded: the names are those of our own object.
     ebpf.program_mut(name).ok_or(ProgramError::NotLoaded)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn not_seen() -> LoadError {
+        LoadError::System {
+            what: "the self-test",
+            source: io::Error::other("a datagram from 127.0.0.1:9 to itself was not seen"),
+        }
+    }
+
+    #[test]
+    fn a_step_that_fails_its_self_test_falls_to_the_next_and_is_named() {
+        let steps = [Step::Fentry, Step::KprobeMulti, Step::Kprobe];
+        let mut tried = Vec::new();
+        let (step, refused) = first_that_works(&steps, |step| {
+            tried.push(step);
+            if step == Step::Fentry {
+                Err(not_seen())
+            } else {
+                Ok(step)
+            }
+        })
+        .expect("the second works");
+        assert_eq!(step, Step::KprobeMulti);
+        assert_eq!(tried, [Step::Fentry, Step::KprobeMulti], "no more than is needed");
+        let [refusal] = &refused[..] else {
+            panic!("{refused:?}");
+        };
+        assert_eq!(refusal.what, "fentry");
+        assert!(refusal.error.to_string().contains("was not seen"));
+    }
+
+    #[test]
+    fn where_no_step_works_each_is_named_with_its_reason() {
+        let steps = [Step::KprobeMulti, Step::Kprobe, Step::Fentry];
+        let failed = first_that_works(&steps, |_| Err::<(), _>(not_seen()));
+        let said = failed.expect_err("none works").to_string();
+        for step in steps {
+            assert!(said.contains(&format!("{}: ", step.as_str())), "{said}");
+        }
+        assert_eq!(said.matches("was not seen").count(), 3, "{said}");
+    }
+
+    #[test]
+    fn functions_have_all_three_steps_and_one_step_has_no_other() {
+        let mut all = steps(Hooks::Functions);
+        // Whichever comes first on this kernel.
+        all.sort_by_key(|step| step.as_str());
+        assert_eq!(all, [Step::Fentry, Step::Kprobe, Step::KprobeMulti]);
+        assert_eq!(steps(Hooks::Only(Step::Kprobe)), [Step::Kprobe]);
+    }
 }

@@ -88,10 +88,11 @@ impl Udp {
             flows,
             tested,
             own,
+            programs,
             links,
             mut ebpf,
         } = attached;
-        let misses = MissCounters::new(&ebpf, attach::MISSABLE);
+        let misses = MissCounters::new(&ebpf, attach::MISSABLE).with(programs);
         let seen = ebpf.take_map("udp_seen").ok_or_else(|| absent("udp_seen"))?;
         Ok(Self {
             step,
@@ -229,6 +230,7 @@ impl Udp {
     }
 
     /// Runs of each program that the kernel skipped: with step `fentry` on a preemptible kernel, datagrams that were passed over.
+    /// Those of kprobes are counted from Linux 6.7 on.
     ///
     /// # Errors
     /// The error of the system call.

@@ -12,7 +12,16 @@ use opentelemetry::metrics::{Counter, Gauge};
 const NO_STEP: &str = "none";
 
 /// Programs that count datagrams: a skipped run is one that was passed over.
-const COUNTING: [&str; 3] = ["sent4", "sent6", "taken"];
+const COUNTING: [&str; 8] = [
+    "sent4",
+    "sent6",
+    "taken",
+    "sent4_probe",
+    "sent6_probe",
+    "taken_probe",
+    "length_sent",
+    "length_received",
+];
 
 fn step_gauge(context: &BuildContext) -> Gauge<u64> {
     let gauge = context.meter.u64_gauge("receiver_udp_step");
@@ -113,8 +122,9 @@ impl Telemetry {
         if passed_over > 0 {
             tracing::warn!(
                 datagrams = passed_over,
-                "the kernel passed over programs of UDP, because a thread was preempted inside them; these datagrams are in no series\n  \
-                 hint: a kernel with fprobe or kprobes, or one that does not preempt (preempt=none), misses none"
+                "the kernel passed over programs of UDP, because a thread was preempted inside one of them, or inside bpf(2); these \
+                 datagrams are in no series\n  \
+                 hint: a kernel that does not preempt (preempt=none or preempt=voluntary) misses none"
             );
         }
         self.add_losses(passed_over, &added);
