@@ -87,7 +87,8 @@ fn two_nodes(store: &Store, exporter: &str, label: &str) -> Vec<String> {
             (sent > 5 * 44).then_some(())
         });
     }
-    let name = "%22primus_lens_network_tcp_flow_.gress%22";
+    // A Prometheus adds the unit to names that come over OTLP.
+    let name = "%22primus_lens_network_tcp_flow_.gress(_bytes_total)?%22";
     let by = |labels: &str| format!("count%20by%20({labels})(%7B__name__=~{name}%7D)");
     let instances = ask_until("two instances", || {
         let found = store.labels(&by(label), label);
@@ -97,7 +98,7 @@ fn two_nodes(store: &Store, exporter: &str, label: &str) -> Vec<String> {
     let resets = format!("sum(resets(%7B__name__=~{name}%7D%5B1m%5D))");
     assert_eq!(store.value(&resets).as_deref(), Some("0"));
     // Increases of each series are what it has counted since it began, and what PromQL adds: at most 1.1 intervals between samples.
-    let bytes = "{__name__=~\"primus_lens_network_tcp_(flow_.gress|bytes)\"}";
+    let bytes = "{__name__=~\"primus_lens_network_tcp_(flow_.gress(_bytes_total)?|bytes(_total)?)\"}";
     let of_range = |function: &str| format!("{function}({bytes}[10m])");
     let ratio = format!("{} / (last_over_time({bytes}[10m]) > 0)", of_range("increase"));
     let bound = format!("(1 + 1.1 / ({} - 1))", of_range("count_over_time"));
@@ -167,8 +168,49 @@ fn two_nodes_that_push_otlp_to_one_store_are_two_instances() {
         "otlp: {{endpoint: \"http://{}/opentelemetry\", protocol: http/protobuf, interval: 1s}}",
         store.address()
     );
-    let instances = two_nodes(&store, &exporter, "service.instance.id");
-    for instance in &instances {
+    are_uuids(&two_nodes(&store, &exporter, "service.instance.id"));
+
+    let Some(program) = require::otlp_prometheus() else {
+        return;
+    };
+    for (protocol, strategy, names, host) in [
+        (
+            "http/protobuf",
+            "UnderscoreEscapingWithSuffixes",
+            ["bytes_total", "flow_egress_bytes_total"],
+            "host_name",
+        ),
+        (
+            "http/json",
+            "NoTranslation",
+            ["bytes", "flow_egress"],
+            "host.name",
+        ),
+    ] {
+        let store = Store::receiving_otlp(&program, strategy);
+        let exporter = format!(
+            "otlp: {{endpoint: \"http://{}/api/v1/otlp\", protocol: {protocol}, interval: 1s}}",
+            store.address()
+        );
+        let instances = two_nodes(&store, &exporter, "instance");
+        are_uuids(&instances);
+        for name in names {
+            let by_job = store.labels(
+                &format!("count%20by%20(job)(primus_lens_network_tcp_{name})"),
+                "job",
+            );
+            assert_eq!(by_job, ["flowtap"], "{name}");
+        }
+        // The other attributes of the resource.
+        let hosts = store.labels("target_info", host);
+        assert_eq!(hosts, ["node1", "node2"]);
+        assert_eq!(store.labels("target_info", "instance"), instances);
+        assert_eq!(store.refused(), 0, "{protocol}");
+    }
+}
+
+fn are_uuids(instances: &[String]) {
+    for instance in instances {
         assert_eq!(instance.len(), 36, "{instance} is no UUID");
         assert_eq!(instance.as_bytes()[14], b'5', "{instance} is of another version");
     }
@@ -239,9 +281,32 @@ fn the_increase_over_short_lived_peers_that_otlp_brings_is_what_was_sent() {
     let Some(program) = require::peer("victoria-metrics") else {
         return;
     };
+    // By the samples that there are and no more, as a Prometheus counts: VictoriaMetrics's own increase() also counts a first value.
     let store = Store::victoria_metrics(&program);
+    let (sent, seen) = increase_over_otlp(
+        &store,
+        "opentelemetry",
+        "increase_prometheus",
+        "primus_lens_network_tcp_flow_egress",
+    );
+    assert!((seen - sent).abs() < 0.5, "{seen} of {sent}");
+
+    let Some(program) = require::otlp_prometheus() else {
+        return;
+    };
+    let store = Store::receiving_otlp(&program, "UnderscoreEscapingWithSuffixes");
+    let family = "primus_lens_network_tcp_flow_egress_bytes_total";
+    let (sent, seen) = increase_over_otlp(&store, "api/v1/otlp", "increase", family);
+    // PromQL extrapolates each series to the ends of the range, by an interval between its samples at most.
+    let ratio = seen / sent;
+    assert!((1.0..1.6).contains(&ratio), "{seen} of {sent}");
+    assert_eq!(store.refused(), 0);
+}
+
+/// Bytes that short-lived peers are sent, and their `increase` in a store that gets them over OTLP at `path`.
+fn increase_over_otlp(store: &Store, path: &str, increase: &str, family: &str) -> (f64, f64) {
     let exporter = format!(
-        "  otlp: {{endpoint: \"http://{}/opentelemetry\", protocol: http/protobuf, interval: 200ms, max_points_per_request: 50}}\n",
+        "  otlp: {{endpoint: \"http://{}/{path}\", protocol: http/protobuf, interval: 200ms, max_points_per_request: 50}}\n",
         store.address()
     );
     let daemon = Daemon::launch(Launch {
@@ -253,16 +318,15 @@ fn the_increase_over_short_lived_peers_that_otlp_brings_is_what_was_sent() {
     let listener = TcpListener::bind((Ipv4Addr::UNSPECIFIED, 0)).unwrap();
     let port = listener.local_addr().unwrap().port();
     let sent = to_peers(&listener, PEERS, BYTES).unwrap() as f64;
-    let series = format!("primus_lens_network_tcp_flow_egress{{rport=\"{port}\",direction=\"outbound\"}}");
+    let series = format!("{family}{{rport=\"{port}\",direction=\"outbound\"}}");
     ask_until("the store has all bytes", || {
         let total = store.number(&format!("sum(last_over_time({series}[5m]))"))?;
         (total >= sent).then_some(())
     });
-    // By the samples that there are and no more, as a Prometheus counts: VictoriaMetrics's own increase() also counts a first value.
-    let seen = store.number(&format!("sum(increase_prometheus({series}[5m]))"));
-    assert_eq!(seen, Some(sent));
     let failed = "flowtap_exporter_send_failed_metric_points_total";
     assert_eq!(daemon.telemetry().sum(failed, &[("exporter", "otlp")]), 0);
+    let seen = store.number(&format!("sum({increase}({series}[5m]))"));
+    (sent, seen.expect("an increase"))
 }
 
 /// Bytes that go to each peer where the whole machine is looked at: so many that what others send meanwhile is little.

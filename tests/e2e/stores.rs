@@ -39,6 +39,23 @@ impl Store {
         )
     }
 
+    /// A Prometheus that scrapes nobody and takes what is pushed to it over OTLP, named by `strategy`.
+    pub(crate) fn receiving_otlp(program: &Path, strategy: &str) -> Self {
+        let text = format!("otlp: {{translation_strategy: {strategy}}}\n");
+        Self::prometheus(program, &text, &["--web.enable-otlp-receiver"])
+    }
+
+    /// Samples and OTLP requests that this Prometheus refused.
+    pub(crate) fn refused(&self) -> u64 {
+        let own = Exposition::parse(&get(self.address, "/metrics"));
+        let samples = ["out_of_order", "out_of_bound", "too_old"]
+            .map(|reason| own.sum(&format!("prometheus_tsdb_{reason}_samples_total"), &[]));
+        let handler = ("handler", "/api/v1/otlp/v1/metrics");
+        let requests =
+            ["400", "500"].map(|code| own.sum("prometheus_http_requests_total", &[("code", code), handler]));
+        samples.iter().chain(&requests).sum()
+    }
+
     pub(crate) fn prometheus(program: &Path, text: &str, arguments: &[&str]) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let config = dir.path().join("prometheus.yml");
@@ -429,6 +446,41 @@ fn a_real_prometheus_takes_histograms_that_a_reload_gives_other_buckets() {
         let lost = own.sum(&format!("flowtap_exporter_{metric}_metric_points_total"), &[]);
         assert_eq!(lost, 0, "{metric}");
     }
+}
+
+/// Requests with such ends alone come between others, whose newest points are later.
+#[test]
+fn a_real_prometheus_takes_over_otlp_the_ends_of_more_series_than_a_request_has_points() {
+    let Some(_machine) = require::root() else {
+        return;
+    };
+    let Some(program) = require::otlp_prometheus() else {
+        return;
+    };
+    let store = Store::receiving_otlp(&program, "UnderscoreEscapingWithSuffixes");
+    let exporter = format!(
+        "  otlp: {{endpoint: \"http://{}/api/v1/otlp\", protocol: http/protobuf, interval: 1s, max_points_per_request: 50}}\n",
+        store.address
+    );
+    let daemon = Daemon::launch(Launch {
+        list: "exporters: [prometheus, otlp]",
+        exporters: &exporter,
+        set: &[
+            "service.pipelines.metrics.receivers=[generator, generator/short]",
+            "receivers.generator={interval: 1s, flows: 4}",
+            // Its series end between two of its intervals.
+            "receivers.generator/short={interval: 4s, flows: 200, seed: 2}",
+            "processors.window.metric_expiration=1s",
+        ],
+        ..Launch::default()
+    });
+    let count = "count(primus_lens_network_tcp_flow_egress_bytes_total)";
+    let is = |of: fn(f64) -> bool| store.number(count).is_some_and(of).then_some(());
+    ask_until("the series of both", || is(|count| count > 50.0));
+    ask_until("those that stay", || is(|count| count < 50.0));
+    assert_eq!(store.refused(), 0);
+    let failed = "flowtap_exporter_send_failed_metric_points_total";
+    assert_eq!(daemon.telemetry().sum(failed, &[("exporter", "otlp")]), 0);
 }
 
 #[test]

@@ -45,7 +45,8 @@ apt_in() {
         -o Acquire::Retries=3 -o APT::Sandbox::User= -o Debug::NoLocking=1 "$@"
 }
 
-# open_suites NAME SUITE...: fetches the package lists of those suites that there are, once a run, for `apt_in NAME`.
+# open_suites NAME SUITE...: fetches the package lists of those suites that there are, once a run, for `apt_in NAME`. Lists of sources
+# with $package_type=deb-src.
 open_suites() {
     local dir="$cache/apt/$1" suite base
     [[ -e $dir/opened.$$ ]] && return 0
@@ -53,7 +54,7 @@ open_suites() {
     : >"$dir/sources.list"
     for suite in "${@:2}"; do
         base=$(suite_base "$suite") || continue
-        echo "deb [arch=$architecture signed-by=$keyring] $base $suite main" >>"$dir/sources.list"
+        echo "${package_type:-deb} [arch=$architecture signed-by=$keyring] $base $suite main" >>"$dir/sources.list"
     done
     [[ -s $dir/sources.list ]] || return 1
     [[ -e $dir/status ]] || : >"$dir/status"

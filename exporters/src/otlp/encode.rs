@@ -80,6 +80,8 @@ impl Encoder {
         let pipeline = (self.several_pipelines && !snapshot.is_telemetry()).then_some(&*snapshot.pipeline);
         let blocks = if deltas {
             Block::of_deltas(snapshot)
+        } else if self.fills_a_request(ended) {
+            Block::of_totals_apart(snapshot, ended)
         } else {
             Block::of_totals(snapshot, ended)
         };
@@ -94,6 +96,14 @@ impl Encoder {
             new_since: new_since.filter(|_| !deltas),
             cursor: Cursor::default(),
         }
+    }
+
+    /// Whether a request could have points of `ended` alone, after one with live points.
+    fn fills_a_request(&self, ended: &Ended) -> bool {
+        // A live point, and the 0 before it.
+        const LIVE: u64 = 2;
+        let (points, bytes) = ended.size();
+        points + LIVE > self.max_points || bytes >= self.room()
     }
 
     /// Which points go into the next request, with every length: so each byte is written once, to where it stays.

@@ -1,6 +1,6 @@
 //! Series that have ended since the last snapshot that was passed on.
 
-use flowtap_pipeline::{Family, Series, Snapshot, Timestamp};
+use flowtap_pipeline::{Family, HISTOGRAM_BUCKETS, Series, Snapshot, Timestamp};
 
 use crate::push::ended_at;
 
@@ -27,6 +27,28 @@ impl Ended {
     /// Each family of which a series has ended, with these series and the times of their ends.
     pub(super) fn families(&self) -> impl Iterator<Item = (&'static Family, &[(Timestamp, Series)])> {
         self.0.iter().map(|(family, ended)| (*family, &**ended))
+    }
+
+    /// The same in the order of their times, each time and family with its series.
+    pub(super) fn by_time(&self) -> Vec<(&'static Family, &[(Timestamp, Series)])> {
+        let mut runs: Vec<_> = self
+            .families()
+            .flat_map(|(family, ended)| {
+                let runs = ended.chunk_by(|(one, _), (next, _)| one == next);
+                runs.map(move |run| (family, run))
+            })
+            .collect();
+        runs.sort_by_key(|(_, run)| run[0].0);
+        runs
+    }
+
+    /// Number of series, and an upper bound of the bytes of their points.
+    pub(super) fn size(&self) -> (u64, usize) {
+        // Times, flags, and a histogram's counts and bounds.
+        const FIXED: usize = 64 + 2 * 8 * (HISTOGRAM_BUCKETS + 1);
+        let series = || self.families().flat_map(|(_, ended)| ended);
+        let bytes = series().map(|(_, series)| FIXED + series.attributes_len());
+        (series().count() as u64, bytes.sum())
     }
 
     pub(super) fn of(&self, family: &'static Family) -> &[(Timestamp, Series)] {

@@ -7,7 +7,8 @@
 //! 2. Encode: once per snapshot, from attribute bytes that were encoded once per series; split at
 //!    `max_points_per_request` and `max_request_bytes`, each part when the one before it has been delivered, or given up. As
 //!    totals, or as what has come since the last delivery ([`deltas`]). The first total of a counter or histogram that began after
-//!    this exporter has a point 0 before it: a store that ignores start times takes an increase from what it has seen.
+//!    this exporter has a point 0 before it: a store that ignores start times takes an increase from what it has seen. Of a
+//!    pipeline no request's newest point is older than that of the request before: a Prometheus would refuse it.
 //! 3. Store, if configured: from then on a request is sent by a separate task, and stays on disk
 //!    until it is delivered or permanently rejected.
 //! 4. Retry: what the OTLP specification calls retryable, with exponential backoff and jitter; a server's `RetryInfo` or

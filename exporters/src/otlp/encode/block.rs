@@ -41,6 +41,19 @@ impl<'a> Block<'a> {
             .collect()
     }
 
+    /// Of series that have ended alone, in the order of time, then of the live ones: for so many that some requests have none but these.
+    ///
+    /// A Prometheus writes a sample of `target_info` for each request, at its newest point, and refuses the request if it has a later
+    /// one: an earlier request may not have a later point.
+    pub(super) fn of_totals_apart(snapshot: &'a Snapshot, ended: &'a Ended) -> Vec<Self> {
+        let gone = ended.by_time().into_iter().map(|(family, ended)| Self {
+            family,
+            points: &NO_POINTS,
+            ended,
+        });
+        gone.chain(Self::of_deltas(snapshot)).collect()
+    }
+
     const fn new(family: &'a FamilySnapshot, ended: &'a [(Timestamp, Series)]) -> Self {
         Self {
             family: family.family,

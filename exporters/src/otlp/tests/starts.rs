@@ -6,7 +6,7 @@ use flowtap_pipeline::Series;
 
 use super::*;
 use crate::testing::BYTES;
-use flowtap_pipeline::{FamilyKind, FamilySnapshot, LabelValue, Points, SumPoint};
+use flowtap_pipeline::{Family, FamilyKind, FamilySnapshot, LabelValue, Points, SumPoint};
 
 const SECOND: u64 = 1_000_000_000;
 
@@ -149,6 +149,56 @@ fn a_series_that_ended_and_began_anew_between_two_requests_is_sent_in_the_order_
         (20 * SECOND, 0),
     ];
     assert_eq!(reported, expected);
+}
+
+/// A Prometheus refuses a request whose newest point is older than that of one before it: it has a sample of `target_info` for each.
+#[test]
+fn requests_of_one_snapshot_are_in_the_order_of_their_newest_points() {
+    let family = |kind: &'static Family, live: u64, ended: usize| {
+        let series = |i: u64| Series::new(kind, [("raddr", LabelValue::Number(i))], None, at(1));
+        let point = |i| SumPoint {
+            series: series(i),
+            total: i,
+            delta: i,
+            updated: at(5),
+        };
+        FamilySnapshot {
+            family: kind,
+            points: Points::Sums((0..live).map(point).collect()),
+            ended: vec![series(0); ended],
+        }
+    };
+    let [other, third] =
+        ["network.other", "network.third"].map(|name| &*Box::leak(Box::new(Family { name, ..BYTES })));
+    let windows = |ended: usize| {
+        let families = |ended| {
+            vec![
+                family(&BYTES, 9, 0),
+                family(other, 3, ended),
+                family(third, 0, ended),
+            ]
+        };
+        [(10, ended), (15, 0), (20, ended)].map(|(second, ended)| Snapshot {
+            at: at(second),
+            families: families(ended),
+            ..snapshot(0)
+        })
+    };
+    for ended in [1, 3, 50] {
+        for max in [2, 7, 100] {
+            let config = Config {
+                max_points_per_request: max.try_into().unwrap(),
+                ..Config::default()
+            };
+            let requests = requests(&config, &windows(ended), None);
+            let newest: Vec<_> = requests
+                .iter()
+                .map(|request| numbers(request).iter().map(|point| point.time_unix_nano).max())
+                .collect();
+            assert!(newest.is_sorted(), "{ended}, {max}: {newest:?}");
+            assert_eq!(requests.iter().map(points).sum::<usize>(), 12 + 4 * ended);
+        }
+    }
 }
 
 #[test]

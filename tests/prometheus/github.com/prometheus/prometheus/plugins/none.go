@@ -1,0 +1,2 @@
+// Package plugins has no service discovery: nothing is scraped but what the config lists.
+package plugins
