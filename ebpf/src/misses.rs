@@ -1,4 +1,5 @@
-//! Runs that the kernel skipped because a program was already running on that CPU (`recursion_misses`, Linux 5.12).
+//! Runs that the kernel skipped because a program was already running on that CPU, or, of kprobes, because a thread there was inside bpf(2)
+//! (`recursion_misses`, Linux 5.12; of kprobes from 6.7 on).
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -47,7 +48,7 @@ impl MissCounters {
         self
     }
 
-    /// The counters now. A kernel before 5.12 counts nothing, and skips nothing.
+    /// The counters now. A kernel before 5.12 counts nothing, nor does one before 6.7 for kprobes.
     pub(crate) fn read(&self) -> io::Result<Vec<ProgramMisses>> {
         let read = |(program, fd): &(&'static str, OwnedFd)| {
             Ok(ProgramMisses {

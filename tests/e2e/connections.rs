@@ -401,7 +401,7 @@ fn what_a_broken_connection_interrupts_is_delivered_over_http() {
 fn an_idle_connection_is_pinged_and_closed_when_no_response_comes() {
     let (peer, port) = Peer::start(Fault::Close, 0);
     let text = format!(
-        "  otlp: {{endpoint: \"http://127.0.0.1:{port}\", interval: 10m, keepalive: {{time: 200ms, timeout: 400ms}}}}\n"
+        "  otlp: {{endpoint: \"http://127.0.0.1:{port}\", interval: 10m, keepalive: {{time: 200ms, timeout: 3s}}}}\n"
     );
     let case = Case {
         name: "otlp".to_owned(),

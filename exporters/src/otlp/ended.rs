@@ -46,9 +46,13 @@ impl Ended {
     pub(super) fn size(&self) -> (u64, usize) {
         // Times, flags, and a histogram's counts and bounds.
         const FIXED: usize = 64 + 2 * 8 * (HISTOGRAM_BUCKETS + 1);
+        // Name, description and unit of a family.
+        const HEAD: usize = 1024;
         let series = || self.families().flat_map(|(_, ended)| ended);
-        let bytes = series().map(|(_, series)| FIXED + series.attributes_len());
-        (series().count() as u64, bytes.sum())
+        let bytes: usize = series()
+            .map(|(_, series)| FIXED + series.attributes_len())
+            .sum();
+        (series().count() as u64, bytes + HEAD * self.families().count())
     }
 
     pub(super) fn of(&self, family: &'static Family) -> &[(Timestamp, Series)] {

@@ -3,8 +3,8 @@
 //! In: snapshots. Out: text format 0.0.4, `OpenMetrics` 1.0.0 or protobuf, as the scraper requests.
 //! The rules:
 //!
-//! 1. Only the newest snapshot of each pipeline is kept; a scrape shows one snapshot from its first line to its last. The first is that
-//!    with which the pipeline's window opens, so no scrape of a daemon that is ready is empty.
+//! 1. Only the newest snapshot of each pipeline is kept; a scrape shows one snapshot from its first line to its last. The first
+//!    after the start is that with which the pipeline's window opens, so that a scrape is not empty until it closes.
 //! 2. Labels were rendered when a series was made, so a scrape is a copy; it is made, and packed, in chunks as the peer reads
 //!    them, so memory does not grow with the number of series.
 //! 3. Where the config feeds it from several pipelines, every series has the pipeline's name as a label, or two of them could be

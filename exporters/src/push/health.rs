@@ -4,7 +4,7 @@
 //! operator must see that nothing arrives.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -62,6 +62,8 @@ struct Inner {
     records: Mutex<Records>,
     /// Whether the newest request is under way, not waiting for its next attempt.
     attempting: AtomicBool,
+    /// Attempts that failed and that another one follows.
+    retries: AtomicU64,
 }
 
 #[derive(Debug, Default)]
@@ -120,6 +122,7 @@ impl Health {
             deliveries: DeliveryTelemetry::new(&context.meter, &context.id),
             records: Mutex::default(),
             attempting: AtomicBool::new(false),
+            retries: AtomicU64::new(0),
         }))
     }
 
@@ -135,6 +138,11 @@ impl Health {
     /// Whether the newest request has been sent, and not failed in a way that it is retried after.
     pub(crate) fn is_attempting(&self) -> bool {
         self.0.attempting.load(Ordering::Relaxed)
+    }
+
+    /// Attempts so far that failed and that another one follows.
+    pub(crate) fn retries(&self) -> u64 {
+        self.0.retries.load(Ordering::Relaxed)
     }
 
     /// An attempt to send a request of `kind` succeeded.
@@ -174,6 +182,7 @@ impl Health {
     /// A failed request is retried after `wait`; `first` says whether this was its first attempt.
     pub(crate) fn retrying(&self, error: &BoxError, request: &Request, wait: Duration, first: bool) {
         self.0.deliveries.retried();
+        self.0.retries.fetch_add(1, Ordering::Relaxed);
         self.0.attempting.store(false, Ordering::Relaxed);
         let Inner { id, addresses, .. } = &*self.0;
         let (endpoint, items) = (addresses.of(request.kind), request.items);

@@ -4,6 +4,7 @@
 //! in for it, which never ends one would take all memory.
 
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use axum::body::{Body, Bytes};
 use axum::http::{Request, Response};
@@ -15,14 +16,17 @@ use kube::{Client, Config};
 use tower::retry::RetryLayer;
 use tower::{BoxError, Service, ServiceBuilder, layer};
 
-/// Maximum size of an answer, and of a line of a watch. An object has up to 1.5 MiB (etcd's limit), a page of a list 500 of them, of
-/// which few have more than some kilobytes.
+/// Maximum size of an answer, and of a line of a watch. An object has up to 1.5 MiB (etcd's limit), and few have more than some kilobytes.
 pub(super) const MAX_ANSWER_BYTES: usize = 64 << 20;
+
+/// Objects of a page of a list: at most [`MAX_ANSWER_BYTES`] if each has 650 KB.
+pub(super) const PAGE: u32 = 100;
 
 /// An answer, or a line of a watch, that exceeds [`MAX_ANSWER_BYTES`].
 #[derive(Debug, thiserror::Error)]
 #[error(
-    "{what} of the Kubernetes API exceeds {} MiB, the most that flowtap reads; hint: check what answers at the address of the API server",
+    "{what} of the Kubernetes API exceeds {} MiB, the most that flowtap reads; hint: check what answers at the address of the API server, \
+     and the size of its objects",
     MAX_ANSWER_BYTES >> 20
 )]
 struct TooLong {
@@ -40,11 +44,12 @@ pub(super) fn client(mut config: Config) -> kube::Result<Client> {
     Ok(ClientBuilder::try_from(config)?.with_layer(&bounded).build())
 }
 
-/// The same client with some retries, for requests that nobody repeats.
+/// The same client with some retries, for requests that nobody repeats. The first ones are within the time that a start waits.
 pub(super) fn retrying(client: &Client) -> Client {
+    let policy = RetryPolicy::new(Duration::from_millis(100), Duration::from_secs(1), 3, false).unwrap_or_default();
     let inner = client.clone();
     let service = ServiceBuilder::new()
-        .layer(RetryLayer::new(RetryPolicy::default()))
+        .layer(RetryLayer::new(policy))
         .map_err(BoxError::from)
         .service_fn(move |request| {
             let inner = inner.clone();

@@ -9,9 +9,6 @@ use serde_json::Value;
 
 use super::{Cluster, bounded};
 
-/// Objects per answer of the API.
-const PAGE: u32 = 500;
-
 /// Lists pods, namespaces, services and nodes, each with its kind. A resource that can't be listed is logged, with the rule that
 /// allows it, and left out.
 pub async fn list_objects(cluster: &Cluster) -> Vec<Value> {
@@ -28,7 +25,7 @@ async fn list<K>(api: Api<K>, resource: &str, objects: &mut Vec<Value>)
 where
     K: Clone + DeserializeOwned + std::fmt::Debug + Serialize,
 {
-    let mut page = ListParams::default().limit(PAGE);
+    let mut page = ListParams::default().limit(bounded::PAGE);
     loop {
         let answer = match api.list(&page).await {
             Ok(answer) => answer,

@@ -38,13 +38,23 @@ pub(super) enum Broken {
 struct Shared {
     /// Objects by path of their list and by name.
     objects: Mutex<BTreeMap<String, BTreeMap<String, Value>>>,
-    /// Paths that are answered with this status.
-    refused: Mutex<HashMap<String, u16>>,
+    /// Paths that are answered with this status, so many times.
+    refused: Mutex<HashMap<String, (u16, usize)>>,
     /// Paths that are answered with something else than the API's.
     broken: Mutex<HashMap<String, Broken>>,
     version: Mutex<u64>,
     messages: broadcast::Sender<Message>,
     lists: Mutex<HashMap<String, usize>>,
+}
+
+impl Shared {
+    /// The status that a request for `path` is refused with.
+    fn refusal(&self, path: &str) -> Option<u16> {
+        let mut refused = self.refused.lock().unwrap();
+        let (status, times) = refused.get_mut(path)?;
+        *times = times.checked_sub(1)?;
+        Some(*status).filter(|status| *status != 200)
+    }
 }
 
 /// The server. Ends with the test.
@@ -141,11 +151,21 @@ impl TestServer {
 
     /// Answers every request for `path` with `status`; 200 for what it has.
     pub(super) fn refuse(&self, path: &str, status: u16) {
+        self.refuse_times(path, status, usize::MAX);
+    }
+
+    /// Answers so many requests for `path` with `status`.
+    pub(super) fn refuse_times(&self, path: &str, status: u16, times: usize) {
         self.shared
             .refused
             .lock()
             .unwrap()
-            .insert(path.to_owned(), status);
+            .insert(path.to_owned(), (status, times));
+    }
+
+    /// How many requests for `path` are yet to be refused.
+    pub(super) fn left_to_refuse(&self, path: &str) -> usize {
+        self.shared.refused.lock().unwrap()[path].1
     }
 
     /// Answers requests for `path` in this way; `None` for what it has.
@@ -183,8 +203,7 @@ async fn answer(
     Query(query): Query<HashMap<String, String>>,
 ) -> Response {
     let path = uri.path().to_owned();
-    let refused = shared.refused.lock().unwrap().get(&path).copied();
-    if let Some(status) = refused.filter(|status| *status != 200) {
+    if let Some(status) = shared.refusal(&path) {
         let reason = match status {
             403 => "Forbidden",
             404 => "NotFound",

@@ -401,13 +401,10 @@ async fn a_request_that_nobody_repeats_is_retried_while_the_api_is_overloaded() 
         "/api/v1/namespaces",
         json!({"metadata": {"name": "kube-system", "uid": uid}}),
     );
-    server.refuse("/api/v1/namespaces/kube-system", 429);
-    let (client, later) = (server.client(), async {
-        tokio::time::sleep(Duration::from_millis(300)).await;
-        server.refuse("/api/v1/namespaces/kube-system", 200);
-    });
-    let (found, ()) = tokio::join!(cluster_uid(&client), later);
-    assert_eq!(found.as_deref(), Some(uid));
+    let path = "/api/v1/namespaces/kube-system";
+    server.refuse_times(path, 429, 1);
+    assert_eq!(cluster_uid(&server.client()).await.as_deref(), Some(uid));
+    assert_eq!(server.left_to_refuse(path), 0);
 }
 
 #[tokio::test]

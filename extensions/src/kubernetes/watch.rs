@@ -27,6 +27,7 @@ use opentelemetry::metrics::{Counter, Gauge, Meter};
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
+use super::bounded;
 use super::facts::ClusterCache;
 use crate::watches::WatchBoard;
 
@@ -295,7 +296,7 @@ fn apply(cache: &mut ClusterCache, change: Change, node_name: Option<&str>, fail
 fn changes(config: &WatchConfig, client: &Client) -> stream::SelectAll<BoxStream<'static, Change>> {
     let in_kube_system = |fields: &str| watcher::Config::default().fields(fields);
     let dns = watcher::Config::default().labels("k8s-app=kube-dns");
-    let all = watcher::Config::default;
+    let all = || watcher::Config::default().page_size(bounded::PAGE);
     let (client, system) = (|| client.clone(), "kube-system");
     let mut sources = vec![
         source(

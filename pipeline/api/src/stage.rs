@@ -185,8 +185,8 @@ pub trait Receiver: Send {
 /// assert!(batch.is_empty());
 /// ```
 pub trait Processor: Send {
-    /// Sets its clock before the first batch, to where the pipeline's first window begins: records come before the first watermark.
-    /// Called once, before anything else.
+    /// Sets its clock before the first batch, to where the pipeline's first window begins, or to the time of the reload that adds it:
+    /// records come before the first watermark, and a watermark may be somewhat earlier. Called once, before anything else.
     fn begin(&mut self, _at: Timestamp) {}
 
     /// Fills, changes or removes records. Never blocks.

@@ -168,7 +168,7 @@ where
 pub struct ProcessorTest(Box<dyn Processor>);
 
 impl ProcessorTest {
-    /// Builds it from YAML text; its clock is at the epoch.
+    /// Builds it from YAML text; its clock is just after the epoch, as 0 is no time.
     ///
     /// # Panics
     /// If the config is not valid, if it can't be built, or if it is an aggregator.
@@ -184,7 +184,7 @@ impl ProcessorTest {
         let config = or_fail(config(factory, yaml), factory.type_name);
         match or_fail(config.build(context), "build") {
             ProcessorStage::Transform(mut processor) => {
-                processor.begin(Timestamp::from_nanos(0));
+                processor.begin(Timestamp::from_nanos(1));
                 Self(processor)
             }
             ProcessorStage::Aggregate(_) => panic!("{} is an aggregator", factory.type_name),

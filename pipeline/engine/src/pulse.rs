@@ -1,7 +1,7 @@
 //! A receiver's pulse: when it last had a whole scan, whether its thread still runs, and whether it loses records.
 //!
-//! In: what its sink sees: watermarks, failed scans, refused records, and the time spent in pipelines. Out: its [`Health`], on demand. A receiver that
-//! is silent looks the same as a quiet network on every other metric, so its health is judged by the clock.
+//! In: what its sink sees: watermarks, failed scans, refused records, and the time spent in pipelines. Out: its [`Health`], on demand. A
+//! receiver that is silent looks the same as a quiet network on every other metric, so its health is judged by the clock.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};

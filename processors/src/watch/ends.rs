@@ -122,11 +122,6 @@ impl Object {
         let all = IpNet::new(addr, 0).unwrap_or_else(|_| IpNet::from(addr));
         Self::Range(all.trunc())
     }
-
-    /// Whether it is every address of a family.
-    pub(super) fn is_everywhere(&self) -> bool {
-        matches!(self, Self::Range(range) if range.prefix_len() == 0)
-    }
 }
 
 impl fmt::Display for Object {

@@ -10,7 +10,7 @@ use flowtap_pipeline::{FindingKind, FindingRecord, Findings, Flow, FlowBatch, Ti
 use super::ends::ContactKey;
 use super::history::{Regular, Surge};
 
-/// Findings whose repetition is watched for. With more, the oldest may be repeated.
+/// Findings whose repetition is watched for. With more, all of them may be repeated.
 const MAX_SAID: usize = 16_384;
 
 /// Findings that are made between two watermarks. A flood of them says no more than its beginning.

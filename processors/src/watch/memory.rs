@@ -60,6 +60,11 @@ pub(super) fn country_code(country: &Country) -> &str {
     str::from_utf8(country).unwrap_or("")
 }
 
+/// Seconds since the epoch.
+pub(super) fn seconds(at: Timestamp) -> u32 {
+    u32::try_from(at.as_nanos() / 1_000_000_000).unwrap_or(u32::MAX)
+}
+
 /// Name servers of a subject that are contacts of their own. One that asks more resolves names itself, and would have a first contact
 /// with each server of the world.
 const NAME_SERVERS: usize = 8;
@@ -81,6 +86,20 @@ pub(super) struct Memory {
 }
 
 impl Memory {
+    /// Moves what is later than `now` to `now`: a clock that was ahead has left it, and learning would not end before that time, nor
+    /// would anything be forgotten.
+    pub(super) fn begin(&mut self, now: Timestamp) {
+        self.since = self.since.min(now.as_nanos());
+        self.countries_since = self.countries_since.min(now.as_nanos());
+        let seconds = seconds(now);
+        for subject in self.subjects.iter_mut().flatten() {
+            subject.last = subject.last.min(seconds);
+        }
+        for contact in self.contacts.values_mut() {
+            contact.last = contact.last.min(seconds);
+        }
+    }
+
     /// The number of the subject of this name; a new one if there is room.
     pub(super) fn number(&mut self, name: String, max: usize) -> Option<u32> {
         if let Some(number) = self.numbers.get(&name) {

@@ -143,7 +143,7 @@ impl Watch {
     }
 
     fn seconds(&self) -> u32 {
-        u32::try_from(self.now.as_nanos() / 1_000_000_000).unwrap_or(u32::MAX)
+        memory::seconds(self.now)
     }
 
     fn observe(&mut self, seen: &Seen<'_>) {
@@ -164,6 +164,7 @@ impl Watch {
         }
         let key = self.key(subject, seen);
         self.judge_lists(&key, flow);
+        let (key, is_merged) = self.merged(key, flow);
         if !key.serves {
             if seen.tries() && !seen.is_dns() {
                 self.tried.entry(subject).or_default().push(flow);
@@ -177,7 +178,9 @@ impl Watch {
             self.telemetry.untracked.dropped(1, bytes, FULL);
             return;
         }
-        self.judge_first(&key, flow, is_new);
+        if !is_merged {
+            self.judge_first(&key, flow, is_new);
+        }
         let contact = self.memory.contact(key.clone());
         contact.last = now;
         if contact.newest.is_none() {
@@ -190,26 +193,32 @@ impl Watch {
         contact.rhythm.push(now, bytes);
     }
 
-    /// The contact that a record belongs to.
+    /// The two ends of a record.
     fn key(&mut self, subject: u32, seen: &Seen<'_>) -> ContactKey {
         let first = &self.config.first_contact;
-        let mut key = ContactKey {
+        ContactKey {
             subject,
             object: self.names.object(seen.flow, first.ipv4_prefix, first.ipv6_prefix),
             port: server_port(seen.flow),
             serves: seen.serves(),
             is_udp: seen.is_udp(),
-        };
-        if key.is_dns() && self.memory.asks_beyond_its_servers(&key) {
-            key.object = Object::everywhere(seen.flow.remote.addr);
         }
-        key
+    }
+
+    /// The contact that a record between these ends belongs to, and whether it is one of many ends. Further servers of a resolver are one;
+    /// so are the clients of a UDP port, whose addresses anybody can forge: they would fill the memory of contacts.
+    fn merged(&self, mut key: ContactKey, flow: &Flow) -> (ContactKey, bool) {
+        let is_forgeable = key.is_udp && key.serves;
+        let is_merged = is_forgeable || key.is_dns() && self.memory.asks_beyond_its_servers(&key);
+        if is_merged {
+            key.object = Object::everywhere(flow.remote.addr);
+        }
+        (key, is_merged)
     }
 
     /// First contacts: with another end, or with a country.
     fn judge_first(&mut self, key: &ContactKey, flow: &Flow, is_new: bool) {
-        // A resolver asks servers everywhere.
-        if key.serves || key.object.is_everywhere() {
+        if key.serves {
             return;
         }
         let place = flow.peer_place.as_deref();
@@ -291,6 +300,7 @@ impl Processor for Watch {
         if self.memory.since == 0 {
             self.memory.since = at.as_nanos();
         }
+        self.memory.begin(at);
         let since = Timestamp::from_nanos(self.memory.since);
         self.registration.learns_until(since.plus(self.config.learn));
         self.closes = at.plus(self.config.interval);

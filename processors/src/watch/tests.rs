@@ -424,6 +424,75 @@ fn a_further_name_server_is_a_first_contact_unless_the_subject_resolves_names_it
 }
 
 #[test]
+fn each_name_server_of_a_resolver_that_is_on_the_black_list_is_found() {
+    let mut scene = Scene::new(&quick());
+    for high in 0..10 {
+        scene.talk_udp("unbound", ([45, high, 0, 1], 53), true, 60, 100);
+    }
+    for high in 0..2 {
+        scene.talk_udp("unbound", ([46, high, 0, 1], 53), true, 60, 100);
+        scene.batch.udp.last_mut().unwrap().flow.class = Some(PeerClass::AbnormalFlowBlackList);
+    }
+    scene.tick();
+    let texts: Vec<_> = scene.findings.iter().map(|finding| &*finding.text).collect();
+    let on_list = |addr: &str| format!("unbound has datagrams with {addr}, port 53/udp, which is on the black list");
+    assert_eq!(texts, [on_list("46.0.0.1"), on_list("46.1.0.1")]);
+}
+
+#[test]
+fn forged_clients_of_a_udp_port_take_the_place_of_one_contact() {
+    let mut config = quick();
+    config.max_contacts = 10.try_into().unwrap();
+    let (mut scene, counters, _provider) = counted(&config);
+    scene.learn(([10, 1, 0, 5], 443), 10);
+    for high in 0..100 {
+        scene.talk_udp("shop", ([45, high, 0, 1], 40_001), false, 0, 10);
+        scene.batch.udp.last_mut().unwrap().flow.kind = Some(FlowKind::Ingress);
+    }
+    scene.tick();
+    assert_eq!((scene.watch.memory.contacts.len(), counters.dropped(FULL)), (2, 0));
+    scene.talk("shop", ([10, 2, 0, 5], 443), Events::OPENED, 10, 10);
+    scene.tick();
+    assert_eq!(scene.kinds(), [FindingKind::FirstContact]);
+}
+
+#[test]
+fn with_a_prefix_of_0_ports_are_first_contacts() {
+    let mut config = quick();
+    config.first_contact.ipv4_prefix = 0;
+    let mut scene = Scene::new(&config);
+    scene.learn(([10, 1, 0, 5], 443), 10);
+    scene.talk("shop", ([10, 2, 0, 5], 443), Events::OPENED, 10, 10);
+    scene.talk("shop", ([10, 2, 0, 5], 80), Events::OPENED, 10, 10);
+    scene.tick();
+    let texts: Vec<_> = scene.findings.iter().map(|finding| &*finding.text).collect();
+    assert_eq!(
+        texts,
+        ["shop talks to 0.0.0.0/0, port 80 for the first time (address 10.2.0.5)"]
+    );
+}
+
+#[test]
+fn what_a_clock_that_was_ahead_has_learned_is_of_the_time_of_the_next_start() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut config = quick();
+    config.state_file = Some(folder.path().join("watch.state"));
+    let mut scene = Scene::at(&config, START + 1_000_000);
+    scene.talk("shop", ([10, 1, 0, 5], 443), Events::OPENED, 10, 10);
+    scene.tick();
+    drop(scene);
+    let mut scene = Scene::at(&config, START);
+    let memory = &scene.watch.memory;
+    let start = u32::try_from(START).unwrap();
+    assert!(memory.contacts.values().all(|contact| contact.last == start));
+    assert!(memory.subjects.iter().flatten().all(|subject| subject.last == start));
+    scene.learn(([10, 1, 0, 5], 443), 10);
+    scene.talk("shop", ([10, 2, 0, 5], 443), Events::OPENED, 10, 10);
+    scene.tick();
+    assert_eq!(scene.kinds(), [FindingKind::FirstContact]);
+}
+
+#[test]
 fn peers_that_are_not_on_the_white_list_are_found_by_choice() {
     for chosen in [false, true] {
         let mut config = quick();

@@ -116,8 +116,9 @@ async fn consume(
                 let refused = lost.kernel.as_ref().and_then(|kernel| losses.update(kernel));
                 losses.update_misses(&lost.misses);
                 let dropped = losses.update_channel(&lost.channel);
-                for reason in [refused, dropped].into_iter().flatten() {
-                    output.records_refused(&reason);
+                let reasons: Vec<_> = [refused, dropped].into_iter().flatten().collect();
+                if !reasons.is_empty() {
+                    output.records_refused(&reasons.join("; "));
                 }
                 losses.update_translations(lost.translations);
                 output.watermark(at);

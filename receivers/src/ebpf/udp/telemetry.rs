@@ -11,7 +11,8 @@ use opentelemetry::metrics::{Counter, Gauge};
 /// The label value where no step works.
 const NO_STEP: &str = "none";
 
-/// Programs that count datagrams: a skipped run is one that was passed over.
+/// Programs that count datagrams. A skipped run is at most one that was passed over: the kernel's functions and tracepoints are shared with
+/// raw sockets, and those of lengths with TCP, which the program would have left out.
 const COUNTING: [&str; 8] = [
     "sent4",
     "sent6",
