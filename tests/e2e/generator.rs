@@ -182,7 +182,10 @@ fn a_scrape_right_after_the_start_has_the_version_and_the_totals_at_0_and_nothin
     ]);
     // The log line that `start` waits for comes after the snapshot was queued, which the exporter's task then takes. No window closes.
     let first = daemon.scrape_until("the totals", |first| {
-        first.select("primus_lens_network_tcp_bytes", &[]).next().is_some()
+        first
+            .select("primus_lens_network_tcp_bytes", &[])
+            .next()
+            .is_some()
     });
     let version = [("version", env!("CARGO_PKG_VERSION"))];
     assert_eq!(first.sum("flowtap_build_info", &version), 1, "{first:?}");

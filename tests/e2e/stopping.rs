@@ -30,7 +30,10 @@ static ALLOWANCE: LazyLock<Duration> = LazyLock::new(|| {
     };
     // The longest of several: other tests run beside this one, and may begin later.
     let longest = (0..3).map(|_| stop()).max().unwrap();
-    assert!(longest < Duration::from_secs(10), "a stop that waits for nothing took {longest:?}");
+    assert!(
+        longest < Duration::from_secs(10),
+        "a stop that waits for nothing took {longest:?}"
+    );
     longest.max(Duration::from_secs(2))
 });
 

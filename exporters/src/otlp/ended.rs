@@ -49,9 +49,7 @@ impl Ended {
         // Name, description and unit of a family.
         const HEAD: usize = 1024;
         let series = || self.families().flat_map(|(_, ended)| ended);
-        let bytes: usize = series()
-            .map(|(_, series)| FIXED + series.attributes_len())
-            .sum();
+        let bytes: usize = series().map(|(_, series)| FIXED + series.attributes_len()).sum();
         (series().count() as u64, bytes + HEAD * self.families().count())
     }
 

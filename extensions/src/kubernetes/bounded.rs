@@ -46,7 +46,8 @@ pub(super) fn client(mut config: Config) -> kube::Result<Client> {
 
 /// The same client with some retries, for requests that nobody repeats. The first ones are within the time that a start waits.
 pub(super) fn retrying(client: &Client) -> Client {
-    let policy = RetryPolicy::new(Duration::from_millis(100), Duration::from_secs(1), 3, false).unwrap_or_default();
+    let policy =
+        RetryPolicy::new(Duration::from_millis(100), Duration::from_secs(1), 3, false).unwrap_or_default();
     let inner = client.clone();
     let service = ServiceBuilder::new()
         .layer(RetryLayer::new(policy))

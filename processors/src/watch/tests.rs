@@ -435,7 +435,8 @@ fn each_name_server_of_a_resolver_that_is_on_the_black_list_is_found() {
     }
     scene.tick();
     let texts: Vec<_> = scene.findings.iter().map(|finding| &*finding.text).collect();
-    let on_list = |addr: &str| format!("unbound has datagrams with {addr}, port 53/udp, which is on the black list");
+    let on_list =
+        |addr: &str| format!("unbound has datagrams with {addr}, port 53/udp, which is on the black list");
     assert_eq!(texts, [on_list("46.0.0.1"), on_list("46.1.0.1")]);
 }
 
@@ -450,7 +451,10 @@ fn forged_clients_of_a_udp_port_take_the_place_of_one_contact() {
         scene.batch.udp.last_mut().unwrap().flow.kind = Some(FlowKind::Ingress);
     }
     scene.tick();
-    assert_eq!((scene.watch.memory.contacts.len(), counters.dropped(FULL)), (2, 0));
+    assert_eq!(
+        (scene.watch.memory.contacts.len(), counters.dropped(FULL)),
+        (2, 0)
+    );
     scene.talk("shop", ([10, 2, 0, 5], 443), Events::OPENED, 10, 10);
     scene.tick();
     assert_eq!(scene.kinds(), [FindingKind::FirstContact]);
@@ -485,7 +489,13 @@ fn what_a_clock_that_was_ahead_has_learned_is_of_the_time_of_the_next_start() {
     let memory = &scene.watch.memory;
     let start = u32::try_from(START).unwrap();
     assert!(memory.contacts.values().all(|contact| contact.last == start));
-    assert!(memory.subjects.iter().flatten().all(|subject| subject.last == start));
+    assert!(
+        memory
+            .subjects
+            .iter()
+            .flatten()
+            .all(|subject| subject.last == start)
+    );
     scene.learn(([10, 1, 0, 5], 443), 10);
     scene.talk("shop", ([10, 2, 0, 5], 443), Events::OPENED, 10, 10);
     scene.tick();
