@@ -26,6 +26,9 @@ make_translation() {
         ip -n $end link set eth0 up
         ip -n $end route add default via 10.77.$subnet.1
         ip -n $end -6 route add default via fd77:$subnet::1
+        # What shows the other end are the headers of a packet in flight: nearly always there is one. Without it most scans find
+        # none in emulation, and the messages of short pauses keep the processor busy.
+        tc -n node qdisc add dev $end root netem delay 40ms
     done
     ip netns exec node sh -c 'echo 1 >/proc/sys/net/ipv4/ip_forward; echo 1 >/proc/sys/net/ipv6/conf/all/forwarding'
     ip netns exec node /usr/local/bin/nft -f - <<'NFT'
