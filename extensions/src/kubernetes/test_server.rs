@@ -163,7 +163,7 @@ impl TestServer {
             .insert(path.to_owned(), (status, times));
     }
 
-    /// How many requests for `path` are yet to be refused.
+    /// Requests for `path` that are yet to be refused.
     pub(super) fn left_to_refuse(&self, path: &str) -> usize {
         self.shared.refused.lock().unwrap()[path].1
     }
