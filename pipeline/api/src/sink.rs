@@ -31,6 +31,8 @@ use flowtap_model::{FlowBatch, Timestamp};
 ///     }
 ///
 ///     fn scan_failed(&mut self, _: &dyn std::fmt::Display) {}
+///
+///     fn records_refused(&mut self, _: &dyn std::fmt::Display) {}
 /// }
 ///
 /// let mut sink = Count::default();
