@@ -40,6 +40,17 @@ fn listen(host: impl Into<IpAddr>) -> (TcpListener, u16) {
     (listener, port)
 }
 
+/// Listeners for IPv4 and IPv6, on different ports, which flows are distinguished by: one may be free on both.
+fn listen_on_both() -> [(TcpListener, u16); 2] {
+    let v4 = listen(Ipv4Addr::LOCALHOST);
+    loop {
+        let v6 = listen(Ipv6Addr::LOCALHOST);
+        if v6.1 != v4.1 {
+            return [v4, v6];
+        }
+    }
+}
+
 /// A daemon that sends the connections of `ports` to `endpoint`, and none of the others that this machine has meanwhile.
 fn launch(endpoint: SocketAddr, ports: &[u16], more: &str) -> Daemon {
     let filter = format!("processors.filter={{include: [{{port: {ports:?}}}]}}");
@@ -202,7 +213,7 @@ fn nfcapd_has_the_flows_and_bytes_of_the_applications_over_ipv4_and_ipv6() {
     let Some(nfcapd) = Nfcapd::start(free_address()) else {
         return;
     };
-    let (v4, v6) = (listen(Ipv4Addr::LOCALHOST), listen(Ipv6Addr::LOCALHOST));
+    let [v4, v6] = listen_on_both();
     let daemon = launch(nfcapd.address, &[v4.1, v6.1], "");
     let expected = [
         (v4.1, exchange(&v4.0, 150, 1).unwrap()),
@@ -307,7 +318,7 @@ fn nfacctd_has_the_flows_and_bytes_of_the_applications_without_biflows_over_ipv4
     let Some(mut nfacctd) = Nfacctd::start(free_address()) else {
         return;
     };
-    let (v4, v6) = (listen(Ipv4Addr::LOCALHOST), listen(Ipv6Addr::LOCALHOST));
+    let [v4, v6] = listen_on_both();
     let daemon = launch(nfacctd.address, &[v4.1, v6.1], "biflow: false");
     let expected = [
         (v4.1, without_biflows(150, exchange(&v4.0, 150, 3).unwrap())),
