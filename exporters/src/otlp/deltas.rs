@@ -1,8 +1,8 @@
 //! Delivered values of each series: the starting points of the next differences.
 //!
 //! A difference runs from the last delivered value, not from the window before: the next request
-//! includes the increase of a failed request, and of windows that the interval skips. An exporter that replaces another goes on with
-//! what that one delivered. One added to a running pipeline begins at the totals of the first snapshot, which earlier exporters delivered.
+//! includes the increase of a failed request, and of windows that the interval skips. An exporter that replaces another continues
+//! from the totals that its predecessor delivered. One added to a running pipeline starts from those of its first snapshot.
 
 use std::collections::{HashMap, HashSet};
 use std::ops::Range;
