@@ -8,12 +8,13 @@ use std::os::fd::AsFd;
 
 use aya::maps::{Array, MapData, RingBuf};
 use aya::programs::RawTracePoint;
-use aya::{Btf, Ebpf, EbpfLoader};
+use aya::{Ebpf, EbpfLoader};
 
 use crate::abi::CgroupEvent;
 use crate::capability;
 use crate::error::LoadError;
 use crate::heap;
+use crate::kernel_btf;
 use crate::object::{Compressed, compressed};
 use crate::ring::RingWatch;
 
@@ -54,7 +55,7 @@ impl Cgroups {
     fn attach() -> Result<Self, LoadError> {
         capability::check().map_err(|missing| LoadError::Capability(missing.0))?;
         capability::raise_memlock();
-        let btf = Btf::from_sys_fs()?;
+        let btf = kernel_btf::parsed()?;
         let mut ebpf = EbpfLoader::new()
             .btf(Some(&btf))
             .load(OBJECT.unpack()?.bytes())

@@ -14,13 +14,14 @@ use std::hash::Hash;
 
 use aya::maps::{Array, HashMap as FlowMap, MapData, MapError, PerCpuArray, PerCpuHashMap, PerCpuValues};
 use aya::programs::BtfTracePoint;
-use aya::{Btf, Ebpf, EbpfLoader};
+use aya::{Ebpf, EbpfLoader};
 use bytemuck::Zeroable;
 
 use crate::abi::{DropCount, DropFlow, DropReason, DropSlots, DropsState};
 use crate::capability;
 use crate::error::LoadError;
 use crate::heap;
+use crate::kernel_btf;
 use crate::kernel_types::KernelTypes;
 use crate::misses::MissCounters;
 use crate::object::{Compressed, compressed};
@@ -169,7 +170,7 @@ impl Drops {
     fn attach(with_flows: bool) -> Result<Self, LoadError> {
         capability::check().map_err(|missing| LoadError::Capability(missing.0))?;
         capability::raise_memlock();
-        let btf = Btf::from_sys_fs()?;
+        let btf = kernel_btf::parsed()?;
         let types = KernelTypes::load().ok_or(LoadError::NoTypes)?;
         let program_name = program_for(&types)?;
         let mut ebpf = EbpfLoader::new()

@@ -20,6 +20,7 @@ use crate::error::LoadError;
 use crate::heap;
 use crate::iter::IterLink;
 use crate::jiffies;
+use crate::kernel_btf;
 use crate::kfunc::{self, Linked};
 use crate::misses::{MissCounters, ProgramMisses};
 use crate::object::{Compressed, compressed};
@@ -128,7 +129,7 @@ impl Events {
         capability::check().map_err(|missing| LoadError::Capability(missing.0))?;
         capability::raise_memlock();
         jiffies::prepare();
-        let btf = Btf::from_sys_fs()?;
+        let btf = kernel_btf::parsed()?;
         // Whether kprobes are available must be known before the state program is loaded, and only
         // attaching shows it: so once with them, and once more without if they are refused.
         let loaded = Self::attach(*options, &btf, true, None).or_else(|error| match error {
@@ -168,7 +169,7 @@ impl Events {
             self.options = *options;
             return Ok(());
         }
-        let btf = Btf::from_sys_fs()?;
+        let btf = kernel_btf::parsed()?;
         let (kprobes, before) = (self.attachment.kprobes, (&self.known, self.cookie_key));
         let loaded = load_meanwhile(&mut self.rings, &mut each, || {
             Self::attach(*options, &btf, kprobes, Some(before))

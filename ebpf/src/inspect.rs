@@ -15,12 +15,13 @@ use std::os::fd::AsFd;
 use aya::maps::{Array, Map as AyaMap, MapData, PerCpuArray, RingBuf};
 use aya::programs::BtfTracePoint;
 use aya::programs::tp_btf::BtfTracePointLinkId;
-use aya::{Btf, Ebpf, EbpfLoader};
+use aya::{Ebpf, EbpfLoader};
 
 use crate::abi::{ExchangeEvent, FirstBytes, InspectControl, InspectSeen, WANT_EXCHANGES, WANT_FIRST_BYTES};
 use crate::capability;
 use crate::error::LoadError;
 use crate::heap;
+use crate::kernel_btf;
 use crate::misses::{MissCounters, ProgramMisses};
 use crate::object::{Compressed, compressed};
 use crate::perf::PerfBuffers;
@@ -92,7 +93,7 @@ impl Inspect {
     fn load_all(options: InspectOptions) -> Result<Self, LoadError> {
         capability::check().map_err(|missing| LoadError::Capability(missing.0))?;
         capability::raise_memlock();
-        let btf = Btf::from_sys_fs()?;
+        let btf = kernel_btf::parsed()?;
         let wakeup_bytes = u64::from(RING_BYTES / 4);
         let mut ebpf = EbpfLoader::new()
             .btf(Some(&btf))

@@ -35,6 +35,7 @@
 //! | [`inspect`] | [`Inspect`]: loads the programs of the option `inspect`, and attaches them for a part of the time |
 //! | `perf` | perf buffers, for records with payload |
 //! | [`listeners`] | [`Listeners`]: the scan of listening sockets |
+//! | `kernel_btf` | the running kernel's BTF, parsed once for several objects |
 //! | `kernel_types` | enumerations and tracepoints in the running kernel's BTF |
 //! | [`udp`] | [`Udp`]: loads and attaches the UDP programs by the best step that works |
 //! | [`probe`] | which programs load on this machine |
@@ -64,6 +65,7 @@ mod heap;
 pub mod inspect;
 pub mod iter;
 mod jiffies;
+mod kernel_btf;
 mod kernel_types;
 mod kfunc;
 pub mod listeners;
@@ -91,6 +93,7 @@ pub use events::{Attachment, Events, EventsOptions};
 pub use heap::{limit_kept_memory, trim as trim_heap};
 pub use inspect::{Inspect, InspectOptions};
 pub use jiffies::microseconds_of_jiffies;
+pub use kernel_btf::KeptBtf;
 pub use listeners::Listeners;
 pub use misses::ProgramMisses;
 pub use pages::unmap_program;

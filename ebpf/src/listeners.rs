@@ -7,11 +7,12 @@ use std::io;
 
 use aya::maps::{MapData, RingBuf};
 use aya::programs::{ProgramError, RawTracePoint, RawTracePointRunOptions, TestRun};
-use aya::{Btf, Ebpf, EbpfLoader};
+use aya::{Ebpf, EbpfLoader};
 
 use crate::abi::ListenerEvent;
 use crate::error::LoadError;
 use crate::heap;
+use crate::kernel_btf;
 use crate::object::{Compressed, compressed};
 use crate::sharing::SharedMaps;
 
@@ -44,7 +45,7 @@ impl Listeners {
     }
 
     fn load_over(maps: &SharedMaps) -> Result<Self, LoadError> {
-        let btf = Btf::from_sys_fs()?;
+        let btf = kernel_btf::parsed()?;
         let mut ebpf = EbpfLoader::new()
             .btf(Some(&btf))
             .load(OBJECT.unpack()?.bytes())

@@ -6,7 +6,7 @@ use aya::{Btf, Ebpf, EbpfLoader};
 use crate::error::LoadError;
 use crate::kernel_types::KernelTypes;
 use crate::object::Compressed;
-use crate::{capability, cgroups, drops, events, inspect, kfunc, listeners, sockets};
+use crate::{capability, cgroups, drops, events, inspect, kernel_btf, kfunc, listeners, sockets};
 
 /// A program, and whether this machine takes it.
 #[derive(Debug)]
@@ -114,7 +114,7 @@ pub fn listeners_program() -> Result<Vec<Probed>, LoadError> {
 fn probe(object: Compressed, programs: &[(&'static str, &'static str)]) -> Result<Vec<Probed>, LoadError> {
     capability::check().map_err(|missing| LoadError::Capability(missing.0))?;
     capability::raise_memlock();
-    let btf = Btf::from_sys_fs()?;
+    let btf = kernel_btf::parsed()?;
     let linked = kfunc::link(object.unpack()?, &btf);
     let mut ebpf = EbpfLoader::new()
         .btf(Some(&btf))

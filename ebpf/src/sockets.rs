@@ -14,7 +14,7 @@ use std::io;
 use std::mem;
 
 use aya::maps::{MapData, PerCpuArray};
-use aya::{Btf, Ebpf, EbpfLoader};
+use aya::{Ebpf, EbpfLoader};
 
 use self::programs::{DESTROYED, attach_accept, attach_state_changes, attach_tracepoint, load_tracepoint};
 use self::scans::{BEGIN_SCAN, Scans, StorageScans};
@@ -26,6 +26,7 @@ use crate::control::Control;
 use crate::error::LoadError;
 use crate::heap;
 use crate::jiffies;
+use crate::kernel_btf;
 use crate::kfunc::{self, Linked};
 use crate::listeners::Listeners;
 use crate::misses::{MissCounters, ProgramMisses};
@@ -208,7 +209,7 @@ impl Sockets {
     fn attach(options: SocketsOptions, known: Option<&Known>) -> Result<Self, LoadError> {
         capability::check().map_err(|missing| LoadError::Capability(missing.0))?;
         capability::raise_memlock();
-        let btf = Btf::from_sys_fs()?;
+        let btf = kernel_btf::parsed()?;
         let wakeup_bytes = u64::from(options.ring_buffer_bytes / 4);
         let scan_bytes = u64::from(options.ring_buffer_bytes / 2);
         let scan_share = scan_share(&options);

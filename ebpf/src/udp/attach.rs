@@ -20,6 +20,7 @@ use super::map::Map;
 use super::self_test;
 use crate::capability;
 use crate::error::LoadError;
+use crate::kernel_btf;
 use crate::kernel_types::KernelTypes;
 use crate::object::{Compressed, compressed};
 use crate::preemption;
@@ -211,7 +212,7 @@ pub(super) fn best(options: &UdpOptions) -> Result<Attached, UdpLoadError> {
     };
     held.map_err(|missing| LoadError::Capability(missing.0))?;
     capability::raise_memlock();
-    let btf = Btf::from_sys_fs().map_err(LoadError::from)?;
+    let btf = kernel_btf::parsed().map_err(LoadError::from)?;
     let mut own = UdpTotals::default();
     let (attached, refused) = first_that_works(&steps, |step| attach(options, step, &btf, &mut own))?;
     Ok(Attached {

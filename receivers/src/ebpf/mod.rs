@@ -34,7 +34,7 @@ mod translations;
 pub(crate) mod udp;
 mod unadopted;
 
-use flowtap_ebpf::{Events, LoadError, Sockets};
+use flowtap_ebpf::{Events, KeptBtf, LoadError, Sockets};
 use flowtap_pipeline::{BuildContext, Inheritance, Receiver, Sink, StageError};
 use futures::FutureExt;
 use futures::future::BoxFuture;
@@ -269,6 +269,8 @@ impl EbpfReceiver {
 
 impl Receiver for EbpfReceiver {
     fn start(&mut self) -> Result<(), StageError> {
+        // Several objects are loaded, each with the kernel's types.
+        let _types = flowtap_ebpf::capability::check().is_ok().then(KeptBtf::new);
         let (programs, coverage, reason) = if let Some(inherited) = self.inherited.take() {
             self.continue_with(inherited)?
         } else {
