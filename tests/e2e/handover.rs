@@ -162,8 +162,9 @@ fn nothing_is_missed_of(
         assert_eq!(
             events(&window.totals, event, idle_port),
             [IDLE as u64; 2],
-            "{event}: {:#?}",
-            of_port(&window.totals, idle_port)
+            "{event}: {:#?}\n{}",
+            of_port(&window.totals, idle_port),
+            window.log
         );
     }
     assert_eq!(active(&window.totals, short_port), [0, 0]);

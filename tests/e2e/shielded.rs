@@ -5,6 +5,7 @@
 //! own tracing (`Documentation/trace/events.rst`) shows such changes with the thread that was current. A test that waits for
 //! timers, or has some hundred thousand changes, begins anew when there was one; anything else that is missing is still missing.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::panic::{self, AssertUnwindSafe};
 use std::path::{Path, PathBuf};
@@ -60,6 +61,7 @@ impl Watch {
             mounted,
         };
         fs::create_dir(&watch.instance).ok()?;
+        fs::write(watch.instance.join("options/record-tgid"), "1").ok()?;
         for event in events {
             let event = watch.instance.join("events").join(event);
             fs::write(event.join("filter"), filter)
@@ -93,13 +95,17 @@ impl Drop for Watch {
     }
 }
 
-/// A filter for events while a thread of process 1 is current.
+/// A filter for events while a thread of process 1 is current, and few others: by the names of its threads too, as it starts new ones.
 fn in_process_1() -> Option<String> {
-    let threads = fs::read_dir("/proc/1/task").ok()?.flatten();
-    let threads: Vec<_> = threads
-        .map(|thread| format!("common_pid=={}", thread.file_name().to_string_lossy()))
-        .collect();
-    Some(threads.join("||"))
+    let mut conditions = BTreeSet::new();
+    for thread in fs::read_dir("/proc/1/task").ok()?.flatten() {
+        conditions.insert(format!("common_pid=={}", thread.file_name().to_string_lossy()));
+        let name = fs::read_to_string(thread.path().join("comm")).unwrap_or_default();
+        if !name.is_empty() && !name.contains(['"', '\\']) {
+            conditions.insert(format!("COMM==\"{}\"", name.trim_end()));
+        }
+    }
+    Some(Vec::from_iter(conditions).join("||"))
 }
 
 /// Runs `test`, which makes connections of ports between these; once more, at most twice, if it fails after a change of theirs was
@@ -127,23 +133,35 @@ fn again_if(start: impl Fn() -> Option<Watch>, test: impl Fn()) {
     }
 }
 
-/// Of a line `   name-of-thread-75      [000] ..s1. 41790.243663: inet_sock_set_state: …`.
+/// Of a line `   name-of-thread-75   (      1) [000] ..s1. 41790.243663: inet_sock_set_state: …`, with the process in brackets, or
+/// `(-------)` if the kernel has not noted it.
 fn is_of_process_1(line: &str) -> bool {
-    let thread = line
-        .split_once(" [")
-        .and_then(|(task, _)| task.trim().rsplit_once('-'));
-    let thread = thread.and_then(|(_, thread)| thread.parse::<u32>().ok());
+    let ids = line.split_once(") [").and_then(|(ids, _)| ids.rsplit_once('('));
+    let Some((task, process)) = ids else {
+        return false;
+    };
+    if let Ok(process) = process.trim().parse::<u32>() {
+        return process == 1;
+    }
+    let thread = task
+        .trim()
+        .rsplit_once('-')
+        .and_then(|(_, thread)| thread.parse::<u32>().ok());
     // The idle task is not a thread of any process.
     thread.is_some_and(|thread| thread > 0 && Path::new(&format!("/proc/1/task/{thread}")).exists())
 }
 
 #[test]
 fn a_line_of_a_thread_of_process_1_is_distinguished_from_others() {
-    let line = |task: &str| {
-        format!("          {task}     [001] ..s1. 41790.243663: inet_sock_set_state: dport=7002")
+    let line = |task: &str, process: &str| {
+        format!("          {task}   ({process:>7}) [001] ..s1. 41790.243663: inet_sock_set_state: dport=7002")
     };
-    assert!(is_of_process_1(&line("systemd-1")));
-    assert!(!is_of_process_1(&line("<idle>-0")));
-    assert!(!is_of_process_1(&line(&format!("e2e-{}", std::process::id()))));
+    assert!(is_of_process_1(&line("systemd-1", "1")));
+    assert!(is_of_process_1(&line("a worker (2)-4711", "1")));
+    assert!(is_of_process_1(&line("systemd-1", "-------")));
+    assert!(!is_of_process_1(&line("<idle>-0", "-------")));
+    let own = std::process::id();
+    assert!(!is_of_process_1(&line(&format!("e2e-{own}"), &own.to_string())));
+    assert!(!is_of_process_1(&line(&format!("e2e-{own}"), "-------")));
     assert!(!is_of_process_1("# tracer: nop"));
 }
