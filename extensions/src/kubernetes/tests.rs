@@ -108,20 +108,30 @@ impl Watched {
         }
     }
 
+    /// The samples of `family` that are of `resource`.
+    fn samples(&self, family: &str, resource: &str) -> Vec<prometheus::proto::Metric> {
+        let families = self.metrics.gather();
+        let families = families.iter().filter(|known| known.name() == family);
+        let samples = families.flat_map(prometheus::proto::MetricFamily::get_metric);
+        let of = |sample: &&prometheus::proto::Metric| {
+            sample.get_label().iter().any(|label| label.value() == resource)
+        };
+        samples.filter(of).cloned().collect()
+    }
+
     /// Failures of the watch of `resource` that are counted.
     fn errors(&self, resource: &str) -> f64 {
-        let families = self.metrics.gather();
-        let errors = families
+        let samples = self.samples("kubernetes_watch_errors_total", resource);
+        samples
             .iter()
-            .filter(|family| family.name() == "kubernetes_watch_errors_total");
-        let metrics = errors.flat_map(prometheus::proto::MetricFamily::get_metric);
-        let of = |metric: &&prometheus::proto::Metric| {
-            metric.get_label().iter().any(|label| label.value() == resource)
-        };
-        metrics
-            .filter(of)
-            .map(|metric| metric.get_counter().get_value())
+            .map(|sample| sample.get_counter().get_value())
             .sum()
+    }
+
+    /// When the API last reported an object of `resource`.
+    fn last_event(&self, resource: &str) -> Option<f64> {
+        let samples = self.samples("kubernetes_last_event_timestamp_seconds", resource);
+        samples.first().map(|sample| sample.get_gauge().get_value())
     }
 
     /// Until the watch of `resource` has failed, for a reason with these words, and that is counted `times`.
@@ -329,6 +339,7 @@ async fn what_an_overloaded_or_broken_api_answers_is_reported_counted_and_surviv
         .until_failed("nodes", "/api/v1/nodes is refused", 2.0)
         .await;
     assert!(!watched.board.load()["nodes"].synced);
+    assert_eq!(watched.last_event("nodes"), None, "nothing has been reported");
     server.refuse(NODES, 500);
     let counted = watched.errors("nodes");
     watched
@@ -345,6 +356,7 @@ async fn what_an_overloaded_or_broken_api_answers_is_reported_counted_and_surviv
         (State::Ok, &None)
     );
     assert!(watched.errors("services/kube-dns") < 1.0, "the others go on");
+    assert!(watched.last_event("nodes").is_some());
     // Garbage in a watch that worked so far.
     let counted = watched.errors("nodes");
     server.break_off(NODES, Some(Broken::Html));

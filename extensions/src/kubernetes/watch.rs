@@ -147,11 +147,14 @@ impl Telemetry {
         }
     }
 
-    fn event(&self, source: Source) {
+    /// From the first attempt, so that an alert on a rise sees the first error.
+    fn begun(&self, source: Source) {
+        self.errors.add(0, &[source.attribute()]);
+    }
+
+    fn reported(&self, source: Source) {
         let now = Timestamp::now().as_secs_f64();
         self.last_event.record(now, &[source.attribute()]);
-        // From the first event, so that an alert on a rise sees the first error.
-        self.errors.add(0, &[source.attribute()]);
     }
 
     fn failed(&self, source: Source) {
@@ -211,7 +214,10 @@ pub async fn watch(
                         board.failed(source.name(), error_chain(error));
                     }
                 } else {
-                    telemetry.event(source);
+                    telemetry.begun(source);
+                    if !is_attempt(&change) {
+                        telemetry.reported(source);
+                    }
                 }
                 let is_listed = is_listed(&change);
                 apply(&mut cache, change, config.node_name.as_deref(), &mut failing);
@@ -234,6 +240,22 @@ const fn is_listed(change: &Change) -> bool {
         Change::Dns(event) | Change::Service(event) => is_complete(event),
         Change::Pod(event) => is_complete(event),
     }
+}
+
+/// Whether a change shows no more than that a list is asked for: the API has not answered yet.
+const fn is_attempt(change: &Change) -> bool {
+    match change {
+        Change::Failed(..) => false,
+        Change::Kubeadm(event) => is_init(event),
+        Change::Node(event) => is_init(event),
+        Change::ServiceCidr(event) => is_init(event),
+        Change::Dns(event) | Change::Service(event) => is_init(event),
+        Change::Pod(event) => is_init(event),
+    }
+}
+
+const fn is_init<K>(event: &Event<K>) -> bool {
+    matches!(event, Event::Init)
 }
 
 const fn is_complete<K>(event: &Event<K>) -> bool {
