@@ -1,6 +1,7 @@
 //! One request to the collector's metrics or logs service, over gRPC or HTTP.
 
 use std::io::{self, Write};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::{Buf, BufMut, Bytes};
@@ -26,7 +27,8 @@ use super::config::{Compression, Protocol, Resolved};
 use super::{json, status_details};
 use crate::push::channel::{Channel, KeepAlive};
 use crate::push::error::from_status;
-use crate::push::http::Poster;
+use crate::push::health::{Warned, is_news};
+use crate::push::http::{Misunderstood, Poster};
 use crate::push::{self, Request};
 
 /// The service of a kind (`opentelemetry/proto/collector/metrics/v1/metrics_service.proto`, and that of logs).
@@ -87,6 +89,7 @@ pub(super) struct GrpcClient {
     compression: Compression,
     headers: MetadataMap,
     timeout: Duration,
+    remarks: Remarks,
 }
 
 impl GrpcClient {
@@ -100,6 +103,7 @@ impl GrpcClient {
             compression: config.compression,
             headers: MetadataMap::from_headers(headers(config)?),
             timeout: config.timeout,
+            remarks: Remarks::default(),
         })
     }
 
@@ -132,7 +136,8 @@ impl GrpcClient {
             )
             .await
             .map_err(from_status)?;
-        Ok(accepted(&answer.into_inner(), request.kind, request.items))
+        let answer = answer.into_inner();
+        Ok(self.remarks.accepted(&answer, request.kind, request.items))
     }
 }
 
@@ -143,6 +148,7 @@ pub(super) struct HttpClient {
     logs: Poster,
     json: bool,
     compression: Compression,
+    remarks: Remarks,
 }
 
 impl HttpClient {
@@ -160,6 +166,7 @@ impl HttpClient {
             logs: Poster::new(config.dial_logs(), headers, is_temporary)?,
             json,
             compression: config.compression,
+            remarks: Remarks::default(),
         })
     }
 
@@ -188,37 +195,53 @@ impl HttpClient {
             PipelineKind::Metrics => &self.metrics,
             PipelineKind::Logs => &self.logs,
         };
-        let response = decode(poster.post(body, encoding).await?, self.json);
-        // The status has said that all is well.
-        let response = response.unwrap_or_else(|error| {
-            tracing::warn!(%error, "the collector's response can't be decoded; its status is success; \
-                hint: check that the endpoint is one of OTLP");
-            ExportMetricsServiceResponse::default()
-        });
-        Ok(accepted(&response, request.kind, request.items))
+        let answer = poster.post(body, encoding).await?;
+        let response = match decode(&answer, self.json) {
+            Ok(response) => response,
+            Err(error) if is_otlp(&answer) => {
+                // The status has said that all is well.
+                self.remarks.undecodable(&error);
+                ExportMetricsServiceResponse::default()
+            }
+            Err(_) => return Err(Misunderstood::new(&answer).into()),
+        };
+        Ok(self.remarks.accepted(&response, request.kind, request.items))
     }
+}
+
+/// The media type of `answer`, in small letters; empty if it has none.
+fn media_type(answer: &Response<Bytes>) -> String {
+    let content_type = answer.headers().get(CONTENT_TYPE);
+    let content_type = content_type
+        .and_then(|value| value.to_str().ok())
+        .unwrap_or_default();
+    let essence = content_type.split(';').next().unwrap_or_default();
+    essence.trim().to_ascii_lowercase()
+}
+
+/// Whether `answer` says that it is in an encoding of OTLP.
+fn is_otlp(answer: &Response<Bytes>) -> bool {
+    matches!(
+        media_type(answer).as_str(),
+        "application/json" | "application/x-protobuf"
+    )
 }
 
 /// Decodes a response by its content type, else by that of the request, and in the other encoding if that fails: neither encoding can be
 /// taken for the other, and what the collector rejected is not to be counted as sent.
 fn decode(
-    response: Response<Bytes>,
+    response: &Response<Bytes>,
     request_is_json: bool,
 ) -> Result<ExportMetricsServiceResponse, BoxError> {
-    let content_type = response.headers().get(CONTENT_TYPE);
-    let content_type = content_type
-        .and_then(|value| value.to_str().ok())
-        .unwrap_or_default();
-    let essence = content_type.split(';').next().unwrap_or_default().trim();
-    let is_json = match essence.to_ascii_lowercase().as_str() {
+    let is_json = match media_type(response).as_str() {
         "application/json" => true,
         "application/x-protobuf" => false,
         _ => request_is_json,
     };
-    let body = response.into_body();
+    let body = response.body();
     let read = |json: bool| {
         if json {
-            json::decode_response(&body).map_err(BoxError::from)
+            json::decode_response(body).map_err(BoxError::from)
         } else {
             ExportMetricsServiceResponse::decode(body.clone()).map_err(BoxError::from)
         }
@@ -261,36 +284,71 @@ fn headers(config: &Resolved) -> Result<HeaderMap, BoxError> {
     Ok(headers)
 }
 
-/// The part of `items` that a collector accepted. The response of the logs service has the same fields by another name, so both are
-/// read as that of the metrics service.
-fn accepted(response: &ExportMetricsServiceResponse, kind: PipelineKind, items: u64) -> Exported {
-    let Some(partial) = &response.partial_success else {
-        return Exported {
-            sent: items,
-            failed: 0,
+/// What a collector says in answers to requests that it has taken. Each text is a warning once in a while; in between it is logged at
+/// `debug`.
+#[derive(Clone, Debug, Default)]
+struct Remarks(Arc<Mutex<Said>>);
+
+#[derive(Debug, Default)]
+struct Said {
+    warned: Warned,
+    /// Rejected items that no warning has counted yet.
+    rejected: u64,
+}
+
+impl Remarks {
+    /// The part of `items` that a collector accepted. The response of the logs service has the same fields by another name, so both are
+    /// read as that of the metrics service.
+    fn accepted(&self, response: &ExportMetricsServiceResponse, kind: PipelineKind, items: u64) -> Exported {
+        let Some(partial) = &response.partial_success else {
+            return Exported {
+                sent: items,
+                failed: 0,
+            };
         };
-    };
-    let failed = u64::try_from(partial.rejected_data_points)
-        .unwrap_or(0)
-        .min(items);
-    let answer = push::error::peer_text(&partial.error_message);
-    match remark(failed, &partial.error_message) {
-        Remark::None => {}
-        Remark::Warning => tracing::warn!(
-            answer,
-            "the collector accepted all {}, with a warning; hint: `answer` is the collector's text",
-            kind.items()
-        ),
-        Remark::Rejected => tracing::warn!(
+        let failed = u64::try_from(partial.rejected_data_points)
+            .unwrap_or(0)
+            .min(items);
+        let (answer, items_of) = (push::error::peer_text(&partial.error_message), kind.items());
+        let is_rejected = match remark(failed, &partial.error_message) {
+            Remark::None => None,
+            Remark::Warning => Some(false),
+            Remark::Rejected => Some(true),
+        };
+        match is_rejected.map(|is_rejected| (is_rejected, self.due(&answer, failed))) {
+            None => {}
+            Some((_, None)) => tracing::debug!(failed, answer, "the collector has a remark on {items_of}"),
+            Some((false, Some(_))) => tracing::warn!(
+                answer,
+                "the collector accepted all {items_of}, with a warning; hint: `answer` is the collector's text"
+            ),
+            Some((true, Some(failed))) => tracing::warn!(
+                failed,
+                answer,
+                "the collector rejected some {items_of}; hint: look for the reason in the collector's log"
+            ),
+        }
+        Exported {
+            sent: items - failed,
             failed,
-            answer,
-            "the collector rejected some {}; hint: look for the reason in the collector's log",
-            kind.items()
-        ),
+        }
     }
-    Exported {
-        sent: items - failed,
-        failed,
+
+    /// An answer that is marked as one of OTLP, and is none.
+    fn undecodable(&self, error: &BoxError) {
+        if self.due(&error.to_string(), 0).is_some() {
+            tracing::warn!(%error, "the collector's response can't be decoded; its status is success; \
+                hint: check that the endpoint is one of OTLP");
+        } else {
+            tracing::debug!(%error, "the collector's response can't be decoded");
+        }
+    }
+
+    /// If a warning of this text is due: the number of rejected items that it counts.
+    fn due(&self, text: &str, rejected: u64) -> Option<u64> {
+        let mut said = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        said.rejected += rejected;
+        is_news(&mut said.warned, text).then(|| std::mem::take(&mut said.rejected))
     }
 }
 

@@ -14,7 +14,7 @@ use tokio::time::Instant;
 use tower::BoxError;
 
 use super::Request;
-use super::verdict::is_temporary;
+use super::verdict::{asked_delay, described, is_temporary};
 
 /// The same failure is a warning once in this time; in between it is logged at `debug`.
 const WARN_INTERVAL: Duration = Duration::from_secs(60);
@@ -111,7 +111,7 @@ struct Lost {
 }
 
 /// When there was a warning, and of which cause.
-pub(super) type Warned = Option<(Instant, String)>;
+pub(crate) type Warned = Option<(Instant, String)>;
 
 impl Health {
     pub(crate) fn new(context: &BuildContext, addresses: Addresses) -> Self {
@@ -175,7 +175,7 @@ impl Health {
             error: String::new(),
             retried: None,
         });
-        peer.error = error.to_string();
+        peer.error = described(error);
         self.show(&records);
     }
 
@@ -186,10 +186,11 @@ impl Health {
         self.0.attempting.store(false, Ordering::Relaxed);
         let Inner { id, addresses, .. } = &*self.0;
         let (endpoint, items) = (addresses.of(request.kind), request.items);
+        let error = described(error);
         let is_warning = first && {
             let mut records = self.records();
             let peer = records.peers.get_mut(endpoint);
-            peer.is_some_and(|peer| is_news(&mut peer.retried, &error.to_string()))
+            peer.is_some_and(|peer| is_news(&mut peer.retried, &error))
         };
         if is_warning {
             tracing::warn!(exporter = %id, endpoint, %error, items, ?wait, "delivery failed and is retried; \
@@ -203,13 +204,18 @@ impl Health {
     /// A request of `items` is given up.
     pub(crate) fn gave_up(&self, error: &BoxError, kind: PipelineKind, items: u64) {
         let Inner { id, addresses, .. } = &*self.0;
-        let endpoint = addresses.of(kind);
-        let Some(items) = self.newly_lost(&error.to_string(), kind, items) else {
+        let (endpoint, asked) = (addresses.of(kind), asked_delay(error));
+        let (is_temporary, error) = (is_temporary(error), described(error));
+        let Some(items) = self.newly_lost(&error, kind, items) else {
             tracing::debug!(exporter = %id, endpoint, %error, items, "{} were not delivered", kind.items());
             return;
         };
         let lost = kind.items();
-        if is_temporary(error) {
+        if is_temporary && asked.is_some_and(|asked| !asked.is_zero()) {
+            tracing::warn!(exporter = %id, endpoint, %error, items, "{lost} were given up: the wait that the peer asks for is longer than \
+                what is left of `retry.max_elapsed_time`; hint: fix the cause that the error names, or raise that key; with `storage`, of \
+                `otlp` and `remote_write`, requests are kept until they are delivered");
+        } else if is_temporary {
             tracing::warn!(exporter = %id, endpoint, %error, items, "{lost} were not delivered within `retry.max_elapsed_time`; \
                 hint: fix the cause that the error names; with `storage`, of `otlp` and `remote_write`, requests are kept until they \
                 are delivered");
@@ -271,7 +277,7 @@ impl Drop for Inner {
 }
 
 /// Whether `error` has not been a warning for a while; then it is one now.
-pub(super) fn is_news(warned: &mut Warned, error: &str) -> bool {
+pub(crate) fn is_news(warned: &mut Warned, error: &str) -> bool {
     let known = warned
         .as_ref()
         .is_some_and(|(at, text)| text == error && at.elapsed() < WARN_INTERVAL);

@@ -58,6 +58,31 @@ impl Page {
     }
 }
 
+/// A success with a body that is neither of the protocol nor of its content type: something else answers at this address.
+#[derive(Debug, thiserror::Error)]
+#[error("HTTP status {status} with a body ({content_type}) that is no answer to the request{}{said}", if said.is_empty() { "" } else { ": " })]
+pub(crate) struct Misunderstood {
+    status: StatusCode,
+    content_type: String,
+    said: String,
+}
+
+impl Misunderstood {
+    /// `answer` could not be decoded.
+    pub(crate) fn new(answer: &Response<Bytes>) -> Self {
+        let content_type = answer.headers().get(CONTENT_TYPE).map(HeaderValue::as_bytes);
+        let body = answer.body();
+        Self {
+            status: answer.status(),
+            content_type: match content_type {
+                Some(text) => peer_text(&String::from_utf8_lossy(text)),
+                None => "no content type".to_owned(),
+            },
+            said: peer_text(&String::from_utf8_lossy(&body[..body.len().min(MAX_SAID_BYTES)])),
+        }
+    }
+}
+
 #[cfg(test)]
 impl HttpFailure {
     /// One that is temporary.

@@ -11,7 +11,7 @@ use tower::{BoxError, Service, ServiceExt};
 
 use super::health::{Health, Warned, is_news};
 use super::storage::{Storage, StorageError, Stored};
-use super::verdict::{asked_delay, is_temporary};
+use super::verdict::{asked_delay, described, is_temporary};
 use super::{Request, Sender};
 
 /// Pause after a failure that retries did not overcome, before the next round.
@@ -136,14 +136,23 @@ pub(super) async fn drain(
 
 /// Says why requests wait: as a warning, if it did not say so a short while ago.
 fn warn(warned: &mut Warned, error: &BoxError, requests: u64) {
-    if !is_news(warned, &error.to_string()) {
-        tracing::debug!(%error, requests, "requests wait on disk");
+    let text = described(error);
+    if !is_news(warned, &text) {
+        tracing::debug!(error = text, requests, "requests wait on disk");
     } else if error.is::<StorageError>() {
-        tracing::warn!(%error, requests, "requests on disk can't be read, and wait there; \
-                hint: make room, or the right to read and write, in `storage.directory`");
+        tracing::warn!(
+            error = text,
+            requests,
+            "requests on disk can't be read, and wait there; \
+                hint: make room, or the right to read and write, in `storage.directory`"
+        );
     } else {
-        tracing::warn!(%error, requests, "requests wait on disk; \
-                hint: restore the peer; nothing is lost up to `storage.max_bytes`");
+        tracing::warn!(
+            error = text,
+            requests,
+            "requests wait on disk; \
+                hint: restore the peer; nothing is lost up to `storage.max_bytes`"
+        );
     }
 }
 

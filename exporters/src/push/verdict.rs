@@ -7,7 +7,7 @@ use tonic_types::StatusExt;
 use tower::BoxError;
 
 use super::error::{Lost, Refused, TimedOut};
-use super::http::{HttpFailure, Page};
+use super::http::{HttpFailure, Misunderstood, Page};
 
 /// Consequence of a failure for the request.
 #[derive(Debug, PartialEq, Eq)]
@@ -33,9 +33,24 @@ pub(super) fn asked_delay(error: &BoxError) -> Option<Duration> {
     }
 }
 
+/// The shortest wait asked for that is worth a word.
+const LONG_WAIT: Duration = Duration::from_secs(60);
+
+/// The text of a failure, with the wait that the peer asks for if that is a long one: in whole minutes, so that two of the same cause
+/// have the same text.
+pub(super) fn described(error: &BoxError) -> String {
+    match asked_delay(error) {
+        Some(delay) if delay >= LONG_WAIT => {
+            let minutes = delay.as_secs() / 60;
+            format!("{error}; it asks for no request for {minutes} min")
+        }
+        _ => error.to_string(),
+    }
+}
+
 /// Judges a failure by who reports it: the network, or the server with a status.
 pub(super) fn verdict(error: &BoxError) -> Verdict {
-    if error.is::<TimedOut>() || error.is::<Page>() {
+    if error.is::<TimedOut>() || error.is::<Page>() || error.is::<Misunderstood>() {
         return Verdict::Retry;
     }
     if let Some(lost) = error.downcast_ref::<Lost>() {

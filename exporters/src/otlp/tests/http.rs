@@ -231,21 +231,51 @@ async fn what_the_specification_lists_is_tried_again_and_nothing_else() {
 }
 
 #[tokio::test]
-async fn a_success_that_can_not_be_read_is_a_success_and_a_partial_one_is_counted() {
-    let garbage = "HTTP/1.1 200 OK\r\ncontent-length: 4\r\nconnection: close\r\n\r\n\x7f\x7f\x7f\x7f";
-    let (endpoint, _) = server(vec![garbage]).await;
+async fn a_success_that_is_no_answer_of_otlp_is_retried() {
+    // What sends a page for browsers, or a greeting, is no collector. The one after it is.
+    let others = [
+        ("content-type: text/html; charset=utf-8\r\n", "<html>login</html>"),
+        ("content-type: text/plain\r\n", "welcome to nginx"),
+        ("content-type: application/octet-stream\r\n", "\u{7f}\u{7f}\u{7f}"),
+        ("", "<html>login</html>"),
+    ];
+    for (content_type, body) in others {
+        let length = body.len();
+        let other = format!(
+            "HTTP/1.1 200 OK\r\n{content_type}content-length: {length}\r\nconnection: close\r\n\r\n{body}"
+        )
+        .leak();
+        for protocol in [Protocol::HttpProtobuf, Protocol::HttpJson] {
+            let (endpoint, received) = server(vec![other, other, OK]).await;
+            let config = by_http(&endpoint, protocol, Compression::None);
+            let exported = export(config, snapshot(1)).await;
+            assert_eq!(exported, Exported { sent: 3, failed: 0 }, "{other}");
+            assert_eq!(received.lock().unwrap().len(), 3, "{other}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_success_that_is_empty_or_marked_as_otlp_is_a_success() {
+    for content_type in [
+        "content-type: application/x-protobuf\r\n",
+        "content-type: application/json\r\n",
+    ] {
+        for protocol in [Protocol::HttpProtobuf, Protocol::HttpJson] {
+            let garbage = format!(
+                "HTTP/1.1 200 OK\r\n{content_type}content-length: 4\r\nconnection: close\r\n\r\n\u{7f}\u{7f}\u{7f}\u{7f}"
+            );
+            let (endpoint, received) = server(vec![garbage.leak()]).await;
+            let config = by_http(&endpoint, protocol, Compression::None);
+            assert_eq!(export(config, snapshot(1)).await, Exported { sent: 3, failed: 0 });
+            assert_eq!(received.lock().unwrap().len(), 1);
+        }
+    }
+    let empty =
+        "HTTP/1.1 200 OK\r\ncontent-type: text/plain\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
+    let (endpoint, _) = server(vec![empty]).await;
     let config = by_http(&endpoint, Protocol::HttpProtobuf, Compression::None);
     assert_eq!(export(config, snapshot(1)).await, Exported { sent: 3, failed: 0 });
-
-    // Of a page for browsers that is not so: what sent it is no collector. The one after it is.
-    let page = "HTTP/1.1 200 OK\r\ncontent-type: text/html; charset=utf-8\r\ncontent-length: 18\r\nconnection: close\r\n\r\n\
-                <html>login</html>";
-    for protocol in [Protocol::HttpProtobuf, Protocol::HttpJson] {
-        let (endpoint, received) = server(vec![page, page, OK]).await;
-        let config = by_http(&endpoint, protocol, Compression::None);
-        assert_eq!(export(config, snapshot(1)).await, Exported { sent: 3, failed: 0 });
-        assert_eq!(received.lock().unwrap().len(), 3);
-    }
 }
 
 #[tokio::test]
