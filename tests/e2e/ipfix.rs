@@ -26,7 +26,7 @@ use proptest::test_runner::{Config as Cases, TestRunner};
 use crate::daemon::{Daemon, Launch, free_address, read};
 use crate::peers::{Peer, ask_until, listens};
 use crate::require;
-use crate::traffic::{Counted, exchange};
+use crate::traffic::{Counted, churn, exchange};
 
 /// A pipeline of flow logs beside that of metrics, with a record at the end of each connection.
 const PROCESSORS: &str = "processors.connections={interval: 200ms}";
@@ -348,7 +348,7 @@ fn sent_and_refused(daemon: &Daemon) -> (u64, u64) {
     )
 }
 
-/// Records in a datagram of 1232 bytes, at most.
+/// Records in a datagram of 1232 bytes, at most: flows of one direction over IPv4, or of both directions.
 const RECORDS: u64 = 16;
 
 #[test]
@@ -383,6 +383,98 @@ fn what_a_restart_of_nfcapd_loses_is_in_refused_datagrams() {
     assert!(
         refused > 0 && lost <= refused * RECORDS,
         "{lost} of {sent} lost, {refused} refused"
+    );
+}
+
+#[test]
+fn a_restart_of_nfacctd_between_two_messages_loses_no_flow_and_no_byte() {
+    const REFRESH: Duration = Duration::from_millis(300);
+    let Some(_machine) = require::root() else {
+        return;
+    };
+    let address = free_address();
+    let Some(mut first) = Nfacctd::start(address) else {
+        return;
+    };
+    let [before, after] = listen_on_both();
+    let options = "biflow: false, template_refresh: 300ms";
+    let daemon = launch(address, &[before.1, after.1], options);
+    let of_before = without_biflows(100, exchange(&before.0, 100, 16).unwrap());
+    ask_until("the first nfacctd has written the flows", || {
+        (first.flows(before.1) == of_before).then_some(())
+    });
+    let mut second = daemon.while_paused(|| {
+        first.end();
+        let second = Nfacctd::start(address).unwrap();
+        // The new one decodes nothing before templates, which go before the next message once they are due.
+        thread::sleep(REFRESH);
+        second
+    });
+    let of_after = without_biflows(100, exchange(&after.0, 100, 17).unwrap());
+    ask_until("the second nfacctd has written the flows", || {
+        (second.flows(after.1) == of_after).then_some(())
+    });
+    assert_eq!(sent_and_refused(&daemon), (400, 0));
+    assert!(daemon.stop().0.success());
+    second.end();
+    // Nothing came twice or late.
+    let nothing = [(0, 0); 2];
+    assert_eq!(
+        (first.flows(before.1), first.flows(after.1)),
+        (of_before, nothing)
+    );
+    assert_eq!(
+        (second.flows(before.1), second.flows(after.1)),
+        (nothing, of_after)
+    );
+}
+
+#[test]
+fn what_a_restart_of_nfacctd_loses_is_in_refused_datagrams_and_the_rest_has_its_bytes() {
+    const BYTES: usize = 1_000;
+    const CONNECTIONS: usize = 60;
+    let Some(_machine) = require::root() else {
+        return;
+    };
+    let address = free_address();
+    let Some(mut first) = Nfacctd::start(address) else {
+        return;
+    };
+    let [before, during, after] = [(); 3].map(|()| listen(Ipv4Addr::LOCALHOST));
+    let daemon = launch(address, &[before.1, during.1, after.1], "biflow: false");
+    let of_before = without_biflows(60, exchange(&before.0, 60, 18).unwrap());
+    ask_until("the first nfacctd has written the flows", || {
+        (first.flows(before.1) == of_before).then_some(())
+    });
+    first.end();
+    churn(&during.0, CONNECTIONS, BYTES).unwrap();
+    daemon.wait_for("delivery failed and is retried");
+    let mut second = Nfacctd::start(address).unwrap();
+    daemon.wait_for("delivering again");
+    let of_after = without_biflows(60, exchange(&after.0, 60, 19).unwrap());
+    ask_until(
+        "every flow is sent, and nfacctd has written those of after",
+        || {
+            let are_sent = sent_and_refused(&daemon).0 == 360;
+            (are_sent && second.flows(after.1) == of_after).then_some(())
+        },
+    );
+    let (_, refused) = sent_and_refused(&daemon);
+    assert!(daemon.stop().0.success());
+    second.end();
+    assert_eq!(
+        (first.flows(before.1), second.flows(before.1)),
+        (of_before, [(0, 0); 2])
+    );
+    assert_eq!(second.flows(after.1), of_after, "nothing more arrived");
+    // Every connection has the same bytes: a flow has all of its own, or is one of those that are lost.
+    let [to, from] = second.flows(during.1);
+    let bytes = BYTES as u64;
+    assert_eq!((to.1, from.1), (to.0 * bytes, from.0 * 2 * bytes));
+    let lost = 4 * CONNECTIONS as u64 - to.0 - from.0;
+    assert!(
+        refused > 0 && lost <= refused * RECORDS,
+        "{lost} flows lost, {refused} datagrams refused"
     );
 }
 

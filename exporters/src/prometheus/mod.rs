@@ -53,7 +53,7 @@ use self::negotiate::Format;
 #[cfg(feature = "remote-write")]
 pub(crate) use self::text::canonical;
 use flowtap_net::listener::{AllowedHosts, ClosedConnections, Listener};
-use flowtap_net::tls::{self, TlsError};
+use flowtap_net::tls::{ListenerTls, TlsError};
 
 const INDEX: &str =
     "<!doctype html><title>flowtap</title><h1>flowtap</h1><p><a href=\"/metrics\">metrics</a></p>\n";
@@ -112,7 +112,7 @@ impl PrometheusExporter {
     /// A certificate or key that can't be used.
     pub fn new(config: &Config, context: &BuildContext) -> Result<Self, TlsError> {
         if let Some(files) = &config.tls {
-            tls::server_config(files)?;
+            ListenerTls::new(files)?;
         }
         let closed = ClosedConnections::new(&context.meter, &format!("exporters/{}", context.id));
         let shared = Shared {
@@ -159,9 +159,8 @@ impl Exporter for PrometheusExporter {
                 .hosts(AllowedHosts::new(&self.config.allowed_hosts));
             self.config.endpoint = listener.address();
             if let Some(files) = &self.config.tls {
-                let (config, certificate) =
-                    tls::server_config(files).map_err(|error| StageError::Other(error.into()))?;
-                listener = listener.tls(config, certificate);
+                let tls = ListenerTls::new(files).map_err(|error| StageError::Other(error.into()))?;
+                listener = listener.tls(tls);
             }
             let scheme = if self.config.tls.is_some() {
                 "https"

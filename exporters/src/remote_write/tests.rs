@@ -686,8 +686,8 @@ async fn a_peer_is_reached_over_tls_only_with_an_authority_and_a_password_goes_a
         key_file,
         client_ca_file: None,
     };
-    let acceptor =
-        tokio_rustls::TlsAcceptor::from(Arc::new(flowtap_net::tls::server_config(&files).unwrap().0));
+    let tls = flowtap_net::tls::ListenerTls::new(&files).unwrap();
+    let acceptor = tokio_rustls::TlsAcceptor::from(tls.config());
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let server = Server::default();

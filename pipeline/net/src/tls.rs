@@ -234,20 +234,61 @@ fn key(path: &Path) -> Result<PrivateKeyDer<'static>, TlsError> {
     PrivateKeyDer::from_pem_slice(&bytes).map_err(|error| failed(&error))
 }
 
-/// The certificate of a listener, read again when its files change.
+/// The files of one part of a listener's TLS as they were at the last reading that succeeded, and the failure of the last one, if it did
+/// not.
 #[derive(Debug)]
-pub struct ServerCertificate {
-    files: ServerTls,
-    current: ArcSwap<CertifiedKey>,
-    checked: Mutex<Checked>,
-}
-
-/// The files as they were at the last reading that succeeded, and the failure of the last one, if it did not.
-#[derive(Debug)]
-struct Checked {
-    stamp: [Option<FileStamp>; 2],
+struct Checked<const FILES: usize> {
+    stamp: [Option<FileStamp>; FILES],
     unusable: Option<String>,
 }
+
+impl<const FILES: usize> Checked<FILES> {
+    fn new(files: [&Path; FILES]) -> Self {
+        Self {
+            stamp: files.map(FileStamp::of),
+            unusable: None,
+        }
+    }
+
+    /// Calls `read` if the files have changed, or could not be used the last time; `None` if there is nothing new.
+    ///
+    /// # Errors
+    /// That of `read`, unless the last call has returned the same.
+    fn read_if_changed<T>(
+        &mut self,
+        files: [&Path; FILES],
+        read: impl FnOnce() -> Result<T, TlsError>,
+    ) -> Result<Option<T>, TlsError> {
+        // Before the files are read: a change in between is read the next time.
+        let now = Self::new(files);
+        if now.stamp == self.stamp && self.unusable.is_none() {
+            return Ok(None);
+        }
+        match read() {
+            Ok(value) => {
+                *self = now;
+                Ok(Some(value))
+            }
+            Err(error) => {
+                let text = error.to_string();
+                if self.unusable.replace(text.clone()) == Some(text) {
+                    return Ok(None);
+                }
+                Err(error)
+            }
+        }
+    }
+}
+
+/// Returns the value under `lock`.
+fn lock<T>(lock: &Mutex<T>) -> MutexGuard<'_, T> {
+    // Every statement under the locks of this module leaves their value whole.
+    lock.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Serves the newest certificate that could be read.
+#[derive(Debug)]
+struct ServerCertificate(ArcSwap<CertifiedKey>);
 
 impl ServerCertificate {
     fn read(files: &ServerTls) -> Result<CertifiedKey, TlsError> {
@@ -255,75 +296,101 @@ impl ServerCertificate {
         CertifiedKey::from_der(certificates, key(&files.key_file)?, &provider())
             .map_err(|source| TlsError::Unusable(files.cert_file.clone(), source.to_string()))
     }
-
-    fn stamp(files: &ServerTls) -> [Option<FileStamp>; 2] {
-        [&files.cert_file, &files.key_file].map(|file| FileStamp::of(file))
-    }
-
-    /// Reads the files again if they have changed, or could not be used the last time. Returns whether there is a new certificate.
-    ///
-    /// # Errors
-    /// [`TlsError`] with the file, unless the last call has returned the same; the certificate before stays.
-    pub fn refresh(&self) -> Result<bool, TlsError> {
-        // Before the files are read: a change in between is read the next time.
-        let stamp = Self::stamp(&self.files);
-        let mut checked = self.checked();
-        if stamp == checked.stamp && checked.unusable.is_none() {
-            return Ok(false);
-        }
-        match Self::read(&self.files) {
-            Ok(certificate) => {
-                self.current.store(Arc::new(certificate));
-                *checked = Checked {
-                    stamp,
-                    unusable: None,
-                };
-                Ok(true)
-            }
-            Err(error) => {
-                let text = error.to_string();
-                if checked.unusable.replace(text.clone()) == Some(text) {
-                    return Ok(false);
-                }
-                Err(error)
-            }
-        }
-    }
-
-    fn checked(&self) -> MutexGuard<'_, Checked> {
-        // Every statement under the lock leaves it whole.
-        self.checked.lock().unwrap_or_else(PoisonError::into_inner)
-    }
 }
 
 impl ResolvesServerCert for ServerCertificate {
     fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
-        Some(self.current.load_full())
+        Some(self.0.load_full())
     }
 }
 
-/// For a listener, with the certificate to refresh.
-///
-/// # Errors
-/// [`TlsError`] with the file.
-pub fn server_config(files: &ServerTls) -> Result<(ServerConfig, Arc<ServerCertificate>), TlsError> {
-    let stamp = ServerCertificate::stamp(files);
-    let certificate = Arc::new(ServerCertificate {
-        current: ArcSwap::from_pointee(ServerCertificate::read(files)?),
-        checked: Mutex::new(Checked {
-            stamp,
-            unusable: None,
-        }),
-        files: files.clone(),
-    });
+/// TLS of a listener, whose files are read again when they change: the certificate with its key, and the authorities of clients. Each
+/// of both is replaced by itself, so that a mistake in one does not keep the other from being renewed.
+#[derive(Debug)]
+pub struct ListenerTls {
+    files: ServerTls,
+    certificate: Arc<ServerCertificate>,
+    certificate_files: Mutex<Checked<2>>,
+    config: ArcSwap<ServerConfig>,
+    /// `None` if clients need no certificate.
+    authority_file: Option<Mutex<Checked<1>>>,
+}
+
+impl ListenerTls {
+    /// Reads the files.
+    ///
+    /// # Errors
+    /// [`TlsError`] with the file.
+    pub fn new(files: &ServerTls) -> Result<Self, TlsError> {
+        let certificate_files = Checked::new([&files.cert_file, &files.key_file]);
+        let authority_file = files.client_ca_file.as_deref().map(|file| Checked::new([file]));
+        let certificate = Arc::new(ServerCertificate(ArcSwap::from_pointee(ServerCertificate::read(
+            files,
+        )?)));
+        let config = config(Arc::clone(&certificate), files.client_ca_file.as_deref())?;
+        Ok(Self {
+            files: files.clone(),
+            certificate,
+            certificate_files: Mutex::new(certificate_files),
+            config: ArcSwap::from_pointee(config),
+            authority_file: authority_file.map(Mutex::new),
+        })
+    }
+
+    /// The config for the next connection.
+    pub fn config(&self) -> Arc<ServerConfig> {
+        self.config.load_full()
+    }
+
+    /// Reads the certificate and its key again if they have changed, or could not be used the last time. Returns whether there is a new
+    /// certificate.
+    ///
+    /// # Errors
+    /// [`TlsError`] with the file, unless the last call has returned the same; the certificate before stays.
+    pub fn refresh_certificate(&self) -> Result<bool, TlsError> {
+        let files = [&*self.files.cert_file, &self.files.key_file];
+        let read = || ServerCertificate::read(&self.files);
+        let renewed = lock(&self.certificate_files).read_if_changed(files, read)?;
+        let is_new = renewed.is_some();
+        if let Some(certificate) = renewed {
+            self.certificate.0.store(Arc::new(certificate));
+        }
+        Ok(is_new)
+    }
+
+    /// The same with the authorities of clients. Returns whether there are others: the connections that were accepted before have been
+    /// checked with those before.
+    ///
+    /// # Errors
+    /// [`TlsError`] with the file, unless the last call has returned the same; the authorities before stay.
+    pub fn refresh_authorities(&self) -> Result<bool, TlsError> {
+        let (Some(file), Some(checked)) = (self.files.client_ca_file.as_deref(), &self.authority_file) else {
+            return Ok(false);
+        };
+        // A config of its own, as sessions go with it: a client of an authority before could resume one without showing its certificate.
+        let read = || config(Arc::clone(&self.certificate), Some(file));
+        let renewed = lock(checked).read_if_changed([file], read)?;
+        let is_new = renewed.is_some();
+        if let Some(config) = renewed {
+            self.config.store(Arc::new(config));
+        }
+        Ok(is_new)
+    }
+}
+
+/// Serves `certificate`, to clients with a certificate of an authority in `client_ca_file`, or to any.
+fn config(
+    certificate: Arc<ServerCertificate>,
+    client_ca_file: Option<&Path>,
+) -> Result<ServerConfig, TlsError> {
     let builder = ServerConfig::builder_with_provider(provider())
         .with_safe_default_protocol_versions()
         .map_err(|source| TlsError::Protocol(source.to_string()))?;
-    let builder = match &files.client_ca_file {
+    let builder = match client_ca_file {
         None => builder.with_no_client_auth(),
         Some(path) => {
             let unusable =
-                |error: &dyn std::fmt::Display| TlsError::Unusable(path.clone(), error.to_string());
+                |error: &dyn std::fmt::Display| TlsError::Unusable(path.to_owned(), error.to_string());
             let mut roots = RootCertStore::empty();
             for certificate in certificates("client_ca_file", path)? {
                 roots.add(certificate).map_err(|error| unusable(&error))?;
@@ -334,12 +401,18 @@ pub fn server_config(files: &ServerTls) -> Result<(ServerConfig, Arc<ServerCerti
             builder.with_client_cert_verifier(verifier)
         }
     };
-    let resolver: Arc<dyn ResolvesServerCert> = Arc::<ServerCertificate>::clone(&certificate);
-    Ok((builder.with_cert_resolver(resolver), certificate))
+    Ok(builder.with_cert_resolver(certificate))
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
+    use std::io;
+
+    use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
+    use rustls::HandshakeKind;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio_rustls::{TlsAcceptor, TlsConnector};
+
     use super::*;
 
     /// Writes the files of a new certificate, and returns it.
@@ -350,8 +423,8 @@ mod tests {
         issued.cert.der().clone()
     }
 
-    fn served(certificate: &ServerCertificate) -> CertificateDer<'static> {
-        certificate.current.load().cert[0].clone()
+    fn served(tls: &ListenerTls) -> CertificateDer<'static> {
+        tls.certificate.0.load().cert[0].clone()
     }
 
     #[test]
@@ -363,22 +436,22 @@ mod tests {
             client_ca_file: None,
         };
         let first = issue(&files);
-        let (_, certificate) = server_config(&files).unwrap();
-        assert!(!certificate.refresh().unwrap());
+        let tls = ListenerTls::new(&files).unwrap();
+        assert!(!tls.refresh_certificate().unwrap());
         let second = issue(&files);
         let key = fs::read(&files.key_file).unwrap();
         fs::write(&files.key_file, "not yet").unwrap();
         let written = fs::metadata(&files.key_file).unwrap().modified().unwrap();
-        assert!(certificate.refresh().is_err());
-        assert!(!certificate.refresh().unwrap(), "the same failure, once");
-        assert_eq!(served(&certificate), first);
+        assert!(tls.refresh_certificate().is_err());
+        assert!(!tls.refresh_certificate().unwrap(), "the same failure, once");
+        assert_eq!(served(&tls), first);
         // The time of modification says nothing: a mode that is put right does not change it.
         fs::write(&files.key_file, key).unwrap();
         let file = fs::File::options().write(true).open(&files.key_file).unwrap();
         file.set_modified(written).unwrap();
-        assert!(certificate.refresh().unwrap());
-        assert_eq!(served(&certificate), second);
-        assert!(!certificate.refresh().unwrap());
+        assert!(tls.refresh_certificate().unwrap());
+        assert_eq!(served(&tls), second);
+        assert!(!tls.refresh_certificate().unwrap());
     }
 
     #[test]
@@ -390,10 +463,143 @@ mod tests {
             client_ca_file: None,
         };
         issue(&files);
-        let (_, certificate) = server_config(&files).unwrap();
+        let tls = ListenerTls::new(&files).unwrap();
         fs::rename(&files.key_file, dir.path().join("aside")).unwrap();
-        assert!(certificate.refresh().is_err());
+        assert!(tls.refresh_certificate().is_err());
         fs::rename(dir.path().join("aside"), &files.key_file).unwrap();
-        assert!(certificate.refresh().unwrap());
+        assert!(tls.refresh_certificate().unwrap());
+    }
+
+    /// Files of a listener in `folder` whose certificate is for `localhost`, and that has no authorities of clients yet.
+    pub(crate) fn listener_files(folder: &Path) -> ServerTls {
+        let files = ServerTls {
+            cert_file: folder.join("server.crt"),
+            key_file: folder.join("server.key"),
+            client_ca_file: Some(folder.join("clients.crt")),
+        };
+        issue(&files);
+        files
+    }
+
+    /// A new authority of client certificates, in PEM, and a client of the listener with `files` that has one of them.
+    pub(crate) fn authority(files: &ServerTls, name: &str) -> (String, TlsConnector) {
+        let mut params = CertificateParams::new([format!("authority-{name}")]).unwrap();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let issuer = CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap();
+        let key = KeyPair::generate().unwrap();
+        let params = CertificateParams::new([name.to_owned()]).unwrap();
+        let certificate = params.signed_by(&key, &issuer).unwrap();
+        let base = files.cert_file.with_file_name(name);
+        let client = ClientTls {
+            ca_file: Some(files.cert_file.clone()),
+            cert_file: Some(base.with_extension("crt")),
+            key_file: Some(base.with_extension("key")),
+            server_name: None,
+        };
+        fs::write(base.with_extension("crt"), certificate.pem()).unwrap();
+        fs::write(base.with_extension("key"), key.serialize_pem()).unwrap();
+        (
+            issuer.pem(),
+            TlsConnector::from(Arc::new(client.client_config().unwrap())),
+        )
+    }
+
+    /// Shakes hands, and has a byte from the server: a client of TLS 1.3 learns only then whether its certificate is accepted.
+    async fn shaken(tls: &ListenerTls, client: &TlsConnector) -> io::Result<HandshakeKind> {
+        let (near, far) = tokio::io::duplex(1 << 16);
+        let acceptor = TlsAcceptor::from(tls.config());
+        let server = async {
+            let mut stream = acceptor.accept(far).await?;
+            stream.write_all(b"y").await?;
+            stream.shutdown().await
+        };
+        let client = async {
+            let mut stream = client.connect("localhost".try_into().unwrap(), near).await?;
+            stream.read_exact(&mut [0]).await?;
+            Ok(stream.get_ref().1.handshake_kind().unwrap())
+        };
+        let (server, client) = tokio::join!(server, client);
+        server.and(client)
+    }
+
+    #[tokio::test]
+    async fn clients_are_checked_with_the_newest_authorities_that_can_be_used() {
+        let dir = tempfile::tempdir().unwrap();
+        let files = listener_files(dir.path());
+        let file = files.client_ca_file.clone().unwrap();
+        let ((first, of_first), (second, of_second)) = (authority(&files, "one"), authority(&files, "two"));
+        fs::write(&file, &first).unwrap();
+        let tls = ListenerTls::new(&files).unwrap();
+        assert!(!tls.refresh_authorities().unwrap());
+        assert_eq!(shaken(&tls, &of_first).await.unwrap(), HandshakeKind::Full);
+        assert_eq!(shaken(&tls, &of_first).await.unwrap(), HandshakeKind::Resumed);
+        shaken(&tls, &of_second).await.unwrap_err();
+
+        // Neither a file that is half written nor one that is missing is a reason to let nobody in, or everybody.
+        let half = &second[..second.len() / 2];
+        for content in [Some(""), Some("not PEM"), Some(half), None] {
+            match content {
+                Some(content) => fs::write(&file, content).unwrap(),
+                None => fs::remove_file(&file).unwrap(),
+            }
+            // Once, as long as the message is the same.
+            if let Err(error) = tls.refresh_authorities() {
+                let text = error.to_string();
+                assert!(text.contains("clients.crt"), "{text}");
+            }
+            assert!(!tls.refresh_authorities().unwrap(), "the same failure, once");
+            shaken(&tls, &of_first).await.unwrap();
+            shaken(&tls, &of_second).await.unwrap_err();
+        }
+
+        fs::write(&file, &second).unwrap();
+        assert!(tls.refresh_authorities().unwrap());
+        assert!(!tls.refresh_authorities().unwrap());
+        // Nor does the session help that it has.
+        shaken(&tls, &of_first).await.unwrap_err();
+        shaken(&tls, &of_second).await.unwrap();
+
+        fs::write(&file, first + &second).unwrap();
+        assert!(tls.refresh_authorities().unwrap());
+        shaken(&tls, &of_first).await.unwrap();
+        shaken(&tls, &of_second).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_certificate_is_renewed_while_the_authorities_of_clients_can_not_be_used() {
+        let dir = tempfile::tempdir().unwrap();
+        let files = listener_files(dir.path());
+        let file = files.client_ca_file.clone().unwrap();
+        let (authorities, before) = authority(&files, "one");
+        fs::write(&file, &authorities).unwrap();
+        let tls = ListenerTls::new(&files).unwrap();
+        shaken(&tls, &before).await.unwrap();
+        fs::write(&file, "not PEM").unwrap();
+        tls.refresh_authorities().unwrap_err();
+        issue(&files);
+        assert!(tls.refresh_certificate().unwrap());
+        let (_, stranger) = authority(&files, "two");
+        shaken(&tls, &stranger).await.unwrap_err();
+        fs::write(&file, authorities).unwrap();
+        assert!(tls.refresh_authorities().unwrap());
+        let client = ClientTls {
+            ca_file: Some(files.cert_file.clone()),
+            cert_file: Some(dir.path().join("one.crt")),
+            key_file: Some(dir.path().join("one.key")),
+            server_name: None,
+        };
+        let client = TlsConnector::from(Arc::new(client.client_config().unwrap()));
+        shaken(&tls, &client).await.unwrap();
+    }
+
+    #[test]
+    fn without_authorities_there_is_nothing_to_renew() {
+        let dir = tempfile::tempdir().unwrap();
+        let files = ServerTls {
+            client_ca_file: None,
+            ..listener_files(dir.path())
+        };
+        let tls = ListenerTls::new(&files).unwrap();
+        assert!(!tls.refresh_authorities().unwrap());
     }
 }

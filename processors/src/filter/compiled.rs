@@ -14,27 +14,44 @@ use crate::range_set::{AddressSet, RangeSet};
 /// Digits of a container's id that `docker ps` and `crictl ps` show.
 const SHORT_ID: usize = 12;
 
-/// Names and patterns: a hash look-up for the names, then one pattern after the other.
+/// Names and patterns: a hash look-up for the names, then the beginnings, then one pattern after the other.
 #[derive(Debug)]
 struct Names {
     exact: HashSet<Box<str>, foldhash::fast::RandomState>,
+    /// Patterns with one `*`, at their end, without it: most are of this kind, and a comparison of bytes takes a fraction of the time.
+    beginnings: Vec<Box<str>>,
     patterns: Vec<WildMatch>,
 }
 
 impl Names {
     fn new(texts: Vec<String>) -> Self {
-        let (patterns, exact): (Vec<_>, Vec<_>) =
-            texts.into_iter().partition(|text| text.contains(['*', '?']));
-        Self {
-            exact: exact.into_iter().map(String::into_boxed_str).collect(),
-            patterns: patterns.iter().map(|pattern| WildMatch::new(pattern)).collect(),
+        let mut names = Self {
+            exact: HashSet::default(),
+            beginnings: Vec::new(),
+            patterns: Vec::new(),
+        };
+        for text in texts {
+            match text.split_once(['*', '?']) {
+                None => {
+                    names.exact.insert(text.into());
+                }
+                Some((beginning, "")) if text.ends_with('*') => names.beginnings.push(beginning.into()),
+                Some(_) => names.patterns.push(WildMatch::new(&text)),
+            }
         }
+        names
     }
 
     /// Whether one of them is `name`. No pattern matches an empty one, which stands for no name.
     fn matches(&self, name: &str) -> bool {
-        self.exact.contains(name)
-            || !name.is_empty() && self.patterns.iter().any(|pattern| pattern.matches(name))
+        let is_pattern = || {
+            self.beginnings
+                .iter()
+                .any(|beginning| name.starts_with(&**beginning))
+                || self.patterns.iter().any(|pattern| pattern.matches(name))
+        };
+        // The set takes a hash of the name for a look-up, also if it is empty.
+        !self.exact.is_empty() && self.exact.contains(name) || !name.is_empty() && is_pattern()
     }
 }
 
@@ -244,8 +261,12 @@ impl Compiled {
             .iter()
             .position(|&byte| byte == 0)
             .unwrap_or(flow.comm.len());
-        // Without allocation for what is UTF-8.
-        names.matches(&String::from_utf8_lossy(&flow.comm[..end]))
+        let name = &flow.comm[..end];
+        // Most are UTF-8, for which this is the quicker of the two.
+        str::from_utf8(name).map_or_else(
+            |_| names.matches(&String::from_utf8_lossy(name)),
+            |name| names.matches(name),
+        )
     }
 }
 

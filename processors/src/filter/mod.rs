@@ -26,7 +26,7 @@ pub use self::config::{Config, End, Matcher, OwnTraffic, Side, TransportName};
 pub use self::ports::{InvalidPorts, PortRange};
 
 use self::compiled::Matchers;
-use self::decisions::{ConnectionId, Decisions};
+use self::decisions::{Candidate, Decisions, GROUP};
 
 /// Why records are left out.
 const FILTER: &str = "filter";
@@ -58,6 +58,8 @@ pub struct Filter {
     rules: Rules,
     /// `None` if every condition is about what never changes: each record is judged by itself then.
     decisions: Option<Decisions>,
+    /// Decisions on the TCP records of the batch, a bit for each; kept so that no batch allocates.
+    kept: Vec<u64>,
     node: Subscription<NodeInfo>,
     dropped: ProcessorTelemetry,
     untracked: Counter<u64>,
@@ -112,6 +114,7 @@ impl Filter {
                 own_pid: node.last().own_pid,
             },
             decisions: can_change.then(Decisions::default),
+            kept: Vec::new(),
             node,
             dropped: ProcessorTelemetry::new(&context.meter, &context.id, &context.pipeline, &[FILTER]),
             untracked,
@@ -121,29 +124,47 @@ impl Filter {
 
     /// Drops TCP records; returns their payload bytes.
     fn filter_tcp(&mut self, receiver: u16, records: &mut Vec<TcpRecord>) -> u64 {
-        let Self { rules, decisions, .. } = self;
-        let mut bytes = 0;
-        let mut decisions = decisions.as_mut().filter(|_| receiver != FlowBatch::DETACHED);
-        records.retain(|record| {
-            let wanted = rules.keeps(&record.flow);
-            let cookie = record.flow.cookie;
-            let keep = match &mut decisions {
-                // Connections without a cookie can't be distinguished.
-                Some(decisions) if cookie != 0 => {
-                    decisions.decide(ConnectionId { receiver, cookie }, record.events, wanted)
-                }
-                _ => wanted,
-            };
-            if !keep {
-                bytes += [record.sent_bytes, record.received_bytes]
-                    .map(|bytes| bytes.max(0).unsigned_abs())
-                    .iter()
-                    .sum::<u64>();
-            }
+        let Self {
+            rules,
+            decisions,
+            kept,
+            ..
+        } = self;
+        let Some(decisions) = decisions.as_mut().filter(|_| receiver != FlowBatch::DETACHED) else {
+            return retain(records, |record| rules.keeps(&record.flow));
+        };
+        kept.clear();
+        for group in records.chunks(GROUP) {
+            let candidates = group.iter().map(|record| Candidate {
+                cookie: record.flow.cookie,
+                events: record.events,
+                wanted: rules.keeps(&record.flow),
+            });
+            kept.push(decisions.decide_group(receiver, candidates));
+        }
+        let mut index = 0;
+        retain(records, |_| {
+            let keep = kept[index / GROUP] >> (index % GROUP) & 1 != 0;
+            index += 1;
             keep
-        });
-        bytes
+        })
     }
+}
+
+/// Drops records that are not to be kept; returns their payload bytes.
+fn retain(records: &mut Vec<TcpRecord>, mut keeps: impl FnMut(&TcpRecord) -> bool) -> u64 {
+    let mut bytes = 0;
+    records.retain(|record| {
+        let keep = keeps(record);
+        if !keep {
+            bytes += [record.sent_bytes, record.received_bytes]
+                .map(|bytes| bytes.max(0).unsigned_abs())
+                .iter()
+                .sum::<u64>();
+        }
+        keep
+    });
+    bytes
 }
 
 impl Processor for Filter {

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::testing::certificate;
-use flowtap_net::tls::{ClientTls, ServerTls, server_config};
+use flowtap_net::tls::{ClientTls, ListenerTls, ServerTls};
 use std::path::Path;
 use tokio::io::copy_bidirectional;
 use tokio::net::TcpStream;
@@ -12,12 +12,13 @@ use tokio_rustls::TlsAcceptor;
 async fn serve_tls(collector: &Collector, folder: &Path) -> String {
     certificate(&folder.join("server"), "localhost");
     certificate(&folder.join("client"), "flowtap");
-    let (mut config, _) = server_config(&ServerTls {
+    let tls = ListenerTls::new(&ServerTls {
         cert_file: folder.join("server.crt"),
         key_file: folder.join("server.key"),
         client_ca_file: Some(folder.join("client.crt")),
     })
     .unwrap();
+    let mut config = rustls::ServerConfig::clone(&tls.config());
     config.alpn_protocols = vec![b"h2".to_vec()];
     let acceptor = TlsAcceptor::from(Arc::new(config));
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();

@@ -43,13 +43,14 @@ use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{AcquireError, OwnedSemaphorePermit, Semaphore};
+use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
 
 use self::connections::{Connection, Connections, Peer, Reason};
 pub use self::hosts::AllowedHosts;
-use crate::tls::ServerCertificate;
+use crate::tls::ListenerTls;
 
 /// Connections that a listener holds at a time, unless its config has another number.
 pub const MAX_CONNECTIONS: usize = 64;
@@ -66,7 +67,7 @@ const MAX_REQUEST_BYTES: usize = 16 * 1024;
 /// Delay after a failed accept, such as for want of descriptors.
 const ACCEPT_BACKOFF: Duration = Duration::from_millis(100);
 
-/// Interval at which certificates are checked for renewal, and episodes for their end.
+/// Interval at which certificates and authorities are checked for renewal, and episodes for their end.
 const TICK: Duration = Duration::from_secs(2);
 
 /// An episode of closed connections is over when this has passed since the last one.
@@ -117,28 +118,16 @@ impl ClosedConnections {
 pub struct Listener {
     socket: TcpListener,
     address: SocketAddr,
-    tls: Option<Tls>,
+    tls: Option<ListenerTls>,
     hosts: AllowedHosts,
     max_connections: usize,
     timeout: Duration,
     closed: ClosedConnections,
 }
 
-#[derive(Clone)]
-struct Tls {
-    acceptor: TlsAcceptor,
-    certificate: Arc<ServerCertificate>,
-}
-
 fn has_no_ipv6(error: &io::Error) -> bool {
     let missing = [Errno::EAFNOSUPPORT, Errno::EADDRNOTAVAIL].map(|errno| errno as i32);
     error.raw_os_error().is_some_and(|code| missing.contains(&code))
-}
-
-impl std::fmt::Debug for Tls {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Tls").finish_non_exhaustive()
-    }
 }
 
 impl Listener {
@@ -168,13 +157,9 @@ impl Listener {
 
     /// Serves over TLS.
     #[must_use]
-    pub fn tls(self, config: rustls::ServerConfig, certificate: Arc<ServerCertificate>) -> Self {
-        let acceptor = TlsAcceptor::from(Arc::new(config));
+    pub fn tls(self, tls: ListenerTls) -> Self {
         Self {
-            tls: Some(Tls {
-                acceptor,
-                certificate,
-            }),
+            tls: Some(tls),
             ..self
         }
     }
@@ -203,7 +188,8 @@ impl Listener {
     /// Serves `routes` until `stop` is cancelled, and a moment longer for requests under way.
     pub async fn serve(self, routes: Router, stop: CancellationToken) {
         let permits = Arc::new(Semaphore::new(self.max_connections));
-        let (connections, graceful) = (Connections::default(), GracefulShutdown::new());
+        let connections = Connections::default();
+        let (mut graceful, mut draining) = (GracefulShutdown::new(), JoinSet::new());
         let close_all = CancellationToken::new();
         let mut episode = Episode::new(self.address);
         let mut ticks = tokio::time::interval(TICK);
@@ -214,6 +200,12 @@ impl Listener {
                     () = stop.cancelled() => break None,
                     _ = ticks.tick() => {
                         self.refresh_certificate();
+                        if self.refresh_authorities() {
+                            // Their clients were checked with the authorities before, which may have been revoked: each ends with
+                            // the request that it is at.
+                            draining.spawn(std::mem::take(&mut graceful).shutdown());
+                        }
+                        while draining.try_join_next().is_some() {}
                         episode.tick();
                     }
                     accepted = self.socket.accept() => break Some(accepted),
@@ -247,7 +239,8 @@ impl Listener {
             }
             let connection = connections.add(id, peer, close_all.child_token());
             let hosts = self.guards(&stream).then(|| self.hosts.clone());
-            let (tls, routes, timeout) = (self.tls.clone(), routes.clone(), self.timeout);
+            let acceptor = self.tls.as_ref().map(|tls| TlsAcceptor::from(tls.config()));
+            let (routes, timeout) = (routes.clone(), self.timeout);
             let watcher = graceful.watcher();
             tokio::spawn(async move {
                 let service = Service {
@@ -256,10 +249,10 @@ impl Listener {
                     connection,
                 };
                 let serving = async {
-                    match tls {
+                    match acceptor {
                         None => serve(stream, service.clone(), timeout, watcher).await,
-                        Some(tls) => {
-                            if let Some(stream) = handshake(&tls.acceptor, stream, timeout).await {
+                        Some(acceptor) => {
+                            if let Some(stream) = handshake(&acceptor, stream, timeout).await {
                                 serve(stream, service.clone(), timeout, watcher).await;
                             }
                         }
@@ -272,7 +265,8 @@ impl Listener {
                 drop(permit);
             });
         }
-        let _ = tokio::time::timeout(DRAIN_TIMEOUT, graceful.shutdown()).await;
+        draining.spawn(graceful.shutdown());
+        let _ = tokio::time::timeout(DRAIN_TIMEOUT, draining.join_all()).await;
         close_all.cancel();
     }
 
@@ -332,12 +326,30 @@ impl Listener {
 
     fn refresh_certificate(&self) {
         if let Some(tls) = &self.tls {
-            match tls.certificate.refresh() {
+            match tls.refresh_certificate() {
                 Ok(true) => tracing::info!("a new certificate is served"),
                 Ok(false) => {}
                 Err(error) => {
                     tracing::warn!(%error, "the previous certificate stays in use; hint: tls.cert_file and tls.key_file must be readable for flowtap and fit together");
                 }
+            }
+        }
+    }
+
+    /// Returns whether clients are checked with other authorities from now on.
+    fn refresh_authorities(&self) -> bool {
+        let Some(tls) = &self.tls else { return false };
+        match tls.refresh_authorities() {
+            Ok(true) => {
+                tracing::info!(
+                    "clients are checked with new authorities; connections that were accepted before are closed"
+                );
+                true
+            }
+            Ok(false) => false,
+            Err(error) => {
+                tracing::warn!(%error, "the previous authorities of clients stay in use; hint: tls.client_ca_file must be readable for flowtap and have their certificates in PEM");
+                false
             }
         }
     }

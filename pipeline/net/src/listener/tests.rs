@@ -3,6 +3,10 @@ use axum::routing::get;
 use futures::future::join_all;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::task::JoinHandle;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+
+use crate::tls::tests::{authority, listener_files};
 
 /// Far more than anything here takes, so that only a hang fails.
 const WAIT_TIMEOUT: Duration = Duration::from_secs(30);
@@ -14,12 +18,20 @@ struct Served {
 }
 
 async fn serve_routes(max_connections: usize, routes: Router) -> Served {
+    serve_with(|listener| listener, max_connections, routes).await
+}
+
+async fn serve_with(
+    change: impl FnOnce(Listener) -> Listener,
+    max_connections: usize,
+    routes: Router,
+) -> Served {
     let closed = ClosedConnections::new(&opentelemetry::global::meter("test"), "test");
     let listener = Listener::bind("127.0.0.1:0".parse().unwrap(), closed)
         .await
         .unwrap();
     let (address, stop) = (listener.address(), CancellationToken::new());
-    let serving = listener
+    let serving = change(listener)
         .limits(max_connections, WAIT_TIMEOUT)
         .serve(routes, stop.clone());
     Served {
@@ -191,4 +203,77 @@ async fn it_stops_whatever_its_clients_do() {
     assert!(began.elapsed() < DRAIN_TIMEOUT * 4, "{:?}", began.elapsed());
     // The connections are also closed.
     assert_eq!(read(&mut half).await, "");
+}
+
+/// A connection over TLS on which a request for `/` has been answered.
+async fn asked(address: SocketAddr, client: &TlsConnector) -> io::Result<TlsStream<TcpStream>> {
+    let stream = TcpStream::connect(address).await?;
+    let mut stream = client.connect("localhost".try_into().unwrap(), stream).await?;
+    stream
+        .write_all(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        .await?;
+    let mut response = Vec::new();
+    while !response.ends_with(b"ok\n") {
+        if stream.read_buf(&mut response).await? == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+    }
+    Ok(stream)
+}
+
+#[tokio::test]
+async fn connections_of_clients_that_were_checked_with_authorities_before_end_with_their_request() {
+    let dir = tempfile::tempdir().unwrap();
+    let files = listener_files(dir.path());
+    let ((first, of_first), (second, of_second)) = (authority(&files, "one"), authority(&files, "two"));
+    let file = files.client_ca_file.clone().unwrap();
+    std::fs::write(&file, first).unwrap();
+    let (release, wait) = tokio::sync::watch::channel(false);
+    let slow = move || {
+        let mut wait = wait.clone();
+        async move {
+            let _ = wait.wait_for(|released| *released).await;
+            "done\n"
+        }
+    };
+    let routes = Router::new()
+        .route("/slow", get(slow))
+        .route("/", get(|| async { "ok\n" }));
+    let tls = ListenerTls::new(&files).unwrap();
+    let served = serve_with(|listener| listener.tls(tls), 16, routes).await;
+    let mut idle = asked(served.address, &of_first).await.unwrap();
+    let mut at_work = asked(served.address, &of_first).await.unwrap();
+    at_work
+        .write_all(b"GET /slow HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        .await
+        .unwrap();
+    asked(served.address, &of_second).await.unwrap_err();
+
+    std::fs::write(&file, second).unwrap();
+    let mut rest = Vec::new();
+    let reading = idle.read_to_end(&mut rest);
+    let _ = tokio::time::timeout(WAIT_TIMEOUT, reading).await.expect("an end");
+    assert!(rest.is_empty(), "{rest:?}");
+    asked(served.address, &of_first).await.unwrap_err();
+    let mut stays = asked(served.address, &of_second).await.unwrap();
+    release.send(true).unwrap();
+    let reading = at_work.read_to_end(&mut rest);
+    let _ = tokio::time::timeout(WAIT_TIMEOUT, reading).await.expect("an end");
+    let text = String::from_utf8_lossy(&rest);
+    assert!(
+        text.starts_with("HTTP/1.1 200") && text.ends_with("done\n"),
+        "{text}"
+    );
+
+    // Until the next change.
+    stays
+        .write_all(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        .await
+        .unwrap();
+    assert!(stays.read_buf(&mut rest).await.unwrap() > 0);
+    served.stop.cancel();
+    tokio::time::timeout(WAIT_TIMEOUT, served.task)
+        .await
+        .unwrap()
+        .unwrap();
 }
