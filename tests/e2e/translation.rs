@@ -219,7 +219,7 @@ const INGRESS: &str = "primus_lens_network_tcp_flow_ingress";
 
 /// The backend of each connection by `conntrack -L`: by the port of the client.
 fn by_conntrack(node: &Namespace, family: &str) -> BTreeMap<u16, SocketAddr> {
-    let listed = node.sh(&format!("conntrack -L -f {family} -p tcp 2>&1"));
+    let listed = node.sh(&format!("conntrack -L -f {family} -p tcp 2>/dev/null"));
     let mut backends = BTreeMap::new();
     for line in listed.lines() {
         let values = |name: &str| -> Vec<&str> {
