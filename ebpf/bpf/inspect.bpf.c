@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0 OR BSD-2-Clause */
 /*
- * The option `inspect`: the first bytes of connections, and exchanges. Loaded and attached only where the config asks
- * for it, and then for as much of the time as its budget allows.
+ * The option `inspect`: the first bytes of connections, exchanges, and the addresses on the wire. Loaded and attached
+ * only where the config asks for it, and then for as much of the time as its budget allows.
  *
  *   inspect         tp_btf/tcp_probe           -> first_bytes (perf buffer), exchanges (ring buffer)
  *   inspect_states  tp_btf/inet_sock_set_state -> exchanges: of requests that complete the handshake, and of answers
@@ -15,17 +15,15 @@
  * way round. With TLS the first ones are the handshake, so user space must know which connections speak it: for that
  * a few bytes are handed over where first bytes are not asked for.
  *
+ * The same segment at the head of the queue has the addresses that the connection's packets have on the wire
+ * (sent_headers.h). A scan finds them only while something is in flight; here each connection is seen in which this
+ * end sends data. They go into the ring of exchanges.
+ *
  * Linux 5.12 and later (socket storage, and cookies, in tracing programs).
  */
 #include "kernel.h"
 #include "inspect_abi.h"
-
-/* enum role of abi.h */
-enum {
-	ROLE_UNKNOWN = 0,
-	ROLE_CLIENT = 1,
-	ROLE_SERVER = 2,
-};
+#include "sent_headers.h"
 
 /* One in so many runs is timed: reading the clock costs as much as the rest. */
 #define TIMED_RUNS 64
@@ -42,6 +40,10 @@ enum {
 #define TCP_FLAG_RST 0x04
 #define TCP_FLAG_ACK 0x10
 
+/* Segments at which the headers of what is in flight are looked at, where they can't be read: some connections have
+ * longer headers in each segment. */
+#define HEADER_LOOKS 16
+
 /* Depth to which the retransmit queue is searched: a red-black tree of 65,535 segments has no leaf that is deeper. */
 #define DEEPEST 32
 
@@ -57,6 +59,7 @@ struct inspect_state {
 	__u8 received_left;
 	__u8 turn;   /* exchanges before, or UNKNOWN_TURN */
 	__u8 is_new; /* no segment has passed the tracepoint since the handshake */
+	__u8 looks;  /* at headers, until it is known whether they are translated */
 };
 
 /* Key: the socket. Value: what is known of its connection. */
@@ -75,7 +78,7 @@ struct {
 	__uint(value_size, sizeof(__u32));
 } first_bytes SEC(".maps");
 
-/* exchange_event. The size is set by the loader. */
+/* exchange_event and translation_event. The size is set by the loader. */
 struct {
 	__uint(type, BPF_MAP_TYPE_RINGBUF);
 	__uint(max_entries, 1 << 20);
@@ -104,7 +107,8 @@ const volatile __u64 exchange_wakeup_bytes = 1 << 18;
 struct received {
 	__u32 sequence;
 	__u32 header_bytes;
-	__u32 payload; /* none, where TCP is going to reject it */
+	__u32 payload;	       /* none, where TCP is going to reject it */
+	bool is_acknowledging; /* of the head of the retransmit queue, if it is not forged */
 };
 
 /* Whether TCP will take in the data of a segment, as tcp_sequence() and tcp_ack() decide it: the tracepoint comes
@@ -126,6 +130,15 @@ static __always_inline bool is_acceptable(struct tcp_sock *tcp, __u32 sequence, 
 	return unsent <= 0 && behind <= most_behind;
 }
 
+/* Whether a segment acknowledges something that is in flight. */
+static __always_inline bool is_acknowledging(struct tcp_sock *tcp, const __u8 *header)
+{
+	__u32 acknowledged = bpf_ntohl(*(__u32 *)(header + 8)) - tcp->snd_una;
+
+	return (header[13] & (TCP_FLAG_SYN | TCP_FLAG_RST | TCP_FLAG_ACK)) == TCP_FLAG_ACK && acknowledged &&
+	       acknowledged <= tcp->snd_nxt - tcp->snd_una;
+}
+
 static __always_inline bool read_received(struct received *received, struct sk_buff *skb, struct tcp_sock *tcp)
 {
 	__u8 header[TCP_HEADER_BYTES];
@@ -137,6 +150,7 @@ static __always_inline bool read_received(struct received *received, struct sk_b
 	received->payload = skb->len > received->header_bytes ? skb->len - received->header_bytes : 0;
 	if (received->payload && !is_acceptable(tcp, received->sequence, received->payload, header))
 		received->payload = 0;
+	received->is_acknowledging = is_acknowledging(tcp, header);
 	return true;
 }
 
@@ -160,7 +174,7 @@ static __always_inline __u8 read_role(struct tcp_sock *tcp)
 	return surplus == 0 ? ROLE_SERVER : ROLE_UNKNOWN;
 }
 
-static __always_inline __u64 read_sent(struct tcp_sock *tcp)
+static __always_inline __u64 payload_sent(struct tcp_sock *tcp)
 {
 	return tcp->bytes_sent - tcp->bytes_retrans;
 }
@@ -229,6 +243,7 @@ static __always_inline struct inspect_state *create_state(struct sock *sk, struc
 		return NULL;
 	}
 	state->epoch = control->epoch;
+	state->looks = control->wants & WANT_TRANSLATIONS ? HEADER_LOOKS : 0;
 	state->role = read_role(tcp);
 	if (state->role == ROLE_UNKNOWN)
 		seen->unknown_roles++;
@@ -266,7 +281,7 @@ static __always_inline struct inspect_state *state_of(struct sock *sk, struct tc
 		if (state->epoch != control->epoch) {
 			/* Segments have passed unseen: an exchange that is under way can't be timed. */
 			state->epoch = control->epoch;
-			state->sent = state->looked = read_sent(tcp);
+			state->sent = state->looked = payload_sent(tcp);
 			state->is_waiting = 0;
 			state->sent_left = state->received_left = 0;
 			state->turn = UNKNOWN_TURN;
@@ -281,7 +296,7 @@ static __always_inline struct inspect_state *state_of(struct sock *sk, struct tc
 		return NULL;
 	/* Of a connection that was there before, the beginning is past. */
 	if (tcp->bytes_received) {
-		state->sent = state->looked = read_sent(tcp);
+		state->sent = state->looked = payload_sent(tcp);
 		state->turn = UNKNOWN_TURN;
 	} else {
 		expect_first_bytes(state, control->wants);
@@ -403,6 +418,59 @@ static __always_inline void report_exchange(struct inspect_state *state, __u64 c
 	bpf_ringbuf_submit(event, exchange_wakeup_flags());
 }
 
+/* Whether the head of the retransmit queue was transmitted again: NAT may be at work on that copy. */
+static __always_inline bool is_oldest_retransmitted(struct tcp_sock *tcp)
+{
+	struct sk_buff *oldest = oldest_sent(tcp);
+
+	if (!oldest)
+		return true;
+	return BPF_CORE_READ((struct tcp_skb_cb *)&oldest->cb, sacked) & TCPCB_EVER_RETRANS;
+}
+
+/*
+ * Looks at the headers of what is in flight. Once it is acknowledged they are what they will be: the packet has come
+ * to its end, and past each NAT. Before that only addresses that differ from the socket's count, as in a scan.
+ * Without room in the ring a later segment reports.
+ *
+ * A function of its own, so that the verifier forgets at its end in which of many ways that was reached.
+ */
+static __noinline int report_translation(struct inspect_state *state, struct sock *sk, struct tcp_sock *tcp,
+					 __u64 cookie, bool is_acknowledged)
+{
+	struct translation_event *event;
+	struct tuple sent;
+	int found = read_sent_headers(&sent, sk, tcp);
+
+	if (found != SENT_TRANSLATED) {
+		bool is_final = found == SENT_AS_SOCKET && is_acknowledged && !is_oldest_retransmitted(tcp);
+
+		state->looks = is_final ? 0 : state->looks - 1;
+		return 0;
+	}
+	event = bpf_ringbuf_reserve(&exchanges, sizeof(*event), 0);
+	if (!event)
+		return 1;
+	event->type = EVENT_TRANSLATION;
+	event->pad = 0;
+	event->cookie = cookie;
+	event->sent = sent;
+	if (!is_sent_the_same(&event->sent, sk, tcp)) {
+		bpf_ringbuf_discard(event, BPF_RB_NO_WAKEUP);
+		return 0;
+	}
+	state->looks = 0;
+	bpf_ringbuf_submit(event, exchange_wakeup_flags());
+	return 0;
+}
+
+static __always_inline void look_at_headers(struct inspect_state *state, struct sock *sk, struct tcp_sock *tcp,
+					    __u64 cookie, bool is_acknowledged, struct inspect_seen *seen)
+{
+	if (report_translation(state, sk, tcp, cookie, is_acknowledged))
+		seen->translations_lost++;
+}
+
 /* Reports the answer that a server has sent since the request came, if it has. */
 static __always_inline void report_answer(struct inspect_state *state, struct sock *sk, struct tcp_sock *tcp,
 					  __u64 sent, __u64 cookie, struct inspect_seen *seen)
@@ -420,7 +488,7 @@ static __always_inline void report_answer(struct inspect_state *state, struct so
 static __always_inline void follow_exchange(struct inspect_state *state, struct sock *sk, struct tcp_sock *tcp,
 					    const struct received *received, __u64 cookie, struct inspect_seen *seen)
 {
-	__u64 sent = read_sent(tcp);
+	__u64 sent = payload_sent(tcp);
 	/* A segment that came again brings nothing. */
 	bool is_fresh = received->payload && (__s32)(received->sequence + received->payload - tcp->rcv_nxt) > 0;
 
@@ -461,6 +529,8 @@ static __always_inline void inspect_segment(struct sock *sk, struct sk_buff *skb
 	if (!state)
 		return;
 	cookie = bpf_get_socket_cookie(sk);
+	if (state->looks && received.is_acknowledging)
+		look_at_headers(state, sk, tcp, cookie, true, seen);
 	/* First what was said first, so that a message comes before its answer; and both before the exchange. */
 	if (state->sent_left)
 		hand_over_sent(state, tcp, cookie, control->wants, seen);
@@ -532,7 +602,9 @@ static __always_inline void end(struct sock *sk, struct tcp_sock *tcp, struct in
 		hand_over_sent(state, tcp, bpf_get_socket_cookie(sk), control->wants, seen);
 	}
 	if (control->wants & WANT_EXCHANGES)
-		report_answer(state, sk, tcp, read_sent(tcp), bpf_get_socket_cookie(sk), seen);
+		report_answer(state, sk, tcp, payload_sent(tcp), bpf_get_socket_cookie(sk), seen);
+	if (state->looks && tcp->packets_out)
+		look_at_headers(state, sk, tcp, bpf_get_socket_cookie(sk), false, seen);
 }
 
 SEC("tp_btf/inet_sock_set_state")

@@ -29,6 +29,7 @@
 enum inspect_wants {
 	WANT_FIRST_BYTES = 1 << 0,
 	WANT_EXCHANGES = 1 << 1,
+	WANT_TRANSLATIONS = 1 << 2, /* translation_event of abi.h */
 };
 
 /* Written by user space. */
@@ -75,11 +76,12 @@ struct inspect_seen {
 	__u64 unknown_roles;	  /* connections without exchanges, as neither end is known to have opened */
 	__u64 exchanges_untimed;  /* the beginning or the end has no time */
 	__u64 exchanges_too_long; /* beyond exchange_event.duration_us */
+	__u64 translations_lost;  /* looks that found one, without room in the ring */
 };
 
 _Static_assert(sizeof(struct inspect_control) == 8, "struct inspect_control is part of the ABI");
 _Static_assert(sizeof(struct exchange_event) == 16, "struct exchange_event is part of the ABI");
 _Static_assert(sizeof(struct first_bytes) == 24, "struct first_bytes is part of the ABI");
-_Static_assert(sizeof(struct inspect_seen) == 88, "struct inspect_seen is part of the ABI");
+_Static_assert(sizeof(struct inspect_seen) == 96, "struct inspect_seen is part of the ABI");
 
 #endif

@@ -15,7 +15,7 @@ pub use self::cgroups::CgroupEvent;
 pub use self::drops::{DropCount, DropFlow, DropReason};
 pub(crate) use self::drops::{DropSlots, DropsState};
 pub use self::inspect::{ExchangeEvent, FIRST_BYTES, FirstBytes, InspectSeen, UNKNOWN_TURN};
-pub(crate) use self::inspect::{InspectControl, WANT_EXCHANGES, WANT_FIRST_BYTES};
+pub(crate) use self::inspect::{InspectControl, WANT_EXCHANGES, WANT_FIRST_BYTES, WANT_TRANSLATIONS};
 
 /// `AF_INET`, the family of [`Tuple`].
 pub const AF_INET: u16 = 2;

@@ -1,7 +1,8 @@
-//! First bytes of connections, and exchanges: loads the programs of `bpf/inspect.bpf.c`, attaches them for a part of the time, and
+//! First bytes of connections, exchanges, and addresses on the wire: loads the programs of `bpf/inspect.bpf.c`, attaches them for a part of the time, and
 //! gives out what they report.
 //!
-//! In: the kernel's tracepoints `tcp_probe` and `inet_sock_set_state`. Out: [`FirstBytes`] and [`ExchangeEvent`]s. The rules:
+//! In: the kernel's tracepoints `tcp_probe` and `inet_sock_set_state`. Out: [`FirstBytes`], [`ExchangeEvent`]s and
+//! [`TranslationEvent`]s. The rules:
 //!
 //! 1. The programs are loaded once, and attached and detached as often as asked: that costs some milliseconds the first time and
 //!    much less later. While they are detached nothing of them runs.
@@ -17,7 +18,10 @@ use aya::programs::BtfTracePoint;
 use aya::programs::tp_btf::BtfTracePointLinkId;
 use aya::{Ebpf, EbpfLoader};
 
-use crate::abi::{ExchangeEvent, FirstBytes, InspectControl, InspectSeen, WANT_EXCHANGES, WANT_FIRST_BYTES};
+use crate::abi::{
+    ExchangeEvent, FirstBytes, InspectControl, InspectSeen, TranslationEvent, WANT_EXCHANGES,
+    WANT_FIRST_BYTES, WANT_TRANSLATIONS,
+};
 use crate::capability;
 use crate::error::LoadError;
 use crate::heap;
@@ -54,6 +58,29 @@ pub struct InspectOptions {
     pub first_bytes: bool,
     /// Exchanges.
     pub exchanges: bool,
+    /// Addresses of connections on the wire.
+    pub translations: bool,
+}
+
+/// A record of the ring.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum InspectEvent {
+    /// An answer has begun.
+    Exchange(ExchangeEvent),
+    /// The packets of a connection have other addresses than its socket.
+    Translation(TranslationEvent),
+}
+
+impl InspectEvent {
+    /// Reads a record: the two kinds differ in length.
+    fn read(bytes: &[u8]) -> Option<Self> {
+        if bytes.len() == size_of::<TranslationEvent>() {
+            return bytemuck::try_pod_read_unaligned(bytes)
+                .ok()
+                .map(Self::Translation);
+        }
+        bytemuck::try_pod_read_unaligned(bytes).ok().map(Self::Exchange)
+    }
 }
 
 /// The programs, loaded. Dropping it takes them out of the kernel.
@@ -150,6 +177,7 @@ impl Inspect {
         let wants = [
             (self.options.first_bytes, WANT_FIRST_BYTES),
             (self.options.exchanges, WANT_EXCHANGES),
+            (self.options.translations, WANT_TRANSLATIONS),
         ];
         let control = InspectControl {
             epoch: self.epoch,
@@ -199,14 +227,14 @@ impl Inspect {
         malformed
     }
 
-    /// Shows the exchanges that wait.
+    /// Shows the exchanges and the addresses that wait.
     ///
     /// # Errors
     /// [`io::ErrorKind::InvalidData`] for bytes that are no record.
-    pub fn drain_exchanges(&mut self, mut each: impl FnMut(&ExchangeEvent)) -> io::Result<()> {
+    pub fn drain_events(&mut self, mut each: impl FnMut(&InspectEvent)) -> io::Result<()> {
         while let Some(item) = self.exchanges.next() {
-            let event = bytemuck::try_pod_read_unaligned::<ExchangeEvent>(&item)
-                .map_err(|_| io::Error::new(io::ErrorKind::InvalidData, "not a record of an exchange"))?;
+            let event = InspectEvent::read(&item)
+                .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "not a record of an exchange"))?;
             each(&event);
         }
         Ok(())
@@ -259,7 +287,29 @@ fn program<'a>(ebpf: &'a mut Ebpf, name: &'static str) -> Result<&'a mut BtfTrac
 
 #[cfg(test)]
 mod tests {
+    use bytemuck::Zeroable;
+
     use super::*;
+
+    #[test]
+    fn records_of_the_ring_are_read_by_their_length() {
+        let exchange = ExchangeEvent {
+            cookie: 4,
+            ..Zeroable::zeroed()
+        };
+        let translation = TranslationEvent {
+            cookie: 7,
+            ..Zeroable::zeroed()
+        };
+        let bytes = bytemuck::bytes_of(&exchange);
+        assert_eq!(InspectEvent::read(bytes), Some(InspectEvent::Exchange(exchange)));
+        assert_eq!(InspectEvent::read(&bytes[..15]), None);
+        let bytes = bytemuck::bytes_of(&translation);
+        assert_eq!(
+            InspectEvent::read(bytes),
+            Some(InspectEvent::Translation(translation))
+        );
+    }
 
     #[test]
     fn buffers_of_many_cpus_are_smaller() {

@@ -91,7 +91,7 @@ pub use drops::{Dropped, Drops};
 pub use error::LoadError;
 pub use events::{Attachment, Events, EventsOptions};
 pub use heap::{limit_kept_memory, trim as trim_heap};
-pub use inspect::{Inspect, InspectOptions};
+pub use inspect::{Inspect, InspectEvent, InspectOptions};
 pub use jiffies::microseconds_of_jiffies;
 pub use kernel_btf::KeptBtf;
 pub use listeners::Listeners;

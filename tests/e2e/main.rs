@@ -137,6 +137,7 @@ mod scans;
 mod schema;
 mod shielded;
 mod shipped_configs;
+mod short_translations;
 mod sock_diag;
 mod stopping;
 mod stores;

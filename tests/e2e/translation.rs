@@ -109,13 +109,13 @@ E"
 
 /// A connection as its applications know it.
 #[derive(Clone, Copy, Debug)]
-struct Ends {
-    client: SocketAddr,
-    asked: SocketAddr,
+pub(crate) struct Ends {
+    pub(crate) client: SocketAddr,
+    pub(crate) asked: SocketAddr,
     /// The server's own end.
-    server: SocketAddr,
+    pub(crate) server: SocketAddr,
     /// The client's end as the server sees it.
-    seen: SocketAddr,
+    pub(crate) seen: SocketAddr,
 }
 
 /// Connects to `address` of a server in another namespace, and exchanges requests and answers, with a pause before each, so that
@@ -218,8 +218,8 @@ const EGRESS: &str = "primus_lens_network_tcp_flow_egress";
 const INGRESS: &str = "primus_lens_network_tcp_flow_ingress";
 
 /// The backend of each connection by `conntrack -L`: by the port of the client.
-fn by_conntrack(node: &Namespace, family: &str) -> BTreeMap<u16, SocketAddr> {
-    let listed = node.sh(&format!("conntrack -L -f {family} -p tcp 2>&1"));
+pub(crate) fn by_conntrack(node: &Namespace, family: &str) -> BTreeMap<u16, SocketAddr> {
+    let listed = node.sh(&format!("conntrack -L -f {family} -p tcp 2>/dev/null"));
     let mut backends = BTreeMap::new();
     for line in listed.lines() {
         let values = |name: &str| -> Vec<&str> {
@@ -335,7 +335,12 @@ fn shows_real_ends(daemon: &Daemon, net: &Net, address: SocketAddr, masqueraded:
 }
 
 /// Log records of connections of a namespace with these ends, the client's first, of one role.
-fn logged<'a>(records: &'a [Value], netns: &str, role: &str, ends: [SocketAddr; 2]) -> Vec<&'a Value> {
+pub(crate) fn logged<'a>(
+    records: &'a [Value],
+    netns: &str,
+    role: &str,
+    ends: [SocketAddr; 2],
+) -> Vec<&'a Value> {
     let of_connection = records.iter().filter(|record| {
         is_in(record, netns)
             && record["role"] == role

@@ -148,6 +148,17 @@ if wanted translation; then
         timed translation all_translations $with_ebpf
         stop_flowtap translation
     fi
+    # With `inspect`, which needs what mode `sockets` does, those of connections that are shorter than the pause between scans.
+    if has_sockets_mode; then
+        more_keys=$translation_inspect_keys
+        # shellcheck disable=SC2086
+        if started short_translation $with_ebpf; then
+            # shellcheck disable=SC2086
+            timed short_translation all_short_translations $with_ebpf
+            stop_flowtap short_translation
+        fi
+        more_keys=''
+    fi
     more_families=''
 fi
 # Cookies and socket storage in tracing programs came with 5.12, as mode `sockets`.

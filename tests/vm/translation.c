@@ -4,10 +4,11 @@
  *
  *   translation serve PORT...               answers each message after a pause, on any address of both families
  *   translation ask ADDRESS PORT COUNT      COUNT connections, until a line on stdin
+ *   translation short ADDRESS PORT COUNT    COUNT connections, one after the other, of a message each way
  *   translation ipvs ADDRESS PORT SERVER PORT   an IPVS service with NAT in this namespace
  *
- * The first two print a line for each connection, `end PORT PEER PEER_PORT REAL REAL_PORT`: their own port, the peer
- * as their socket has it, and the peer's own address and port. The pauses are shorter than the peer's delayed
+ * The first three print a line for each connection, `end PORT PEER PEER_PORT REAL REAL_PORT`: their own port, the
+ * peer as their socket has it, and the peer's own address and port. The pauses are shorter than the peer's delayed
  * acknowledgement, so that what was sent waits for it.
  */
 #include <arpa/inet.h>
@@ -122,21 +123,29 @@ static void serve(int count, char **ports)
 	}
 }
 
-static void ask(const char *address, const char *port, int count)
+/* A connection to ADDRESS. */
+static int connected(const char *address, const char *port)
 {
 	struct sockaddr_in in4 = {.sin_family = AF_INET, .sin_port = htons(atoi(port))};
 	struct sockaddr_in6 in6 = {.sin6_family = AF_INET6, .sin6_port = htons(atoi(port))};
-	int is4 = inet_pton(AF_INET, address, &in4.sin_addr) == 1;
-	char message[MESSAGE], line[8];
+	int is4 = inet_pton(AF_INET, address, &in4.sin_addr) == 1, stream;
 
 	if (!is4 && inet_pton(AF_INET6, address, &in6.sin6_addr) != 1)
 		die(address);
+	stream = socket(is4 ? AF_INET : AF_INET6, SOCK_STREAM, 0);
+	if (connect(stream, is4 ? (void *)&in4 : (void *)&in6, is4 ? sizeof(in4) : sizeof(in6)))
+		die("connect");
+	return stream;
+}
+
+static void ask(const char *address, const char *port, int count)
+{
+	char message[MESSAGE], line[8];
+
 	for (int i = 0; i < count; i++) {
 		char own[MESSAGE] = {};
-		int stream = socket(is4 ? AF_INET : AF_INET6, SOCK_STREAM, 0), first = 1;
+		int stream = connected(address, port), first = 1;
 
-		if (connect(stream, is4 ? (void *)&in4 : (void *)&in6, is4 ? sizeof(in4) : sizeof(in6)))
-			die("connect");
 		own_end(own, stream);
 		if (fork()) {
 			close(stream);
@@ -155,6 +164,22 @@ static void ask(const char *address, const char *port, int count)
 	}
 	if (!fgets(line, sizeof(line), stdin))
 		return;
+}
+
+static void ask_shortly(const char *address, const char *port, int count)
+{
+	char message[MESSAGE];
+
+	for (int i = 0; i < count; i++) {
+		char own[MESSAGE] = {};
+		int stream = connected(address, port);
+
+		own_end(own, stream);
+		if (send(stream, own, MESSAGE, MSG_NOSIGNAL) != MESSAGE || !take(stream, message))
+			die("an answer");
+		print_end(stream, message);
+		close(stream);
+	}
 }
 
 /* As ipvsadm did it before there was a netlink interface. */
@@ -186,10 +211,12 @@ int main(int argc, char **argv)
 		serve(argc - 2, argv + 2);
 	else if (argc == 5 && !strcmp(argv[1], "ask"))
 		ask(argv[2], argv[3], atoi(argv[4]));
+	else if (argc == 5 && !strcmp(argv[1], "short"))
+		ask_shortly(argv[2], argv[3], atoi(argv[4]));
 	else if (argc == 6 && !strcmp(argv[1], "ipvs"))
 		make_service(argv + 2);
 	else
-		fprintf(stderr, "usage: translation serve PORT... | ask ADDRESS PORT COUNT | ipvs ADDRESS PORT "
-				"SERVER PORT\n");
+		fprintf(stderr, "usage: translation serve PORT... | ask ADDRESS PORT COUNT | short ADDRESS PORT "
+				"COUNT | ipvs ADDRESS PORT SERVER PORT\n");
 	return 0;
 }

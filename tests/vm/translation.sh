@@ -159,3 +159,33 @@ all_translations() {
     translated masquerade 10.96.0.11 80 yes known "$@"
     translated ipv6 fd96::10 80 no known "$@"
 }
+
+translation_inspect_keys=', inspect: {exchanges: true, budget: 100%}'
+
+# short_translated NAME ADDRESS PORT MASQUERADED MODE...: connections of a message each way, most of which no scan finds.
+short_translated() {
+    short_name=$1 short_masqueraded=$4
+    : >/tmp/translation.served
+    ip netns exec server /usr/local/bin/translation serve 27060 27061 >/tmp/translation.served 2>&1 &
+    translated_server=$!
+    until_true 30 grep -qs state=serving /tmp/translation.served
+    ip netns exec client /usr/local/bin/translation short "$2" "$3" "$translation_connections" >/tmp/translation.asked 2>&1 ||
+        fail "${short_name}_connects" "$(tail -n 3 /tmp/translation.asked)"
+    shift 4
+    until_true 120 all_printed /tmp/translation.served
+    for short_mode in "$@"; do
+        are_known "${short_mode}_${short_name}_backends" "$short_mode" tcp_flow_egress /tmp/translation.asked
+        if [ "$short_masqueraded" = yes ]; then
+            are_known "${short_mode}_${short_name}_clients" "$short_mode" tcp_flow_ingress /tmp/translation.served
+        fi
+    done
+    kill $translated_server
+}
+
+# all_short_translations MODE...: for a flowtap that runs in these modes with `inspect`, after all_translations.
+all_short_translations() {
+    translation_connections=60
+    short_translated short_dnat 10.96.0.10 80 no "$@"
+    short_translated short_masquerade 10.96.0.11 80 yes "$@"
+    short_translated short_ipv6 fd96::10 80 no "$@"
+}

@@ -13,6 +13,7 @@ pub const UNKNOWN_TURN: u8 = 255;
 /// `enum inspect_wants`.
 pub(crate) const WANT_FIRST_BYTES: u32 = 1;
 pub(crate) const WANT_EXCHANGES: u32 = 1 << 1;
+pub(crate) const WANT_TRANSLATIONS: u32 = 1 << 2;
 
 /// `FIRST_SENT` of `enum first_direction`.
 const FIRST_SENT: u8 = 1;
@@ -124,6 +125,8 @@ pub struct InspectSeen {
     pub exchanges_untimed: u64,
     /// Exchanges that took longer than [`ExchangeEvent::duration_us`] holds.
     pub exchanges_too_long: u64,
+    /// Looks that found addresses on the wire, without room in the ring.
+    pub translations_lost: u64,
 }
 
 impl InspectSeen {
@@ -142,6 +145,7 @@ impl InspectSeen {
             total.unknown_roles += seen.unknown_roles;
             total.exchanges_untimed += seen.exchanges_untimed;
             total.exchanges_too_long += seen.exchanges_too_long;
+            total.translations_lost += seen.translations_lost;
         }
         total
     }
@@ -156,5 +160,5 @@ const _: () = {
     assert!(size_of::<InspectControl>() == 8);
     assert!(size_of::<ExchangeEvent>() == 16);
     assert!(size_of::<FirstBytesHead>() == 24);
-    assert!(size_of::<InspectSeen>() == 88);
+    assert!(size_of::<InspectSeen>() == 96);
 };

@@ -239,8 +239,13 @@ fn records_of_inspect_are_read_as_the_objects_btf_has_them() {
         (
             "inspect_seen",
             layout!(InspectSeen: runs, timed_runs, timed_ns, handed_over, exchanges, exchanges_lost, first_bytes_lost,
-                untracked, unknown_roles, exchanges_untimed, exchanges_too_long),
+                untracked, unknown_roles, exchanges_untimed, exchanges_too_long, translations_lost),
             size_of::<InspectSeen>(),
+        ),
+        (
+            "translation_event",
+            layout!(TranslationEvent: kind as "type", pad, cookie, sent),
+            size_of::<TranslationEvent>(),
         ),
     ];
     compare(&types, expected);

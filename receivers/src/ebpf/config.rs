@@ -46,7 +46,8 @@ pub enum TranslationMode {
     /// Not read.
     Off,
     /// From the headers of what a connection has in flight: in mode `sockets` when a scan finds something in flight, in mode
-    /// `events` with the first segment that finds it.
+    /// `events` with the first segment that finds it. With `inspect` at the first segment that acknowledges it, so for short connections
+    /// as well.
     #[default]
     Scan,
 }
@@ -116,6 +117,11 @@ impl Default for Config {
 }
 
 impl Config {
+    /// Whether headers are read for the addresses on the wire.
+    pub(super) fn reads_translations(&self) -> bool {
+        self.translation == TranslationMode::Scan
+    }
+
     /// Names are in payload.
     fn names_without_payload(&self) -> Option<Violation> {
         let wants_names = self.udp.enabled && self.dns.enabled && self.dns.names != Names::None;
@@ -146,7 +152,7 @@ impl ComponentConfig for Config {
             .covers(Sockets::TcpOfNode)
             .proc_root(&self.proc_root)
             .every(self.interval);
-        if self.translation == TranslationMode::Scan {
+        if self.reads_translations() {
             contract = contract.fills([RecordField::Translation]);
         }
         if self.udp.enabled && self.dns.enabled && self.dns.names != Names::None {

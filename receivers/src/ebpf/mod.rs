@@ -289,7 +289,11 @@ impl Receiver for EbpfReceiver {
         let has_programs = !matches!(programs, Programs::SockDiag(_));
         self.programs = Some((programs, coverage, reason));
         if self.inspect.is_none() && has_programs {
-            self.inspect = InspectCapture::load(&self.config.inspect, &self.context)?;
+            self.inspect = InspectCapture::load(
+                &self.config.inspect,
+                self.config.reads_translations(),
+                &self.context,
+            )?;
         }
         if self.udp.is_none() {
             self.udp = UdpCapture::load(

@@ -5,7 +5,7 @@ use std::time::Duration;
 use flowtap_ebpf::{Attachment, EventsOptions, Listeners, Sockets, SocketsOptions, Store};
 use flowtap_pipeline::FlowBatch;
 
-use super::config::{Config, TranslationMode};
+use super::config::Config;
 use super::convert;
 use super::event_programs::EventPrograms;
 use super::known::Known;
@@ -32,7 +32,7 @@ pub(super) fn sockets_options(config: &Config, per_segment: bool) -> SocketsOpti
         ring_buffer_bytes: config.ring_buffer_bytes.unwrap_or(ring_bytes),
         max_sockets: config.max_sockets,
         per_segment,
-        translation: config.translation == TranslationMode::Scan,
+        translation: config.reads_translations(),
     }
 }
 
@@ -41,7 +41,7 @@ pub(super) fn events_options(config: &Config) -> EventsOptions {
     EventsOptions {
         ring_buffer_bytes: config.ring_buffer_bytes.unwrap_or(EVENTS_RING_BYTES),
         max_sockets: config.max_sockets,
-        translation: config.translation == TranslationMode::Scan,
+        translation: config.reads_translations(),
     }
 }
 

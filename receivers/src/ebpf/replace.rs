@@ -133,7 +133,7 @@ impl EbpfReceiver {
     /// that are open are not recognized.
     fn keep_inspect(&mut self, inspect: Option<Box<InspectCapture>>) {
         let Some(inspect) = inspect else { return };
-        if inspect.suits(&self.config.inspect) {
+        if inspect.suits(&self.config.inspect, self.config.reads_translations()) {
             self.inspect = Some(inspect);
         } else {
             inspect.end();

@@ -15,6 +15,15 @@ use flowtap_pipeline::{Endpoint, Events, Translation};
 
 use super::address::address;
 
+/// The addresses that the kernel side has found.
+pub(super) fn translation(event: &TranslationEvent) -> Translation {
+    let sent = &event.sent;
+    Translation {
+        local: Endpoint::new(address(sent.family, sent.local_addr), sent.local_port),
+        remote: Endpoint::new(address(sent.family, sent.remote_addr), sent.remote_port),
+    }
+}
+
 /// Connections whose addresses on the wire are known at a time; some 150 bytes each.
 const CAPACITY: usize = 1 << 17;
 
@@ -53,13 +62,8 @@ impl Translations {
             self.refused += 1;
             return;
         }
-        let sent = &event.sent;
-        let translation = Translation {
-            local: Endpoint::new(address(sent.family, sent.local_addr), sent.local_port),
-            remote: Endpoint::new(address(sent.family, sent.remote_addr), sent.remote_port),
-        };
         let entry = Entry {
-            translation: Arc::new(translation),
+            translation: Arc::new(translation(event)),
             census: self.census,
         };
         self.entries.insert(event.cookie, entry);

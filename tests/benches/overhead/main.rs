@@ -10,6 +10,7 @@
 //! | `drops` | a dropped packet, counted by reason and by flow |
 //! | `startup` | to the first attached program, to the first scrape |
 //! | `tick` | a window's end with 100,000 synthetic flows and every exporter |
+//! | `inspect` | a segment and a connection with the option `inspect`, and whether its budget is kept |
 //! | `udp` | a datagram by each way to count it, and a TCP exchange beside it |
 //! | `memory` | of the process and of the kernel, idle and with many flows |
 //!
@@ -33,6 +34,7 @@ mod churn;
 mod drain;
 mod drops;
 mod exchange;
+mod inspect;
 mod kernel;
 mod load;
 mod memory;
@@ -72,7 +74,7 @@ impl Sums {
 }
 
 /// Parts in the order in which they run.
-const PARTS: [(&str, fn()); 10] = [
+const PARTS: [(&str, fn()); 11] = [
     ("load", load),
     ("scan", scan::run),
     ("against", against::run),
@@ -81,6 +83,7 @@ const PARTS: [(&str, fn()); 10] = [
     ("drops", drops::run),
     ("startup", startup::run),
     ("tick", tick::run),
+    ("inspect", inspect::run),
     ("udp", udp::run),
     ("memory", memory::run),
 ];

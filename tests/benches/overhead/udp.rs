@@ -33,7 +33,7 @@ const PAIRS: u32 = 5_000;
 const TRANSACTIONS: u32 = 500;
 
 /// A block of TCP, which the window of a new connection has room for, and how many there are in a slice.
-const BLOCK: usize = 32 << 10;
+pub(crate) const BLOCK: usize = 32 << 10;
 const BLOCKS: u32 = 1_000;
 
 /// Bytes of a run of one TCP connection, and how many runs there are.
@@ -168,7 +168,7 @@ pub(crate) fn run() {
     let mut ends = Ends {
         datagrams: pair(),
         dns: pair(),
-        exchange: exchange(),
+        exchange: connection(),
     };
     let dns_port = ends.dns[1].local_addr().expect("bound").port();
     println!("cost of a datagram, of a DNS transaction, and of a TCP exchange, over loopback");
@@ -314,8 +314,8 @@ fn throughput(object: &Object, dns_port: u16) {
 }
 
 /// Sends `BULK` bytes through a connection; returns the seconds that it took, and those of the kernel, on all CPUs.
-fn bulk() -> (f64, f64) {
-    let [mut client, mut server] = exchange();
+pub(crate) fn bulk() -> (f64, f64) {
+    let [mut client, mut server] = connection();
     let in_kernel = || {
         let usage = getrusage(UsageWho::RUSAGE_SELF).expect("usage");
         usage.system_time().num_microseconds() as f64 / 1e6
@@ -342,7 +342,8 @@ fn pair() -> [UdpSocket; 2] {
     [one, two]
 }
 
-fn exchange() -> [TcpStream; 2] {
+/// Both ends of a connection.
+pub(crate) fn connection() -> [TcpStream; 2] {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a socket");
     let client = TcpStream::connect(listener.local_addr().expect("bound")).expect("connected");
     let (server, _) = listener.accept().expect("accepted");
@@ -376,13 +377,13 @@ fn echo([client, server]: &mut [TcpStream; 2]) {
     server.read_exact(&mut bytes).expect("received");
 }
 
-fn pass_block([client, server]: &mut [TcpStream; 2], buffer: &mut [u8]) {
+pub(crate) fn pass_block([client, server]: &mut [TcpStream; 2], buffer: &mut [u8]) {
     client.write_all(buffer).expect("sent");
     server.read_exact(buffer).expect("received");
 }
 
 /// Nanoseconds of this thread for each of `count`, which are numbered.
-fn each(count: u32, mut work: impl FnMut(u32)) -> f64 {
+pub(crate) fn each(count: u32, mut work: impl FnMut(u32)) -> f64 {
     let now = || Duration::from(clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID).expect("a clock"));
     for index in 0..count / 10 {
         work(60_000 + index % 5_000);
@@ -395,13 +396,13 @@ fn each(count: u32, mut work: impl FnMut(u32)) -> f64 {
 }
 
 /// Median and quartiles.
-fn spread(values: &mut [f64]) -> String {
+pub(crate) fn spread(values: &mut [f64]) -> String {
     let middle = median(values);
     let [low, high] = [values.len() / 4, values.len() * 3 / 4].map(|index| values[index]);
     format!("{middle:.3} ({low:.3} to {high:.3})")
 }
 
-fn median(values: &mut [f64]) -> f64 {
+pub(crate) fn median(values: &mut [f64]) -> f64 {
     values.sort_by(f64::total_cmp);
     values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
 }

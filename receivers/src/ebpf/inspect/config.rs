@@ -53,10 +53,12 @@ impl InspectConfig {
         self.reads_first_bytes() || self.exchanges
     }
 
-    pub(super) fn kernel(&self) -> InspectOptions {
+    /// Requests to the kernel side; with `translations` the addresses on the wire as well.
+    pub(super) fn kernel(&self, translations: bool) -> InspectOptions {
         InspectOptions {
             first_bytes: self.reads_first_bytes(),
             exchanges: self.exchanges,
+            translations,
         }
     }
 

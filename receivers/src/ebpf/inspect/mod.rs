@@ -1,7 +1,8 @@
-//! The option `inspect` of the receiver `ebpf`: application protocols, names of TLS servers, and exchanges.
+//! The option `inspect` of the receiver `ebpf`: application protocols, names of TLS servers, exchanges, and the addresses of every
+//! connection on the wire.
 //!
-//! In: first bytes of connections and exchanges from the kernel side, and the records of the mode for TCP. Out: these records, with
-//! the protocol, the name and the exchanges of their connections. The rules:
+//! In: first bytes of connections, exchanges and addresses from the kernel side, and the records of the mode for TCP. Out: these records,
+//! with the protocol, the name, the exchanges and the addresses of their connections. The rules:
 //!
 //! 1. Off by default: no program is loaded, and a record passes by one look at an option.
 //! 2. Before a batch is passed on, what the kernel side has reported is read, so that a connection's last record has all of it
@@ -20,7 +21,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use flowtap_ebpf::udp::monotonic_ns;
-use flowtap_ebpf::{Inspect, LoadError, RingWatch};
+use flowtap_ebpf::{Inspect, InspectEvent, LoadError, RingWatch};
 use flowtap_pipeline::{BuildContext, FlowBatch, Sink, StageError, Timestamp};
 use futures::FutureExt;
 use futures::future::select_all;
@@ -40,6 +41,7 @@ const TICK: Duration = Duration::from_millis(100);
 #[derive(Debug)]
 pub(super) struct InspectCapture {
     config: InspectConfig,
+    reads_translations: bool,
     programs: Inspect,
     table: Table,
     budget: Budget,
@@ -56,18 +58,19 @@ pub(super) struct InspectCapture {
 impl InspectCapture {
     /// Loads and attaches the programs: before the receiver has started, so that a connection that opens once flowtap is ready is seen from
     /// its first segment. [`Shared::run`] reads what they report. `None` if the config asks for nothing, or, with a warning, where the
-    /// kernel does not allow it.
+    /// kernel does not allow it. With `reads_translations` addresses on the wire are read as well; by themselves they load nothing.
     ///
     /// # Errors
     /// The missing requirement, if flowtap runs strictly.
     pub(super) fn load(
         config: &InspectConfig,
+        reads_translations: bool,
         context: &BuildContext,
     ) -> Result<Option<Box<Self>>, StageError> {
         if !config.is_on() {
             return Ok(None);
         }
-        let loaded = Inspect::load(config.kernel()).and_then(|mut programs| {
+        let loaded = Inspect::load(config.kernel(reads_translations)).and_then(|mut programs| {
             programs.attach()?;
             Ok(programs)
         });
@@ -96,6 +99,7 @@ impl InspectCapture {
             budget: Budget::new(config.budget),
             telemetry: Telemetry::new(context, config.reads_first_bytes()),
             config: config.clone(),
+            reads_translations,
             programs,
             looked_at: Instant::now(),
             runs: [0; 3],
@@ -106,8 +110,8 @@ impl InspectCapture {
     }
 
     /// Whether a receiver with these settings can continue with it.
-    pub(super) fn suits(&self, config: &InspectConfig) -> bool {
-        self.config == *config
+    pub(super) fn suits(&self, config: &InspectConfig, reads_translations: bool) -> bool {
+        self.config == *config && self.reads_translations == reads_translations
     }
 
     /// Shows that the programs are about to be detached for good.
@@ -121,7 +125,10 @@ impl InspectCapture {
         let now_ns = monotonic_ns();
         let Self { programs, table, .. } = self;
         self.malformed += programs.drain_first_bytes(|first| table.add_first_bytes(first, now_ns));
-        let drained = programs.drain_exchanges(|exchange| table.add_exchange(exchange, now_ns));
+        let drained = programs.drain_events(|event| match event {
+            InspectEvent::Exchange(exchange) => table.add_exchange(exchange, now_ns),
+            InspectEvent::Translation(found) => table.add_translation(found, now_ns),
+        });
         // First bytes are reported before the exchange that they begin, but may have come after the first look at their buffer.
         if table.has_early_exchanges() {
             self.malformed += programs.drain_first_bytes(|first| table.add_first_bytes(first, now_ns));

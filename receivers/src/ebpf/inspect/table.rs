@@ -1,7 +1,7 @@
-//! Protocols, names and exchanges of connections by cookie, until they close.
+//! Protocols, names, exchanges and addresses of connections by cookie, until they close.
 //!
-//! In: first bytes and exchanges from the kernel side, and records of TCP. Out: the same records with what the first bytes say, and
-//! with the exchanges since the last one. The rules:
+//! In: first bytes, exchanges and addresses from the kernel side, and records of TCP. Out: the same records with what the first bytes say,
+//! with the exchanges since the last one, and with the addresses on the wire. The rules:
 //!
 //! 1. A connection is settled when further bytes can change nothing, when as many were seen as are read, after [`SETTLE_AFTER_NS`], or
 //!    at its close. Until then its records have no protocol, so that a series need not change. Copies of its bytes are wiped then.
@@ -14,9 +14,11 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use flowtap_ebpf::TranslationEvent;
 use flowtap_ebpf::abi::{ExchangeEvent, FirstBytes};
-use flowtap_pipeline::{AppProtocol, Events, Exchanges, FlowBatch, Inspection, TcpRecord};
+use flowtap_pipeline::{AppProtocol, Events, Exchanges, FlowBatch, Inspection, TcpRecord, Translation};
 
+use super::super::translations::translation;
 use super::config::InspectConfig;
 use crate::dns::{DomainName, NamePolicy};
 use crate::inspect::{Prefix, Recognized, Verdict, recognize, tls};
@@ -63,6 +65,8 @@ struct Entry {
     /// Turns that are a handshake, once first bytes were seen.
     handshake_turns: Option<u8>,
     durations_us: Vec<u32>,
+    /// The addresses on the wire, where they are not those of the socket.
+    translation: Option<Arc<Translation>>,
 }
 
 impl Entry {
@@ -176,7 +180,15 @@ impl Table {
             inspection: None,
             handshake_turns: None,
             durations_us: Vec::new(),
+            translation: None,
         }))
+    }
+
+    /// Adds the addresses of a connection on the wire.
+    pub(super) fn add_translation(&mut self, found: &TranslationEvent, now_ns: u64) {
+        if let Some(entry) = self.entry(found.cookie, now_ns) {
+            entry.translation = Some(Arc::new(translation(found)));
+        }
     }
 
     /// Adds a segment from the beginning of a connection.
@@ -325,6 +337,9 @@ impl Table {
             return;
         };
         record.flow.inspection.clone_from(&entry.inspection);
+        if record.flow.translation.is_none() {
+            record.flow.translation.clone_from(&entry.translation);
+        }
         if !entry.durations_us.is_empty() {
             let durations_us = std::mem::take(&mut entry.durations_us);
             self.pending -= durations_us.len();

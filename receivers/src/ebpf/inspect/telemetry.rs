@@ -127,6 +127,7 @@ impl Telemetry {
             unknown_roles: seen.unknown_roles.saturating_sub(before.unknown_roles),
             exchanges_untimed: seen.exchanges_untimed.saturating_sub(before.exchanges_untimed),
             exchanges_too_long: seen.exchanges_too_long.saturating_sub(before.exchanges_too_long),
+            translations_lost: seen.translations_lost.saturating_sub(before.translations_lost),
             ..InspectSeen::default()
         };
         let new_rejected = Rejected {
@@ -164,6 +165,7 @@ impl Telemetry {
             ("unknown_role", seen.unknown_roles),
             ("exchange_untimed", seen.exchanges_untimed),
             ("exchange_too_long", seen.exchanges_too_long),
+            ("translation_ring_full", seen.translations_lost),
             ("program_missed", missed),
             ("malformed_record", malformed),
             ("too_many_connections", rejected.connections),

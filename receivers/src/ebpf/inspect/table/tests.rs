@@ -178,6 +178,51 @@ fn exchanges_go_with_the_next_record_once() {
     assert_eq!((table.len(), table.pending), (0, 0));
 }
 
+/// The packets of the connection come from 10.0.0.1 and go to 10.0.0.`peer`.
+fn sent_to(cookie: u64, peer: u8) -> TranslationEvent {
+    let mut bytes = [0_u8; 56];
+    bytes[0] = 4;
+    bytes[8..16].copy_from_slice(&cookie.to_ne_bytes());
+    bytes[16..20].copy_from_slice(&[10, 0, 0, 1]);
+    bytes[32..36].copy_from_slice(&[10, 0, 0, peer]);
+    bytes[52..54].copy_from_slice(&2_u16.to_ne_bytes());
+    match flowtap_ebpf::Event::read(&bytes) {
+        Ok((flowtap_ebpf::Event::Translation(event), [])) => event,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn addresses_on_the_wire_are_in_each_record_until_the_close_unless_a_scan_has_found_them() {
+    let mut table = table();
+    table.add_translation(&sent_to(1, 70), 1);
+    let peer = |record: &TcpRecord| {
+        let translation = record.flow.translation.as_ref()?;
+        Some(translation.remote.addr.to_string())
+    };
+    let peer_of = |table: &mut Table, cookie, events| peer(&complete(table, cookie, events, 2));
+    assert_eq!(peer_of(&mut table, 2, Events::NONE), None, "another connection");
+    for events in [Events::NONE, Events::CLOSED] {
+        assert_eq!(peer_of(&mut table, 1, events).as_deref(), Some("10.0.0.70"));
+    }
+    assert_eq!(peer_of(&mut table, 1, Events::NONE), None);
+    assert_eq!(table.len(), 0);
+
+    table.add_translation(&sent_to(3, 70), 3);
+    let end = |port| Endpoint::new(Ipv4Addr::LOCALHOST.into(), port);
+    let mut record = TcpRecord::new(Flow {
+        cookie: 3,
+        ..Flow::new(end(50_000), end(80))
+    });
+    record.flow.translation = Some(Arc::new(translation(&sent_to(3, 71))));
+    let mut batch = FlowBatch {
+        tcp: vec![record],
+        ..FlowBatch::default()
+    };
+    table.complete(&mut batch, 4);
+    assert_eq!(peer(&batch.tcp[0]).as_deref(), Some("10.0.0.71"));
+}
+
 #[test]
 fn what_finds_no_room_or_no_record_is_counted() {
     let mut table = table();
