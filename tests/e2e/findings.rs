@@ -213,6 +213,8 @@ fn replay_has_the_findings_of_a_recording_as_text_and_json() {
         "--set",
         "service.pipelines.logs={receivers: [ebpf], processors: [direction, policy, watch, connections], exporters: [debug]}",
         "--set",
+        "processors.connections={}",
+        "--set",
         "exporters.debug={}",
     ];
     let of_both = replay(&logs);

@@ -235,7 +235,7 @@ fn a_recording_can_go_to_standard_output() {
     std::fs::write(&file, recorded.stdout).unwrap();
     let replayed = output(flowtap().arg("replay").arg(&file));
     assert!(
-        replayed.contains("primus_lens_network_tcp_bytes_total{"),
+        replayed.contains("primus_lens_network_tcp_connections{"),
         "{replayed}"
     );
 }
