@@ -101,7 +101,7 @@ fn set_aside(file: &Path) {
     }
     let kept = corrupt(file);
     match fs::rename(file, &kept) {
-        Ok(()) => tracing::warn!(
+        Ok(()) => tracing::info!(
             file = %kept.display(),
             "the damaged state file of `watch` is kept under another name, and a new one is written"
         ),
