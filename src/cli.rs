@@ -126,7 +126,7 @@ pub(crate) struct RecordArgs {
     /// Where the receivers come from.
     #[command(flatten)]
     pub(crate) config: ConfigArgs,
-    /// The file
+    /// The file; `-` for standard output
     #[arg(value_name = "FILE")]
     pub(crate) file: PathBuf,
     /// Duration, such as 60s; without it, until SIGTERM or SIGINT

@@ -60,6 +60,8 @@ mod words;
 #[cfg(test)]
 mod tests;
 
+use std::collections::HashSet;
+
 use config::Origins;
 use flowtap_pipeline::Registry;
 
@@ -78,9 +80,18 @@ pub use service::{
 pub fn load(layers: &Layers, registry: &Registry) -> Result<Config, ConfigErrors> {
     let mut diagnostics = Vec::new();
     let mut merged = layers.merge(registry, &mut diagnostics);
+    let merging = diagnostics.len();
     substitute::substitute(&mut merged, &layers.env, &mut diagnostics);
+    // Their values are still the text of the reference, of which only the reference can be judged.
+    let unresolved: HashSet<_> = diagnostics[merging..].iter().map(|it| it.key.clone()).collect();
     redacted::report(&merged, &mut diagnostics);
-    let config = check::check(&merged, registry, &mut diagnostics);
+    let mut faults = Vec::new();
+    let config = check::check(&merged, registry, &mut faults);
+    diagnostics.extend(
+        faults
+            .into_iter()
+            .filter(|fault| !unresolved.contains(&fault.key)),
+    );
     match config {
         Some(mut config) if diagnostics.is_empty() => {
             config.files = std::mem::take(&mut merged.files);

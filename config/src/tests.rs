@@ -356,6 +356,24 @@ fn a_substitution_that_needs_quotes_has_them_in_the_hint() {
 }
 
 #[test]
+fn the_text_of_a_reference_that_can_t_be_resolved_is_not_judged() {
+    let text = "exporters:\n  prometheus: {size: \"${file:/nonexistent/n}\"}\n  otlp: {size: \"${env:UNSET}\", password: [1]}\n";
+    let errors = with_files(&[("a.yaml", text)], &[], &[]).unwrap_err().0;
+    let mut found: Vec<_> = errors.iter().map(|it| (&*it.key, &*it.message)).collect();
+    found.sort_unstable();
+    assert_eq!(found.len(), 3, "{found:?}");
+    assert!(found[0].0 == "exporters.otlp.password", "{found:?}");
+    assert_eq!(
+        found[1],
+        ("exporters.otlp.size", "the environment variable UNSET is not set")
+    );
+    assert!(
+        found[2].1.starts_with("the file /nonexistent/n can't be read: "),
+        "{found:?}"
+    );
+}
+
+#[test]
 fn a_misspelt_name_comes_with_the_one_that_was_meant() {
     let errors = with_files(&[("a.yaml", "exporters:\n  promethius: {}\n")], &[], &[]).unwrap_err();
     let shown = errors.to_string();

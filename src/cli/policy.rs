@@ -12,7 +12,7 @@ use super::sources::ConfigArgs;
 pub(crate) enum PolicyCommand {
     /// Show which observed flows NetworkPolicies deny, and the rule that decides; exit code 1 if any
     Check(CheckArgs),
-    /// Print the least NetworkPolicies that allow the observed flows
+    /// Print the least NetworkPolicies that allow the observed flows; exit code 1 if there is none
     Suggest(SuggestArgs),
     /// Show the observed flows whose verdict differs between two sets of NetworkPolicies; exit code 1 if any
     Diff(DiffArgs),
@@ -27,7 +27,10 @@ pub(crate) struct CheckArgs {
     /// Also show the flows that are allowed
     #[arg(long)]
     pub(crate) all: bool,
-    /// For programs to read
+    /// Exit with 1 also if a flow is undecided, because a pod or a namespace's labels are not known
+    #[arg(long)]
+    pub(crate) fail_on_undecided: bool,
+    /// For programs to read: every flow, those that are allowed also
     #[arg(long)]
     pub(crate) json: bool,
     /// The flows.
@@ -41,13 +44,13 @@ pub(crate) struct SuggestArgs {
     /// Do not allow DNS where the observation has no UDP
     #[arg(long)]
     pub(crate) no_dns: bool,
-    /// Widen IPv4 addresses outside the cluster to this prefix length
+    /// Widen IPv4 addresses outside the cluster to this prefix length, or a longer one that has no address of the cluster
     #[arg(long, value_name = "LENGTH", default_value_t = 32, value_parser = clap::value_parser!(u8).range(0..=32))]
     pub(crate) prefix_v4: u8,
     /// The same for IPv6
     #[arg(long, value_name = "LENGTH", default_value_t = 128, value_parser = clap::value_parser!(u8).range(0..=128))]
     pub(crate) prefix_v6: u8,
-    /// As a List in JSON, without notes
+    /// As a List in JSON, with the notes on standard error
     #[arg(long)]
     pub(crate) json: bool,
     /// The flows.
@@ -88,7 +91,8 @@ pub(crate) struct ObservedArgs {
     /// Also judge connects that only failed
     #[arg(long)]
     pub(crate) attempts: bool,
-    /// Maximum number of different flows
+    /// Maximum number of different flows: ends on the recorded node, each with a peer and the server's port. A connection within
+    /// the node counts twice
     #[arg(long, value_name = "COUNT", default_value_t = 200_000, value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) max_flows: u32,
     /// Duration of the measurement, if no recording is given

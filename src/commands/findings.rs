@@ -1,5 +1,7 @@
 //! `flowtap findings` and `flowtap replay --findings`: what a daemon or a recording has found, and the numbers that led to it.
 
+#[cfg(feature = "analysis")]
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::net::SocketAddr;
 #[cfg(feature = "analysis")]
@@ -56,36 +58,48 @@ pub(crate) fn findings(args: &FindingsArgs, registry: &Registry) -> Result<Strin
     if args.json {
         return json(&answer);
     }
-    Ok(text(&answer.findings, &answer.watchers)
-        + &left_out(answer.findings.len(), kept, answer.total, args.kind.is_some()))
+    let kind = args.kind.as_deref();
+    Ok(text(&answer, kept, kind) + &left_out(answer.findings.len(), kept, answer.total, kind.is_some()))
 }
 
-/// The findings of a recording, the oldest first: each pipeline's in turn.
+/// The findings of a recording, the oldest first. One that several pipelines make at the same time is one, as in a daemon.
 ///
 /// # Errors
 /// A recording that can't be read to its end; a component that can't be built.
 #[cfg(feature = "analysis")]
 pub(crate) fn of_recording(config: &Config, file: &Path, as_json: bool) -> Result<String, ExitError> {
-    let (mut found, mut watchers) = (Vec::new(), Vec::new());
+    let (mut found, mut watchers) = (BTreeMap::<_, Vec<_>>::new(), Vec::new());
     for (id, pipeline) in &config.pipelines {
         let mut recording = Recording::open(file)?;
         let stages = recording.stages(config, id, pipeline)?;
         let mut of_pipeline = Vec::new();
         recording.play_and(stages, |findings, now| {
-            found.extend(findings.take().iter().map(|record| Finding::from(&**record)));
+            for record in findings.take() {
+                let of_moment = found.entry(record.at).or_default();
+                if !of_moment.contains(&record) {
+                    of_moment.push(record);
+                }
+            }
             let known = findings.watchers();
             of_pipeline = known.iter().map(|watcher| Watcher::at(watcher, now)).collect();
         })?;
         watchers.extend(of_pipeline);
     }
+    let found: Vec<_> = found
+        .into_values()
+        .flatten()
+        .map(|record| Finding::from(&*record))
+        .collect();
+    let kept = found.len();
+    let answer = Answer {
+        total: kept as u64,
+        findings: found,
+        watchers,
+    };
     if as_json {
-        return json(&Answer {
-            total: found.len() as u64,
-            findings: found,
-            watchers,
-        });
+        return json(&answer);
     }
-    Ok(text(&found, &watchers))
+    Ok(text(&answer, kept, None))
 }
 
 fn json(answer: &Answer) -> Result<String, ExitError> {
@@ -146,19 +160,45 @@ fn nothing(watchers: &[Watcher]) -> String {
     text
 }
 
-fn text(findings: &[Finding], watchers: &[Watcher]) -> String {
-    if findings.is_empty() {
-        return nothing(watchers);
+/// A line for each processor that learns, which explains why there are few findings.
+fn learning(watchers: &[Watcher]) -> String {
+    let mut text = String::new();
+    for watcher in watchers.iter().filter(|watcher| watcher.is_learning) {
+        let Watcher {
+            processor, pipeline, ..
+        } = watcher;
+        if let Some(until) = &watcher.learns_until {
+            // Writing to a String does not fail.
+            let _ = writeln!(
+                text,
+                "(`{processor}` in the pipeline `{pipeline}` learns until {until}; before that only peers on lists are reported)"
+            );
+        }
+    }
+    text
+}
+
+/// The findings of an answer. `kept` of them there are, of the `kind` if one was asked for; fewer may be shown.
+fn text(answer: &Answer, kept: usize, kind: Option<&str>) -> String {
+    if kept == 0 {
+        return match kind {
+            Some(kind) if answer.total > 0 => {
+                let others = answer.total;
+                format!("no findings of the kind `{kind}`; {others} of other kinds\n")
+                    + &learning(&answer.watchers)
+            }
+            _ => nothing(&answer.watchers),
+        };
     }
     let mut text = String::new();
-    for finding in findings {
+    for finding in &answer.findings {
         // Writing to a String does not fail.
         let _ = writeln!(text, "{}  {:<17}  {}", finding.at, finding.kind, finding.text);
         if !finding.numbers.is_empty() {
             let _ = writeln!(text, "{:20}  {:<17}  {}", "", "", numbers(finding));
         }
     }
-    text
+    text + &learning(&answer.watchers)
 }
 
 fn numbers(finding: &Finding) -> String {
@@ -176,6 +216,54 @@ fn numbers(finding: &Finding) -> String {
 mod tests {
     use super::*;
 
+    fn answer(findings: &[Finding], total: u64, watchers: &[Watcher]) -> Answer {
+        Answer {
+            total,
+            findings: findings.to_vec(),
+            watchers: watchers.to_vec(),
+        }
+    }
+
+    fn watcher(learns_until: Option<&str>, is_learning: bool) -> Watcher {
+        Watcher {
+            processor: "watch/b".to_owned(),
+            pipeline: "metrics".to_owned(),
+            learns_until: learns_until.map(str::to_owned),
+            is_learning,
+        }
+    }
+
+    const UNTIL: &str = "2025-06-15T15:06:40Z";
+    const LEARNS: &str = "(`watch/b` in the pipeline `metrics` learns until 2025-06-15T15:06:40Z; before that only peers on lists are \
+                          reported)\n";
+
+    #[test]
+    fn that_it_learns_is_said_beside_findings() {
+        let found = [Finding {
+            at: UNTIL.to_owned(),
+            kind: "black_list".to_owned(),
+            text: "curl has a connection".to_owned(),
+            ..Finding::default()
+        }];
+        let text_of = |is_learning| text(&answer(&found, 1, &[watcher(Some(UNTIL), is_learning)]), 1, None);
+        let line = "2025-06-15T15:06:40Z  black_list         curl has a connection\n";
+        assert_eq!(text_of(true), format!("{line}{LEARNS}"));
+        assert_eq!(text_of(false), line);
+    }
+
+    #[test]
+    fn findings_of_other_kinds_and_those_that_are_not_shown_are_not_none() {
+        let learned = [watcher(Some(UNTIL), false)];
+        assert_eq!(
+            text(&answer(&[], 7, &learned), 0, Some("beacon")),
+            "no findings of the kind `beacon`; 7 of other kinds\n"
+        );
+        assert!(text(&answer(&[], 7, &[watcher(Some(UNTIL), true)]), 0, Some("beacon")).ends_with(LEARNS));
+        assert!(text(&answer(&[], 0, &learned), 0, Some("beacon")).contains("has found nothing since"));
+        // `--limit 0`: what is left out is a line of its own.
+        assert_eq!(text(&answer(&[], 7, &learned), 7, None), "");
+    }
+
     #[test]
     fn each_finding_is_a_sentence_with_its_numbers_below() {
         let found = [Finding {
@@ -186,7 +274,7 @@ mod tests {
             ..Finding::default()
         }];
         assert_eq!(
-            text(&found, &[]),
+            text(&answer(&found, 1, &[]), 1, None),
             "2025-06-15T15:06:40Z  volume_surge       shop sent 500000000 bytes to external peers\n\
              \u{20}                                        bytes=500000000 score=12.35\n"
         );
@@ -195,19 +283,17 @@ mod tests {
     #[test]
     fn without_findings_it_is_said_whether_something_watches_and_until_when_it_learns() {
         assert!(
-            text(&[], &[])
+            text(&answer(&[], 0, &[]), 0, None)
                 .starts_with("no findings: no pipeline has the processor `watch`\n  hint: define it")
         );
-        let watcher = |learns_until: Option<&str>, is_learning| Watcher {
-            processor: "watch/b".to_owned(),
-            pipeline: "metrics".to_owned(),
-            learns_until: learns_until.map(str::to_owned),
-            is_learning,
-        };
-        let learning = watcher(Some("2025-06-15T15:06:40Z"), true);
-        let learned = watcher(Some("2025-06-15T15:06:40Z"), false);
+        let learning = watcher(Some(UNTIL), true);
+        let learned = watcher(Some(UNTIL), false);
         assert_eq!(
-            text(&[], &[learning, learned, watcher(None, true)]),
+            text(
+                &answer(&[], 0, &[learning, learned, watcher(None, true)]),
+                0,
+                None
+            ),
             "no findings: `watch/b` in the pipeline `metrics` learns until 2025-06-15T15:06:40Z; before that only peers on lists are \
              reported\n\
              no findings: `watch/b` in the pipeline `metrics` has learned until 2025-06-15T15:06:40Z, and has found nothing since\n\

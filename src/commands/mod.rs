@@ -24,6 +24,8 @@ mod replay;
 mod top;
 mod validate;
 
+use std::fs::File;
+
 use clap::CommandFactory;
 use flowtap_pipeline::Registry;
 
@@ -57,7 +59,8 @@ pub(crate) fn dispatch(arguments: Cli, registry: &Registry) -> Result<(), ExitEr
         #[cfg(feature = "analysis")]
         Some(Command::Record(args)) => {
             let config = load_for(&args.config, registry, &["service.kubernetes"])?;
-            record::record(&config, &args.file, args.duration)
+            let file = record::target(&args.file)?;
+            record::record(&config, file, args.duration)
         }
         #[cfg(feature = "analysis")]
         Some(Command::Replay(args)) => {
@@ -86,6 +89,13 @@ pub(crate) fn dispatch(arguments: Cli, registry: &Registry) -> Result<(), ExitEr
                 config: vec![candidate],
                 set: Vec::new(),
             };
+            // A file of an argument, like those that other commands compare.
+            File::open(&candidate.config[0]).map_err(|error| {
+                ExitError::new(
+                    Code::NoInput,
+                    format!("{}: {error}", candidate.config[0].display()),
+                )
+            })?;
             let (text, found) = classify::diff(&config, &load(&candidate)?, &args.addresses)?;
             print(&text)?;
             found

@@ -1,5 +1,6 @@
 //! `flowtap record`: the receivers of a config, into a file.
 
+use std::io::{self, IsTerminal};
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -26,6 +27,22 @@ const OBJECTS_PER_FRAME: usize = 2_000;
 
 /// Interval at which the objects are listed again.
 const RELIST_INTERVAL: Duration = Duration::from_secs(30);
+
+/// The file that an argument names: `-` is standard output.
+///
+/// # Errors
+/// Standard output is a terminal.
+pub(crate) fn target(file: &Path) -> Result<&Path, ExitError> {
+    if file != Path::new("-") {
+        return Ok(file);
+    }
+    if io::stdout().is_terminal() {
+        let message =
+            "standard output is a terminal, and a recording is no text\n  hint: redirect it, or name a file";
+        return Err(ExitError::new(Code::Usage, message));
+    }
+    Ok(Path::new("/dev/stdout"))
+}
 
 /// Records into `file` until `duration` is over, or SIGTERM or SIGINT comes; then ends within `service.shutdown_timeout`, also
 /// if the file is a pipe whose reader takes nothing.

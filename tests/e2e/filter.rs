@@ -90,6 +90,17 @@ fn two_filters_with_opposite_matchers_drop_every_record_once_tcp_and_udp() {
     let (udp, rest) = (by("filter"), by("filter/rest"));
     assert_eq!(udp + rest, accepted, "{udp} and {rest}");
     assert_eq!(udp, UDP * INTERVALS);
+    let passed = |processor| {
+        own.sum(
+            "flowtap_processor_filter_passed_records_total",
+            &[("processor", processor)],
+        )
+    };
+    assert_eq!(
+        (passed("filter"), passed("filter/rest")),
+        (rest, udp),
+        "in = passed + dropped"
+    );
     let scrape = daemon.scrape();
     assert_eq!(scrape.sum("primus_lens_network_udp_flow_egress", &[]), 0);
     assert_eq!(scrape.sum("primus_lens_network_udp_flow_ingress", &[]), 0);

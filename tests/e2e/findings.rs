@@ -208,6 +208,27 @@ fn replay_has_the_findings_of_a_recording_as_text_and_json() {
         "{shown}"
     );
     assert_eq!(shown.lines().count(), 1, "{shown}");
+    // `watch` in a second pipeline makes the same findings, which are listed once, as those of a daemon.
+    let logs = [
+        "--set",
+        "service.pipelines.logs={receivers: [ebpf], processors: [direction, policy, watch, connections], exporters: [debug]}",
+        "--set",
+        "processors.connections={}",
+        "--set",
+        "exporters.debug={}",
+    ];
+    let of_both = replay(&logs);
+    assert_eq!(
+        String::from_utf8_lossy(&of_both.stdout),
+        shown,
+        "{}",
+        String::from_utf8_lossy(&of_both.stderr)
+    );
+    let of_both = answer(&replay(&[&logs[..], &["--json"]].concat()));
+    assert_eq!(
+        (&of_both["total"], of_both["watchers"].as_array().unwrap().len()),
+        (&json!(1), 2)
+    );
     let found = answer(&replay(&["--json"]));
     assert_eq!(std::fs::read(&state).unwrap(), b"of a daemon");
     assert_eq!(found["total"], 1, "{found:#}");

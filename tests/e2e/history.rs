@@ -548,13 +548,19 @@ fn what_cannot_be_read_is_reported_and_the_rest_is_read() {
     };
     let text = run(&[]);
     for expected in [
-        "2 of 3 records in 1 files",
+        "2 of 3 records in 1 file,",
         "not of connections or UDP flows: 1 flowtap.finding",
         &format!("not read: {}: Permission denied", closed.display()),
         "x.jsonl: line 2 not read: expected",
     ] {
         assert!(text.contains(expected), "{expected}: {text}");
     }
+    let none: Value = serde_json::from_str(&run(&["--json", "--peer", "192.0.2.77"])).unwrap();
+    let total = &none["total"];
+    assert_eq!(
+        (&total["records"], &total["first"], &total["last"]),
+        (&json!(0), &Value::Null, &Value::Null)
+    );
     let answer: Value = serde_json::from_str(&run(&["--json"])).unwrap();
     let groups: Vec<_> = answer["lines"]
         .as_array()

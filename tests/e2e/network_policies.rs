@@ -9,8 +9,8 @@ use std::process::{Command, Output, Stdio};
 use std::thread;
 
 use flowtap_pipeline::cluster_objects::{
-    ClusterObjects, NamedPort, NamespaceObject, PodObject, PortProtocol, ServiceObject, ServicePort,
-    TargetPort,
+    ClusterObjects, NamedPort, NamespaceObject, NodeObject, PodObject, PortProtocol, ServiceObject,
+    ServicePort, TargetPort,
 };
 use flowtap_pipeline::{
     Endpoint, Events, Flow, FlowBatch, NodeInfo, Role, RoleSource, TcpRecord, Timestamp, Transport, UdpRecord,
@@ -274,6 +274,194 @@ fn flows_beyond_the_bound_are_counted_and_end_in_1_although_none_is_denied() {
     text(
         &policy(&["check", "--file", open, "--max-flows", "0", recording]),
         2,
+    );
+}
+
+/// UDP as the receiver reports it without a peer: by hooks that do not show it, or for want of a place in its table.
+fn udp_without_peer(unplaced: bool) -> FlowBatch {
+    let flow = record("10.244.1.7", "0.0.0.0", 0, Role::Unknown).flow;
+    FlowBatch {
+        udp: vec![UdpRecord {
+            sent_bytes: 40,
+            unplaced,
+            ..UdpRecord::new(Flow {
+                transport: Transport::Udp,
+                ..flow
+            })
+        }],
+        ..FlowBatch::default()
+    }
+}
+
+#[test]
+fn udp_whose_peer_is_not_known_is_a_note_and_udp_without_a_place_is_incomplete() {
+    let dir = tempfile::tempdir().unwrap();
+    let open = file(dir.path(), "open.yaml", OPEN);
+    let open = open.to_str().unwrap();
+    let recording = |unplaced| {
+        let name = format!("{unplaced}.flowtap");
+        recording_of(dir.path(), &name, udp_without_peer(unplaced), Some(cluster()))
+    };
+    let (hooks, table) = (recording(false), recording(true));
+    for command in [
+        &["check", "--file", open, "--json"][..],
+        &["diff", open, open, "--json"],
+    ] {
+        let report = text(&policy(&[command, &[hooks.to_str().unwrap()]].concat()), 0);
+        let report: Value = serde_json::from_str(&report).unwrap();
+        assert_eq!(
+            (
+                &report["records_without_peer"],
+                &report["records_unplaced"],
+                &report["records_left_out"]
+            ),
+            (&json!(1), &json!(0), &json!(0))
+        );
+        assert!(
+            report["notes"][0]
+                .as_str()
+                .unwrap()
+                .contains("hint: record with `udp.hooks: functions`")
+        );
+
+        let output = policy(&[command, &[table.to_str().unwrap()]].concat());
+        let report: Value = serde_json::from_str(&text(&output, 1)).unwrap();
+        assert_eq!(report["records_unplaced"], 1);
+        let message = String::from_utf8_lossy(&output.stderr);
+        assert!(
+            message.contains("hint: record with a larger receivers.ebpf.udp.max_flows"),
+            "{message}"
+        );
+    }
+}
+
+#[test]
+fn undecided_flows_end_in_1_on_request_alone() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut cluster = cluster();
+    // Whose pod is called db is not known.
+    let db = cluster.pods.remove(1);
+    cluster.nodes.push(NodeObject {
+        name: "n1".to_owned(),
+        pod_ranges: vec!["10.244.1.0/24".parse().unwrap()],
+        ..NodeObject::default()
+    });
+    assert_eq!(db.workload, "Deployment/db");
+    let recording = recording(dir.path(), "a.flowtap", records(), Some(cluster));
+    let egress = "
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: {name: web, namespace: shop}
+spec:
+  podSelector: {matchLabels: {app: web}}
+  policyTypes: [Egress]
+  egress: [{to: [{podSelector: {matchLabels: {app: db}}}]}]
+";
+    let egress = file(dir.path(), "egress.yaml", egress);
+    let command = [
+        "check",
+        "--file",
+        egress.to_str().unwrap(),
+        recording.to_str().unwrap(),
+    ];
+    let report = text(&policy(&command), 0);
+    assert!(report.contains("0 flows denied, 1 undecided"), "{report}");
+    let output = policy(&[&command[..], &["--fail-on-undecided"]].concat());
+    assert_eq!(text(&output, 1), report);
+    let message = String::from_utf8_lossy(&output.stderr);
+    assert!(
+        message.contains("1 flow undecided; hint: list the pods"),
+        "{message}"
+    );
+}
+
+#[test]
+fn where_no_policy_can_be_suggested_suggest_says_why_and_ends_in_1() {
+    let dir = tempfile::tempdir().unwrap();
+    // Of the node alone: nothing that a policy could select.
+    let seen = vec![record("192.0.2.1", "198.51.100.7", 443, Role::Client)];
+    let seen = recording(dir.path(), "node.flowtap", seen, Some(cluster()));
+    let nothing = recording(dir.path(), "nothing.flowtap", Vec::new(), None);
+    let mut unlabelled = cluster();
+    for pod in &mut unlabelled.pods {
+        pod.labels.clear();
+    }
+    let unlabelled = recording(dir.path(), "unlabelled.flowtap", records(), Some(unlabelled));
+    for (recording, reason) in [
+        (
+            &seen,
+            "1 flow observed, and no pod that is known was an end of it on the recorded node",
+        ),
+        (&nothing, "no flow was observed"),
+        (&unlabelled, "no policy can select 3 workloads"),
+    ] {
+        let recording = recording.to_str().unwrap();
+        let output = policy(&["suggest", recording]);
+        let suggested = text(&output, 1);
+        assert!(
+            suggested.starts_with(&format!("# no policy was suggested: {reason}")),
+            "{suggested}"
+        );
+        assert!(suggested.lines().all(|line| line.starts_with('#')), "{suggested}");
+        let message = String::from_utf8_lossy(&output.stderr);
+        assert!(
+            message.contains(&format!("no policy was suggested: {reason}")),
+            "{message}"
+        );
+        // An empty list is that by intent: a cluster without policies has one.
+        let list = text(&policy(&["suggest", "--json", recording]), 1);
+        let list = file(dir.path(), "list.json", &list);
+        let checked = text(
+            &policy(&["check", "--file", list.to_str().unwrap(), recording]),
+            0,
+        );
+        assert!(
+            checked.contains("note: the files have no policies: no pod is isolated\n"),
+            "{checked}"
+        );
+    }
+}
+
+#[test]
+fn a_pod_that_is_not_known_is_allowed_by_its_address_with_a_doubt_in_the_output() {
+    let dir = tempfile::tempdir().unwrap();
+    let seen = vec![
+        record("10.244.1.7", "10.244.3.9", 443, Role::Client),
+        record("10.244.1.7", "10.245.3.9", 443, Role::Client),
+        record("10.244.1.7", "198.51.100.7", 443, Role::Client),
+    ];
+    let mut cluster = cluster();
+    cluster.nodes.push(NodeObject {
+        name: "n3".to_owned(),
+        pod_ranges: vec!["10.244.3.0/24".parse().unwrap()],
+        ..NodeObject::default()
+    });
+    let recording = recording(dir.path(), "a.flowtap", seen, Some(cluster));
+    let recording = recording.to_str().unwrap();
+    let widened = [
+        "suggest",
+        "--prefix-v4",
+        "24",
+        "--set",
+        "processors.policy.k8s_pod=[10.245.0.0/16]",
+        recording,
+    ];
+    let suggested = text(&policy(&widened), 0);
+    for expected in [
+        "cidr: 10.244.3.9/32",
+        "cidr: 10.245.3.9/32",
+        "cidr: 198.51.100.0/24",
+        "# doubtful: 10.244.3.9 is in the cluster's range of pods, and no pod that is known has it; another pod can have this address \
+         later\n",
+    ] {
+        assert!(suggested.contains(expected), "{expected}: {suggested}");
+    }
+    // A list in JSON has no comments.
+    let output = policy(&[&widened[..], &["--json"]].concat());
+    let message = String::from_utf8_lossy(&output.stderr);
+    assert!(
+        message.contains("note: shop/flowtap-web: doubtful: 10.244.3.9 is"),
+        "{message}"
     );
 }
 

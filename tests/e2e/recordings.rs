@@ -207,6 +207,40 @@ fn explain_says_what_live_traffic_would_make() {
 }
 
 #[test]
+fn a_recording_can_go_to_standard_output() {
+    let dir = tempfile::tempdir().unwrap();
+    let recorded = flowtap()
+        .args([
+            "record",
+            "--for",
+            "1s",
+            "--set",
+            "receivers.generator={flows: 5, interval: 100ms}",
+        ])
+        .args(["--set", "service.pipelines.metrics.receivers=[generator]", "-"])
+        .current_dir(dir.path())
+        .output()
+        .unwrap();
+    assert!(
+        recorded.status.success(),
+        "{}",
+        String::from_utf8_lossy(&recorded.stderr)
+    );
+    assert_eq!(
+        std::fs::read_dir(dir.path()).unwrap().count(),
+        0,
+        "no file of that name"
+    );
+    let file = dir.path().join("a.flowtap");
+    std::fs::write(&file, recorded.stdout).unwrap();
+    let replayed = output(flowtap().arg("replay").arg(&file));
+    assert!(
+        replayed.contains("primus_lens_network_tcp_connections{"),
+        "{replayed}"
+    );
+}
+
+#[test]
 fn classify_prints_the_class_and_the_rule_that_matched() {
     let dir = tempfile::tempdir().unwrap();
     let list = dir.path().join("partners.txt");
@@ -263,6 +297,11 @@ fn classify_prints_the_class_and_the_rule_that_matched() {
          203.0.113.9  DIFFERENT  partners: 203.0.113.0/24 of the class `partners` of the config  ->  externalHosts: in no range  (policy)\n"
     );
     assert_eq!(diff(&["10.96.0.11"]).status.code(), Some(0));
+    std::fs::rename(&candidate, dir.path().join("moved.yaml")).unwrap();
+    let missing = diff(&["10.96.0.11"]);
+    let message = String::from_utf8_lossy(&missing.stderr);
+    assert_eq!(missing.status.code(), Some(66), "{message}");
+    assert!(message.contains("candidate.yaml: No such file"), "{message}");
     std::fs::write(&list, "203.0.113.0/24\nnonsense\n").unwrap();
     let output = flowtap()
         .arg("validate")

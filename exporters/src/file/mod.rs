@@ -139,11 +139,19 @@ impl Exporter for FileExporter {
                 Err(error) if self.strict => {
                     return Err(StageError::Unsupported {
                         what: format!("can't write files to {folder}: {error}"),
-                        remedy: "make the folder writable for flowtap, or set `path` to another".to_owned(),
+                        remedy: format!(
+                            "{}; or set `path` to another folder",
+                            flowtap_pipeline::files::write_hint(&error)
+                        ),
                     });
                 }
                 // A disk that is mounted later must not prevent measuring.
-                Err(error) => tracing::warn!(folder, %error, "no files can be written yet; hint: make the folder writable for flowtap, and name it by an absolute path"),
+                Err(error) => tracing::warn!(
+                    folder,
+                    %error,
+                    "no files can be written yet; hint: {}; name it by an absolute path",
+                    flowtap_pipeline::files::write_hint(&error)
+                ),
             }
             if let Some(uploads) = &self.uploads {
                 uploads.forget_removed();

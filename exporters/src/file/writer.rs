@@ -376,8 +376,17 @@ impl Writer {
 
     fn complain(&mut self, error: &io::Error) {
         if !std::mem::replace(&mut self.failing, true) {
-            tracing::warn!(folder = %self.folder().display(), %error, "files can't be written; tried again with each window; hint: free space, or a smaller rotation.max_files");
+            tracing::warn!(folder = %self.folder().display(), %error, "files can't be written; tried again with each window; hint: {}", hint(error));
         }
+    }
+}
+
+fn hint(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+            "free space, or a smaller rotation.max_files"
+        }
+        _ => flowtap_pipeline::files::write_hint(error),
     }
 }
 

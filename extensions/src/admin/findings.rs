@@ -11,7 +11,8 @@ use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use flowtap_pipeline::{FindingKind, FindingRecord, Findings, Timestamp, findings};
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, Serializer};
+use serde_json::{Number, Value};
 
 use crate::query::Parameters;
 
@@ -72,7 +73,8 @@ pub struct Finding {
     pub object: String,
     /// A sentence.
     pub text: String,
-    /// The numbers that it rests on.
+    /// The numbers that it rests on. Whole ones have no decimal point in JSON.
+    #[serde(serialize_with = "as_short_numbers")]
     pub numbers: BTreeMap<String, f64>,
     /// Address of the peer of its newest flow.
     pub raddr: String,
@@ -81,6 +83,27 @@ pub struct Finding {
     /// Class of the peer.
     #[serde(rename = "type")]
     pub class: Option<String>,
+}
+
+fn as_short_numbers<S: Serializer>(
+    numbers: &BTreeMap<String, f64>,
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
+    // Beyond it not every whole number is one of f64.
+    const EXACT: f64 = 9_007_199_254_740_992.0;
+    serializer.collect_map(numbers.iter().map(|(name, value)| {
+        let is_whole = value.fract() == 0.0 && value.abs() <= EXACT;
+        #[expect(
+            clippy::cast_possible_truncation,
+            reason = "it is whole, and in the range of i64"
+        )]
+        let number = if is_whole {
+            Number::from(*value as i64).into()
+        } else {
+            Value::from(*value)
+        };
+        (name, number)
+    }))
 }
 
 impl From<&FindingRecord> for Finding {
@@ -204,8 +227,13 @@ mod tests {
             subject: "shop".into(),
             object: "45.33.32.0/24".into(),
             text: "shop is in touch".into(),
-            numbers: vec![("period_seconds", 60.0)],
+            numbers: vec![("period_seconds", 60.0), ("variation", 0.5)],
         };
+        assert!(
+            serde_json::to_string(&Finding::from(&record))
+                .unwrap()
+                .contains(r#"{"period_seconds":60,"variation":0.5}"#)
+        );
         let json = serde_json::to_value(Finding::from(&record)).unwrap();
         let expected = serde_json::json!({
             "at": "2025-06-15T15:06:40Z",
@@ -213,7 +241,7 @@ mod tests {
             "subject": "shop",
             "object": "45.33.32.0/24",
             "text": "shop is in touch",
-            "numbers": {"period_seconds": 60.0},
+            "numbers": {"period_seconds": 60, "variation": 0.5},
             "raddr": "45.33.32.156",
             "server_port": 443,
             "type": "externalHosts",

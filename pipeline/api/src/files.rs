@@ -14,6 +14,25 @@ use nix::fcntl::OFlag;
 /// Maximum size of a file of certificates, a key, a token or a kubeconfig.
 pub const MAX_CREDENTIAL_BYTES: u64 = 16 << 20;
 
+/// Returns what to do about a file that can't be written, as the text of a hint.
+///
+/// ```
+/// use std::io::{Error, ErrorKind};
+///
+/// let hint = flowtap_pipeline::files::write_hint(&Error::from(ErrorKind::ReadOnlyFilesystem));
+/// assert!(hint.contains("/var/lib/flowtap"));
+/// ```
+pub fn write_hint(error: &io::Error) -> &'static str {
+    match error.kind() {
+        ErrorKind::ReadOnlyFilesystem => {
+            "it is read-only for flowtap: under the shipped unit name a place below /var/lib/flowtap, or add the folder to `ReadWritePaths=`"
+        }
+        ErrorKind::PermissionDenied => "make the folder writable for flowtap's user",
+        ErrorKind::StorageFull | ErrorKind::QuotaExceeded => "free space",
+        _ => "the folder must exist, be writable for flowtap, and have room",
+    }
+}
+
 /// Opens a regular file to read it; never blocks.
 ///
 /// ```

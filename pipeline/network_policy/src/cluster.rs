@@ -1,6 +1,6 @@
 //! Look-ups in a cluster's objects.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::net::IpAddr;
 
 use flowtap_model::cluster_objects::{
@@ -120,6 +120,18 @@ impl Cluster {
     pub fn is_pod_range(&self, address: IpAddr) -> bool {
         let mut ranges = self.objects.nodes.iter().flat_map(|node| &node.pod_ranges);
         ranges.any(|range: &IpNet| range.contains(&address))
+    }
+
+    /// The addresses of pods, nodes and services, and the first one of each range of pods.
+    pub(crate) fn addresses(&self) -> BTreeSet<IpAddr> {
+        let objects = &self.objects;
+        let pods = objects.pods.iter().flat_map(|pod| &pod.addresses);
+        let services = objects.services.iter().flat_map(|service| &service.addresses);
+        let ranges = objects.nodes.iter().flat_map(|node| &node.pod_ranges);
+        let mut addresses: BTreeSet<IpAddr> =
+            pods.chain(services).chain(self.nodes.keys()).copied().collect();
+        addresses.extend(ranges.map(IpNet::network));
+        addresses
     }
 
     /// Labels of a namespace, the one with its name included.

@@ -97,8 +97,12 @@ impl Sides {
 pub struct Observed {
     flows: HashMap<ObservedFlow, Tally>,
     max: usize,
-    /// Records of flows for which there was no room, here or in the receiver's tables.
+    /// Records of flows for which there was no room here.
     pub left_out: u64,
+    /// Records of UDP flows for which the receiver's table had no room: their ends are not known.
+    pub unplaced: u64,
+    /// Records of UDP sockets whose peers the receiver's hooks do not show.
+    pub without_peer: u64,
     /// Whether a record of UDP was seen: without one, names were looked up unseen.
     pub has_udp: bool,
     /// Records of flows over loopback, which policies do not see. They take no room.
@@ -112,6 +116,8 @@ impl Observed {
             flows: HashMap::new(),
             max,
             left_out: 0,
+            unplaced: 0,
+            without_peer: 0,
             has_udp: false,
             loopback: 0,
         }
@@ -127,8 +133,13 @@ impl Observed {
         }
         for record in &batch.udp {
             if record.flow.remote.port == 0 {
-                // Bytes of ends that are not known.
-                self.left_out += u64::from(record.sent_bytes + record.received_bytes != 0);
+                // Drops and errors of a socket are no traffic.
+                let has_bytes = u64::from(record.sent_bytes != 0 || record.received_bytes != 0);
+                if record.unplaced {
+                    self.unplaced += has_bytes;
+                } else {
+                    self.without_peer += has_bytes;
+                }
             } else if let Some(tally) = self.flows.get_mut(&ObservedFlow::of(&record.flow)) {
                 tally.connections += u64::from(record.opened);
                 tally.bytes += record.sent_bytes + record.received_bytes;

@@ -6,8 +6,9 @@
 //!    of them as distinguish it from other pods of its namespace.
 //! 2. A policy allows everything observed of every pod that it selects, those of other workloads with the same labels too: so
 //!    no pod is isolated by a policy that does not know its traffic.
-//! 3. A peer that is a pod is allowed by its workload's labels and its namespace's name; any other by its address, or the
-//!    whole prefix or named range that this is in.
+//! 3. A peer that is a pod is allowed by its workload's labels and its namespace's name; one outside the cluster by its
+//!    address, or the whole prefix or named range that this is in. No prefix contains an address of the cluster: a node, a
+//!    service and a pod that is not known are allowed by their own addresses alone.
 //! 4. A pod and itself, and a pod and its own node, need no rule.
 //! 5. Without UDP in the observation a policy allows DNS, which nothing works without.
 //! 6. Without pods, one policy selects every pod of a namespace, with addresses alone.
@@ -55,12 +56,16 @@ const NAMING: [&str; 6] = [
 /// Settings.
 #[derive(Clone, Debug)]
 pub struct SuggestOptions {
-    /// Prefix length that IPv4 addresses outside the cluster are widened to.
+    /// Prefix length that IPv4 addresses outside the cluster are widened to, where none of the cluster's addresses is in it.
     pub prefix_v4: u8,
     /// The same for IPv6.
     pub prefix_v6: u8,
-    /// Named ranges: an address in one is allowed by the whole range.
+    /// Named ranges: an address outside the cluster in one is allowed by the whole range.
     pub ranges: Vec<(IpNet, String)>,
+    /// Ranges of pods beside those of the nodes.
+    pub pod_ranges: Vec<IpNet>,
+    /// Ranges of services.
+    pub service_ranges: Vec<IpNet>,
     /// Whether to allow DNS.
     pub dns: bool,
     /// The namespace of the policy that is made without pods.
@@ -73,6 +78,8 @@ impl Default for SuggestOptions {
             prefix_v4: 32,
             prefix_v6: 128,
             ranges: Vec::new(),
+            pod_ranges: Vec::new(),
+            service_ranges: Vec::new(),
             dns: true,
             namespace: "default".to_owned(),
         }
@@ -97,12 +104,20 @@ pub struct Suggestions {
     pub without: Vec<String>,
 }
 
-/// Makes policies for what was observed.
+/// Makes policies for what was observed; none for nothing.
 pub fn suggest(seen: &Conversations, cluster: &Cluster, options: &SuggestOptions) -> Suggestions {
+    if seen.seen.is_empty() {
+        // A policy without rules would deny everything.
+        return Suggestions::default();
+    }
+    let ranges = options.pod_ranges.iter().chain(&options.service_ranges);
+    let mut inside = cluster.addresses();
+    inside.extend(ranges.map(IpNet::network));
     let maker = Maker {
         seen,
         cluster,
         options,
+        inside,
     };
     if !cluster.has_pods() {
         return maker.by_address();
@@ -114,6 +129,8 @@ struct Maker<'a> {
     seen: &'a Conversations,
     cluster: &'a Cluster,
     options: &'a SuggestOptions,
+    /// Addresses that no widened prefix may contain: those of the cluster, and the first one of each of its ranges.
+    inside: BTreeSet<IpAddr>,
 }
 
 impl Maker<'_> {
@@ -245,7 +262,7 @@ impl Maker<'_> {
 
     fn peer(&self, namespace: &str, other: &End, notes: &mut Vec<String>) -> Peer {
         let Party::Pod(id) = other.party else {
-            return self.block(other.address, notes);
+            return self.block(other, notes);
         };
         let pod = self.cluster.pod(id);
         let (own, workload) = workload_of(pod);
@@ -261,7 +278,7 @@ impl Maker<'_> {
         let is_labelled = labels.and_then(|labels| labels.get(NAMESPACE_NAME)) == Some(&own);
         if own != namespace && !(is_labelled && is_label_value(&own)) {
             // Somebody has changed the label that the API server sets, or the name is none that a cluster accepts.
-            return self.block(other.address, notes);
+            return self.block(other, notes);
         }
         Peer::Pods {
             namespaces: (own != namespace).then(|| Selector::of_labels(name)),
@@ -269,7 +286,32 @@ impl Maker<'_> {
         }
     }
 
-    fn block(&self, address: IpAddr, notes: &mut Vec<String>) -> Peer {
+    fn block(&self, other: &End, notes: &mut Vec<String>) -> Peer {
+        let address = other.address;
+        let exact = |cidr| Peer::Block {
+            cidr,
+            except: Vec::new(),
+        };
+        if self.is_pod(other) {
+            let reason = match other.party {
+                Party::Pod(_) => "is of a pod that no selector can name",
+                _ => "is in the cluster's range of pods, and no pod that is known has it",
+            };
+            note(
+                notes,
+                format!("doubtful: {address} {reason}; another pod can have this address later"),
+            );
+            return exact(IpNet::from(address));
+        }
+        let is_inside = matches!(other.party, Party::Node(_))
+            || self
+                .options
+                .service_ranges
+                .iter()
+                .any(|range| range.contains(&address));
+        if is_inside {
+            return exact(IpNet::from(address));
+        }
         let mut holding = self
             .options
             .ranges
@@ -277,22 +319,54 @@ impl Maker<'_> {
             .filter(|(range, _)| range.contains(&address));
         if let Some((range, name)) = holding.next() {
             note(notes, format!("{range} is {name}"));
-            return Peer::Block {
-                cidr: range.trunc(),
-                except: Vec::new(),
-            };
+            return exact(range.trunc());
         }
-        let length = match address {
+        let wanted = match address {
             IpAddr::V4(_) => self.options.prefix_v4,
             IpAddr::V6(_) => self.options.prefix_v6,
         };
-        let cidr = IpNet::new(address, length)
-            .unwrap_or_else(|_| IpNet::from(address))
-            .trunc();
-        Peer::Block {
-            cidr,
-            except: Vec::new(),
+        let whole = IpNet::from(address);
+        let length = wanted
+            .max(self.shortest_outside(address))
+            .min(whole.max_prefix_len());
+        let cidr = IpNet::new(address, length).map_or(whole, |net| net.trunc());
+        if length > wanted {
+            note(
+                notes,
+                format!("{cidr} instead of a /{wanted}, which has addresses of the cluster"),
+            );
         }
+        exact(cidr)
+    }
+
+    /// Whether the end is a pod, known or not.
+    fn is_pod(&self, end: &End) -> bool {
+        let address = end.address;
+        match end.party {
+            Party::Pod(_) | Party::UnknownPod => true,
+            Party::Node(_) | Party::Assumed => false,
+            Party::Outside | Party::Anything => {
+                self.cluster.is_pod_range(address)
+                    || self
+                        .options
+                        .pod_ranges
+                        .iter()
+                        .any(|range| range.contains(&address))
+            }
+        }
+    }
+
+    /// Length of the shortest prefix of an address that has no address of the cluster. For an address outside a range all
+    /// addresses of the range differ from it in the same bit, so the first one stands for them.
+    fn shortest_outside(&self, address: IpAddr) -> u8 {
+        // In the order of addresses the one that has the most leading bits in common is a neighbour.
+        let below = self.inside.range(..=address).next_back();
+        let above = self.inside.range(address..).next();
+        let common = below.into_iter().chain(above);
+        common
+            .filter_map(|inside| common_bits(*inside, address))
+            .max()
+            .map_or(0, |bits| bits + 1)
     }
 
     /// As few of the labels that all pods of a workload share as select no other pod of its namespace; if some are selected
@@ -381,6 +455,16 @@ fn dns_rule() -> Rule {
         }],
         ports: vec![port(PortProtocol::Udp), port(PortProtocol::Tcp)],
     }
+}
+
+/// The number of leading bits that two addresses have in common; `None` for addresses of different families.
+fn common_bits(one: IpAddr, other: IpAddr) -> Option<u8> {
+    let zeros = match (one, other) {
+        (IpAddr::V4(one), IpAddr::V4(other)) => (one.to_bits() ^ other.to_bits()).leading_zeros(),
+        (IpAddr::V6(one), IpAddr::V6(other)) => (one.to_bits() ^ other.to_bits()).leading_zeros(),
+        _ => return None,
+    };
+    u8::try_from(zeros).ok()
 }
 
 fn note(notes: &mut Vec<String>, text: String) {

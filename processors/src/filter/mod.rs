@@ -62,6 +62,7 @@ pub struct Filter {
     kept: Vec<u64>,
     node: Subscription<NodeInfo>,
     dropped: ProcessorTelemetry,
+    passed: Counter<u64>,
     untracked: Counter<u64>,
     labels: [KeyValue; 2],
 }
@@ -106,6 +107,13 @@ impl Filter {
             .with_unit("{record}")
             .build();
         untracked.add(0, &labels);
+        let passed = context
+            .meter
+            .u64_counter("processor_filter_passed_records")
+            .with_description("Flow records that a filter let pass.")
+            .with_unit("{record}")
+            .build();
+        passed.add(0, &labels);
         Self {
             rules: Rules {
                 include: Matchers::new(&config.include),
@@ -117,6 +125,7 @@ impl Filter {
             kept: Vec::new(),
             node,
             dropped: ProcessorTelemetry::new(&context.meter, &context.id, &context.pipeline, &[FILTER]),
+            passed,
             untracked,
             labels,
         }
@@ -182,7 +191,11 @@ impl Processor for Filter {
         let rules = &self.rules;
         batch.retain(|flow| rules.keeps(flow));
         batch.tcp = tcp;
-        let dropped = before - batch.records();
+        let passed = batch.records();
+        let dropped = before - passed;
+        if passed > 0 {
+            self.passed.add(passed as u64, &self.labels);
+        }
         self.dropped.dropped(dropped as u64, bytes, FILTER);
         if let Some(decisions) = &mut self.decisions {
             if batch.census.ends {

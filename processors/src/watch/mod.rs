@@ -28,6 +28,7 @@ mod state;
 pub use config::Config;
 
 use std::collections::HashMap;
+use std::path::Path;
 use std::sync::Arc;
 
 use flowtap_pipeline::findings::Registration;
@@ -44,7 +45,7 @@ use self::ends::{ContactKey, Names, Object, is_external, server_port};
 use self::findings::{Draft, Outbox};
 use self::memory::{Country, Memory, country_code};
 use self::seen::Seen;
-use self::state::{Saved, Saver};
+use self::state::{Saved, Saver, StateError};
 
 /// Subjects that are remembered.
 const MAX_SUBJECTS: usize = 4096;
@@ -275,22 +276,45 @@ fn restore(config: &Config, context: &BuildContext) -> Result<(Saved, Option<Sav
             file.display()
         ),
     };
+    let mut is_damaged = false;
     let saved = match state::read(file) {
         Ok(saved) => saved.unwrap_or_default(),
         // Its next version would be renamed over a device or FIFO.
         Err(error) if context.strict || error.is_other_kind() => return Err(failed(&error)),
         Err(error) => {
-            tracing::warn!(
-                file = %file.display(),
-                %error,
-                "what was learned can't be read; the processor `watch` learns anew\n  \
-                 hint: remove the file, or correct its permissions"
-            );
+            is_damaged = error.is_content();
+            warn_unread(file, &error, context);
             Saved::default()
         }
     };
-    let saver = Saver::start(file.clone(), Arc::clone(&context.pipeline)).map_err(|error| failed(&error))?;
+    let saver = Saver::start(file.clone(), Arc::clone(&context.pipeline), is_damaged)
+        .map_err(|error| failed(&error))?;
     Ok((saved, Some(saver)))
+}
+
+/// Logs that a processor begins without what was learned, and what becomes of the file.
+fn warn_unread(file: &Path, error: &StateError, context: &BuildContext) {
+    let (processor, pipeline) = (context.id.as_str(), &*context.pipeline);
+    if error.is_content() {
+        tracing::warn!(
+            processor,
+            pipeline,
+            file = %file.display(),
+            %error,
+            "what was learned can't be read: the processor learns anew, and overwrites the file within {SAVE_EVERY} intervals\n  \
+             hint: the file is kept as {} then; to use another one, stop flowtap and put that in its place",
+            state::corrupt(file).display()
+        );
+    } else {
+        tracing::warn!(
+            processor,
+            pipeline,
+            file = %file.display(),
+            %error,
+            "what was learned can't be read: the processor learns anew, and overwrites the file within {SAVE_EVERY} intervals if it can\n  \
+             hint: correct the permissions of the file and its folder"
+        );
+    }
 }
 
 impl Processor for Watch {

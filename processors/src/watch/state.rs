@@ -49,6 +49,11 @@ pub(super) enum StateError {
 }
 
 impl StateError {
+    /// Whether the file has other content than a state file of this version.
+    pub(super) const fn is_content(&self) -> bool {
+        matches!(self, Self::Content(_))
+    }
+
     /// Whether the file is none that could be a state file: a device, a FIFO, a directory.
     pub(super) fn is_other_kind(&self) -> bool {
         matches!(self, Self::Io(error) if error.kind() == io::ErrorKind::InvalidInput)
@@ -82,6 +87,28 @@ pub(super) fn read(file: &Path) -> Result<Option<Saved>, StateError> {
     Ok(Some(saved))
 }
 
+/// The name under which a damaged file is kept: one, the newest.
+pub(super) fn corrupt(file: &Path) -> PathBuf {
+    let mut name = file.as_os_str().to_owned();
+    name.push(".corrupt");
+    PathBuf::from(name)
+}
+
+/// Keeps a file that can't be used beside itself. Another pipeline may have done so, and written the file anew.
+fn set_aside(file: &Path) {
+    if !read(file).is_err_and(|error| error.is_content()) {
+        return;
+    }
+    let kept = corrupt(file);
+    match fs::rename(file, &kept) {
+        Ok(()) => tracing::info!(
+            file = %kept.display(),
+            "the damaged state file of `watch` is kept under another name, and a new one is written"
+        ),
+        Err(error) => failed(file, &error),
+    }
+}
+
 fn encode(memory: &Memory, said: &Said) -> io::Result<Vec<u8>> {
     let rest = postcard::to_stdvec(&Saving { memory, said }).map_err(io::Error::other)?;
     Ok([
@@ -106,23 +133,23 @@ fn write(file: &Path, pipeline: &str, content: &[u8]) -> io::Result<()> {
 #[derive(Debug)]
 pub(super) struct Saver {
     file: PathBuf,
-    pipeline: Arc<str>,
     contents: Option<SyncSender<Vec<u8>>>,
     thread: Option<JoinHandle<()>>,
 }
 
 impl Saver {
+    /// `is_damaged`: the file holds something else, which is kept.
+    ///
     /// # Errors
     /// The system gave no thread.
-    pub(super) fn start(file: PathBuf, pipeline: Arc<str>) -> io::Result<Self> {
+    pub(super) fn start(file: PathBuf, pipeline: Arc<str>, is_damaged: bool) -> io::Result<Self> {
         let (contents, incoming) = sync_channel(1);
-        let (target, name) = (file.clone(), Arc::clone(&pipeline));
+        let target = file.clone();
         let thread = thread::Builder::new()
             .name("watch-state".to_owned())
-            .spawn(move || save(&target, &name, &incoming))?;
+            .spawn(move || save(&target, &pipeline, is_damaged, &incoming))?;
         Ok(Self {
             file,
-            pipeline,
             contents: Some(contents),
             thread: Some(thread),
         })
@@ -144,21 +171,30 @@ impl Saver {
 
     /// Writes `memory`, and waits until that is done.
     pub(super) fn finish(&mut self, memory: &Memory, said: &Said) {
-        self.contents = None;
+        let Some(contents) = self.contents.take() else {
+            return;
+        };
+        // It may wait for the one before, which is being written.
+        match encode(memory, said).map(|content| contents.send(content)) {
+            Ok(Ok(())) => {}
+            Ok(Err(_)) => failed(&self.file, &io::Error::other("its thread has ended")),
+            Err(error) => failed(&self.file, &error),
+        }
+        drop(contents);
         if let Some(thread) = self.thread.take() {
             // A panic in it was reported by the hook.
             let _ = thread.join();
         }
-        if let Err(error) =
-            encode(memory, said).and_then(|content| write(&self.file, &self.pipeline, &content))
-        {
-            failed(&self.file, &error);
-        }
     }
 }
 
-fn save(file: &Path, pipeline: &str, incoming: &Receiver<Vec<u8>>) {
+fn save(file: &Path, pipeline: &str, is_damaged: bool, incoming: &Receiver<Vec<u8>>) {
+    // Not before there is a pipeline that runs: `flowtap validate` leaves the file as it is.
+    let mut is_damaged = is_damaged;
     while let Ok(content) = incoming.recv() {
+        if std::mem::take(&mut is_damaged) {
+            set_aside(file);
+        }
         if let Err(error) = write(file, pipeline, &content) {
             failed(file, &error);
         }
@@ -170,7 +206,8 @@ fn failed(file: &Path, error: &io::Error) {
         file = %file.display(),
         %error,
         "what the processor `watch` has learned can't be saved; after a restart it would learn anew\n  \
-         hint: its folder must be writable, and have room"
+         hint: {}",
+        files::write_hint(error)
     );
 }
 
@@ -190,7 +227,7 @@ mod tests {
         let mut memory = Memory::default();
         memory.since = 7;
         assert_eq!(memory.number("shop/Deployment/web".to_owned(), 10), Some(0));
-        let mut saver = Saver::start(file.clone(), "metrics/a".into()).unwrap();
+        let mut saver = Saver::start(file.clone(), "metrics/a".into(), false).unwrap();
         let key = ContactKey {
             subject: 0,
             object: Object::Named("shop/Deployment/db".into()),

@@ -801,6 +801,17 @@ fn what_was_learned_survives_a_restart_and_what_can_not_be_read_is_an_error_only
     // One that never ran, as of `flowtap validate`, leaves the file as it is.
     assert!(Watch::new(&config, &strict).is_ok());
     assert_eq!(std::fs::read(&file).unwrap(), b"something else");
+    // One that runs keeps it under another name before it writes its own, also if there is an older one of that name.
+    let kept = folder.path().join("watch.state.corrupt");
+    std::fs::write(&kept, "older").unwrap();
+    for _ in 0..2 {
+        let mut scene = Scene::at(&config, now);
+        scene.tick();
+        drop(scene);
+        assert_eq!(std::fs::read(&kept).unwrap(), b"something else");
+        assert!(Watch::new(&config, &strict).is_ok());
+    }
+    std::fs::write(Path::new(&file), "something else").unwrap();
     config.state_file = Some(folder.path().to_owned());
     let error = Watch::new(&config, &strict).unwrap_err().to_string();
     assert!(

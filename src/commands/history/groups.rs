@@ -7,7 +7,7 @@ use flowtap_exporters::file::history::Row;
 use flowtap_pipeline::LogField;
 use serde::Serialize;
 
-use super::time::as_time;
+use super::time::as_time_if_any;
 use crate::cli::history::{By, SortBy};
 
 /// Groups that are summed at a time: some 15 MiB.
@@ -29,12 +29,12 @@ pub(super) struct Sums {
     /// Smallest round-trip time in seconds.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) min_rtt: Option<f64>,
-    /// The end of the first record.
-    #[serde(serialize_with = "as_time")]
-    pub(super) first: i64,
-    /// The end of the last record.
-    #[serde(serialize_with = "as_time")]
-    pub(super) last: i64,
+    /// The end of the first record; `None` without records.
+    #[serde(serialize_with = "as_time_if_any")]
+    pub(super) first: Option<i64>,
+    /// The end of the last record; `None` without records.
+    #[serde(serialize_with = "as_time_if_any")]
+    pub(super) last: Option<i64>,
 }
 
 impl Sums {
@@ -43,12 +43,8 @@ impl Sums {
         self.sent = self.sent.saturating_add(row.sent);
         self.received = self.received.saturating_add(row.received);
         self.retransmits = self.retransmits.saturating_add(row.retransmits);
-        self.first = if self.records == 0 {
-            row.at
-        } else {
-            self.first.min(row.at)
-        };
-        self.last = self.last.max(row.at);
+        self.first = Some(self.first.map_or(row.at, |first| first.min(row.at)));
+        self.last = self.last.max(Some(row.at));
         self.records += 1;
         self.ended += u64::from(row.is_last());
         self.failed += u64::from(row.has_failed());
@@ -67,7 +63,7 @@ impl Sums {
             SortBy::Retransmits => self.retransmits,
             SortBy::Failed => count(self.failed),
             SortBy::Records => count(self.records),
-            SortBy::Time => self.last,
+            SortBy::Time => self.last.unwrap_or_default(),
         }
     }
 }
@@ -275,6 +271,15 @@ mod tests {
             });
         }
         assert!(groups.is_full());
+    }
+
+    #[test]
+    fn sums_of_no_record_have_no_times() {
+        let sums = serde_json::to_value(Sums::default()).unwrap();
+        assert_eq!(
+            (&sums["first"], &sums["last"]),
+            (&serde_json::Value::Null, &serde_json::Value::Null)
+        );
     }
 
     #[test]

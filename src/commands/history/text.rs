@@ -2,6 +2,7 @@
 
 use std::fmt::Write as _;
 
+use flowtap_extensions::short::counted;
 use flowtap_pipeline::plain::plain;
 
 use super::answer::{Answer, Lines, Unreadable};
@@ -28,16 +29,18 @@ pub(super) fn text(answer: &Answer) -> String {
     // Writing to a String does not fail.
     let _ = write!(
         text,
-        "{} of {} records in {} files",
-        answer.matching, answer.records, answer.files
+        "{} of {} in {}",
+        answer.matching,
+        counted(answer.records, "record", "records"),
+        counted(answer.files, "file", "files")
     );
-    if answer.matching > 0 {
-        let total = &answer.total;
+    let total = &answer.total;
+    if let (Some(first), Some(last)) = (total.first, total.last) {
         let _ = write!(
             text,
             ", {} to {}: {} bytes sent, {} received, {} ended, {} failed",
-            time(total.first),
-            time(total.last),
+            time(first),
+            time(last),
             total.sent,
             total.received,
             total.ended,
@@ -107,7 +110,7 @@ fn groups(lines: &[super::groups::Line]) -> Vec<Vec<String>> {
             sums.failed.to_string(),
             sums.retransmits.to_string(),
             milliseconds(sums.min_rtt),
-            time(sums.last),
+            sums.last.map_or_else(|| or_dash(""), time),
             or_dash(&line.name),
         ]
     });

@@ -25,3 +25,12 @@ pub(super) fn as_time<S: Serializer>(at: &i64, serializer: S) -> Result<S::Ok, S
     let at = UNIX_EPOCH + Duration::from_micros(at.max(&0).unsigned_abs());
     serializer.collect_str(&humantime::format_rfc3339_micros(at))
 }
+
+/// The same; null for none.
+#[expect(clippy::ref_option, reason = "serde passes fields by reference")]
+pub(super) fn as_time_if_any<S: Serializer>(at: &Option<i64>, serializer: S) -> Result<S::Ok, S::Error> {
+    match at {
+        Some(at) => as_time(at, serializer),
+        None => serializer.serialize_none(),
+    }
+}

@@ -6,11 +6,11 @@ use serde_json::json;
 
 use super::inputs::policies_of;
 use super::observe::observe;
-use super::report::{Rows, counted, remark_lines, remarks};
+use super::report::{Rows, counted, incomplete, lines, remarks};
 use crate::cli::policy::CheckArgs;
 use crate::exit::{Code, ExitError};
 
-/// The report, and the error for flows that are denied or were not judged.
+/// The report, and the error for flows that are denied, were not judged or, if asked for, are undecided.
 ///
 /// # Errors
 /// A file or recording that can't be read.
@@ -18,6 +18,10 @@ pub(super) fn check(args: &CheckArgs, config: &Config) -> Result<(String, Result
     let all = policies_of(&args.file, &args.observed.namespace)?;
     let observation = observe(&args.observed, config)?;
     let judge = Judge::new(&all, &observation.cluster);
+    let mut notes = remarks(&observation);
+    if all.is_empty() {
+        notes.insert(0, "the files have no policies: no pod is isolated".to_owned());
+    }
     let mut rows = Rows::default();
     for (conversation, sides) in &observation.conversations.seen {
         let verdict = judge.judge(conversation);
@@ -31,7 +35,9 @@ pub(super) fn check(args: &CheckArgs, config: &Config) -> Result<(String, Result
             "undecided": undecided,
             "allowed": allowed,
             "records_left_out": observation.left_out,
-            "notes": remarks(&observation),
+            "records_unplaced": observation.unplaced,
+            "records_without_peer": observation.without_peer,
+            "notes": notes,
             "flows": rows.json(&[""]),
         });
         format!("{report:#}\n")
@@ -39,14 +45,19 @@ pub(super) fn check(args: &CheckArgs, config: &Config) -> Result<(String, Result
         format!(
             "{}{}{} denied, {undecided} undecided, {allowed} allowed\n",
             rows.text(&[""], args.all),
-            remark_lines(&observation),
+            lines(&notes),
             counted(denied, "flow"),
         )
     };
     let found = if denied > 0 {
         Err(format!("{} denied", counted(denied, "flow")))
-    } else if observation.left_out > 0 {
-        Err("some flows were not judged; hint: a larger --max-flows".to_owned())
+    } else if undecided > 0 && args.fail_on_undecided {
+        Err(format!(
+            "{} undecided; hint: list the pods and namespaces that are not known with --cluster",
+            counted(undecided, "flow")
+        ))
+    } else if let Some(reason) = incomplete(&observation) {
+        Err(reason.to_owned())
     } else {
         Ok(())
     };

@@ -6,7 +6,7 @@ use serde_json::json;
 
 use super::inputs::policies;
 use super::observe::observe;
-use super::report::{Rows, counted, remark_lines, remarks};
+use super::report::{Rows, counted, incomplete, lines, remarks};
 use crate::cli::policy::DiffArgs;
 use crate::exit::{Code, ExitError};
 
@@ -34,6 +34,8 @@ pub(super) fn diff(args: &DiffArgs, config: &Config) -> Result<(String, Result<(
             "different": rows.len(),
             "same": same,
             "records_left_out": observation.left_out,
+            "records_unplaced": observation.unplaced,
+            "records_without_peer": observation.without_peer,
             "notes": remarks(&observation),
             "flows": rows.json(&["before", "after"]),
         });
@@ -42,14 +44,14 @@ pub(super) fn diff(args: &DiffArgs, config: &Config) -> Result<(String, Result<(
         format!(
             "{}{}{} with another verdict, {same} with the same\n",
             rows.text(&["A: ", "B: "], true),
-            remark_lines(&observation),
+            lines(&remarks(&observation)),
             counted(rows.len(), "flow"),
         )
     };
     let found = if rows.len() > 0 {
         Err(format!("{} with another verdict", counted(rows.len(), "flow")))
-    } else if observation.left_out > 0 {
-        Err("some flows were not judged; hint: a larger --max-flows".to_owned())
+    } else if let Some(reason) = incomplete(&observation) {
+        Err(reason.to_owned())
     } else {
         Ok(())
     };

@@ -25,10 +25,7 @@ use crate::exit::ExitError;
 pub(crate) fn policy(command: &PolicyCommand, registry: &Registry) -> Result<(), ExitError> {
     let (text, found) = match command {
         PolicyCommand::Check(args) => check::check(args, &observed(&args.observed, registry)?)?,
-        PolicyCommand::Suggest(args) => {
-            let text = suggest::suggest(args, &observed(&args.observed, registry)?)?;
-            (text, Ok(()))
-        }
+        PolicyCommand::Suggest(args) => suggest::suggest(args, &observed(&args.observed, registry)?)?,
         PolicyCommand::Diff(args) => diff::diff(args, &observed(&args.observed, registry)?)?,
     };
     print(&text)?;

@@ -21,6 +21,10 @@ pub(super) struct Observation {
     pub(super) cluster: Cluster,
     /// Records of flows beyond `--max-flows`.
     pub(super) left_out: u64,
+    /// Records of UDP flows beyond `udp.max_flows` of the receiver.
+    pub(super) unplaced: u64,
+    /// Records of UDP whose peer the receiver's hooks do not show.
+    pub(super) without_peer: u64,
     /// Whether UDP was seen.
     pub(super) has_udp: bool,
 }
@@ -56,16 +60,20 @@ pub(super) fn observe(args: &ObservedArgs, config: &Config) -> Result<Observatio
     let here = if views.len() == 1 { &*machines } else { &[] };
     let cluster = Cluster::new(all, here);
     let mut conversations = Conversations::default();
-    let (mut left_out, mut has_udp) = (0, false);
+    let (mut left_out, mut unplaced, mut without_peer, mut has_udp) = (0, 0, 0, false);
     for view in &views {
         conversations.add(&view.observed, &cluster, &view.machine, args.attempts);
         left_out += view.observed.left_out;
+        unplaced += view.observed.unplaced;
+        without_peer += view.observed.without_peer;
         has_udp |= view.observed.has_udp;
     }
     Ok(Observation {
         conversations,
         cluster,
         left_out,
+        unplaced,
+        without_peer,
         has_udp,
     })
 }

@@ -263,8 +263,18 @@ pub(super) fn remarks(observation: &Observation) -> Vec<String> {
     }
     if observation.left_out > 0 {
         let count = counted(observation.left_out, "record");
+        remarks.push(format!("not judged: {count} of flows beyond --max-flows"));
+    }
+    if observation.unplaced > 0 {
+        let count = counted(observation.unplaced, "record");
         remarks.push(format!(
-            "not judged: {count} of flows beyond --max-flows, or of UDP whose peer is unknown"
+            "not judged: {count} of UDP flows beyond udp.max_flows of the receiver"
+        ));
+    }
+    if observation.without_peer > 0 {
+        let count = counted(observation.without_peer, "record");
+        remarks.push(format!(
+            "not judged: {count} of UDP sockets whose peers the receiver's hooks do not show; hint: record with `udp.hooks: functions`"
         ));
     }
     if conversations.attempts > 0 {
@@ -288,12 +298,22 @@ pub(super) fn remarks(observation: &Observation) -> Vec<String> {
     remarks
 }
 
+/// Why the report is not complete, if flows that could be judged with other settings were not.
+pub(super) fn incomplete(observation: &Observation) -> Option<&'static str> {
+    if observation.left_out > 0 {
+        Some("some flows were not judged; hint: a larger --max-flows")
+    } else if observation.unplaced > 0 {
+        Some("some flows were not judged; hint: record with a larger receivers.ebpf.udp.max_flows")
+    } else {
+        None
+    }
+}
+
 /// Remarks as lines of a report.
-pub(super) fn remark_lines(observation: &Observation) -> String {
-    let mut lines = String::new();
-    for remark in remarks(observation) {
+pub(super) fn lines(remarks: &[String]) -> String {
+    remarks.iter().fold(String::new(), |mut lines, remark| {
         // Writing to a String does not fail.
         let _ = writeln!(lines, "note: {remark}");
-    }
-    lines
+        lines
+    })
 }

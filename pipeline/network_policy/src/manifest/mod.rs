@@ -95,8 +95,9 @@ fn message(error: &serde_saphyr::Error) -> String {
     )
 }
 
-/// The objects of a file, those of lists included. Documents count from 1; empty ones do not count.
-fn documents(file: &str, text: &str) -> Result<Vec<Document>, ManifestError> {
+/// The objects of a file, those of lists included, and whether one of the lists is empty. Documents count from 1; empty ones do not
+/// count.
+fn documents(file: &str, text: &str) -> Result<(Vec<Document>, bool), ManifestError> {
     let options = serde_saphyr::options! {
         // A cluster's pods are much; the size of a file is limited by the caller.
         budget: serde_saphyr::budget! {
@@ -113,7 +114,7 @@ fn documents(file: &str, text: &str) -> Result<Vec<Document>, ManifestError> {
             message: message(&error),
         }])
     })?;
-    let mut documents = Vec::new();
+    let (mut documents, mut has_empty_list) = (Vec::new(), false);
     for (number, mut value) in (1..).zip(values) {
         let place = format!("{file}, document {number}");
         let is_list = value["kind"].as_str().is_some_and(|kind| kind.ends_with("List"));
@@ -124,6 +125,7 @@ fn documents(file: &str, text: &str) -> Result<Vec<Document>, ManifestError> {
                 continue;
             }
         };
+        has_empty_list |= items.is_empty();
         // Items of a typed list need not repeat their kind.
         let of = |key: &str| value[key].as_str().unwrap_or_default().to_owned();
         let (version, kind) = (of("apiVersion"), of("kind"));
@@ -141,7 +143,7 @@ fn documents(file: &str, text: &str) -> Result<Vec<Document>, ManifestError> {
             });
         }
     }
-    Ok(documents)
+    Ok((documents, has_empty_list))
 }
 
 #[cfg(test)]

@@ -17,7 +17,7 @@ use super::{ManifestError, Violation, documents};
 pub fn objects(file: &str, text: &str) -> Result<ClusterObjects, ManifestError> {
     let mut objects = ClusterObjects::default();
     let mut violations = Vec::new();
-    let documents = documents(file, text)?;
+    let (documents, _) = documents(file, text)?;
     for document in &documents {
         if document
             .value

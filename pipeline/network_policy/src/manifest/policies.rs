@@ -15,12 +15,13 @@ use crate::selector::{Expression, Operator, Selector};
 /// Reads the policies of a file. One without a namespace is in `namespace`.
 ///
 /// # Errors
-/// Every mistake in the file; an object of another kind is one.
+/// Every mistake in the file; an object of another kind is one, and no object, unless an empty list says so.
 pub fn policies(file: &str, text: &str, namespace: &str) -> Result<Vec<NetworkPolicy>, ManifestError> {
     let mut policies = Vec::new();
     let mut violations = Vec::new();
     let mut places: HashMap<(String, String), String> = HashMap::new();
-    for document in documents(file, text)? {
+    let (documents, has_empty_list) = documents(file, text)?;
+    for document in documents {
         let mut report = Report::new(document.named_place());
         let policy = policy(&document, namespace, &mut report);
         if let Some(policy) = policy {
@@ -36,7 +37,8 @@ pub fn policies(file: &str, text: &str, namespace: &str) -> Result<Vec<NetworkPo
         }
         violations.append(&mut report.violations);
     }
-    if policies.is_empty() && violations.is_empty() {
+    // A list without items says that there are no policies; a file without a list may be the wrong one.
+    if policies.is_empty() && violations.is_empty() && !has_empty_list {
         violations.push(Violation {
             place: file.to_owned(),
             key: String::new(),

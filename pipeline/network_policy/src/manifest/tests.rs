@@ -160,6 +160,9 @@ fn all_mistakes_of_a_file_come_at_once() {
         ["web.yaml, document 1, kind: `` of ``; expected `NetworkPolicy` of `networking.k8s.io/v1`"]
     );
     assert_eq!(errors(""), ["web.yaml: no NetworkPolicy in this file"]);
+    // As `kubectl get networkpolicies -o yaml` prints it where there are none.
+    let none = policies("web.yaml", "apiVersion: v1\nitems: []\nkind: List\n", "default");
+    assert_eq!(none, Ok(Vec::new()));
     assert!(
         errors("a: [")[0].starts_with("web.yaml: "),
         "{:?}",

@@ -114,6 +114,93 @@ fn addresses_outside_are_widened_to_a_prefix_or_a_named_range() {
     );
 }
 
+/// The blocks and notes of the only policy that is made for what `x/a` has called.
+fn blocks(remotes: &[&str], cluster: &Cluster, options: &SuggestOptions) -> (Vec<String>, Vec<String>) {
+    let records = remotes
+        .iter()
+        .map(|remote| record("10.1.0.1", remote, 443, false));
+    let suggestions = suggest(&conversations(records.collect(), cluster), cluster, options);
+    let [Suggestion { policy, notes }] = &suggestions.policies[..] else {
+        panic!("{suggestions:?}");
+    };
+    let rules = policy.egress.iter().flatten();
+    let peers = rules.flat_map(|rule| &rule.peers).map(|peer| match peer {
+        Peer::Block { cidr, .. } => cidr.to_string(),
+        Peer::Pods { .. } => panic!("{peer:?}"),
+    });
+    (peers.collect(), notes.clone())
+}
+
+#[test]
+fn no_address_of_the_cluster_is_widened_and_a_pod_that_is_not_known_is_doubtful() {
+    let options = SuggestOptions {
+        prefix_v4: 24,
+        ranges: vec![("10.0.0.0/8".parse().unwrap(), "the class all".to_owned())],
+        pod_ranges: vec!["172.20.0.0/16".parse().unwrap()],
+        service_ranges: vec!["172.21.0.0/16".parse().unwrap()],
+        ..without_dns()
+    };
+    // Of a node's range, of a range of the config, a node, and a service's address.
+    let remotes = [
+        "10.2.0.99",
+        "172.20.3.4",
+        "192.0.2.2",
+        "172.21.0.10",
+        "198.51.100.7",
+    ];
+    let (blocks_of, notes) = blocks(&remotes, &cluster(), &options);
+    assert_eq!(
+        blocks_of,
+        [
+            "10.2.0.99/32",
+            "172.20.3.4/32",
+            "172.21.0.10/32",
+            "192.0.2.2/32",
+            "198.51.100.0/24"
+        ]
+    );
+    let doubt = |address: &str| {
+        format!(
+            "doubtful: {address} is in the cluster's range of pods, and no pod that is known has it; another pod can have this \
+             address later"
+        )
+    };
+    assert_eq!(notes, [doubt("10.2.0.99"), doubt("172.20.3.4")]);
+}
+
+#[test]
+fn a_prefix_is_as_short_as_the_clusters_addresses_let_it_be() {
+    let options = SuggestOptions {
+        prefix_v4: 8,
+        prefix_v6: 16,
+        ..without_dns()
+    };
+    // 10.1.0.0/24 to 10.3.0.0/24 are of pods, 192.0.2.1 to 192.0.2.3 of nodes.
+    let remotes = [
+        "10.200.0.1",
+        "10.4.0.1",
+        "192.0.2.4",
+        "198.51.100.7",
+        "2001:db8::1",
+    ];
+    let (blocks_of, notes) = blocks(&remotes, &cluster(), &options);
+    assert_eq!(
+        blocks_of,
+        [
+            "10.4.0.0/14",
+            "10.128.0.0/9",
+            "192.0.2.4/30",
+            "198.0.0.0/8",
+            "2001::/16"
+        ]
+    );
+    assert_eq!(
+        notes,
+        ["10.4.0.0/14", "10.128.0.0/9", "192.0.2.4/30"]
+            .map(|cidr| format!("{cidr} instead of a /8, which has addresses of the cluster"))
+    );
+}
+
 #[test]
 fn pods_that_share_labels_are_not_isolated_without_their_own_traffic() {
     let mut objects = objects();
@@ -404,6 +491,35 @@ fn an_address_of_the_machine_is_its_own_node_for_pods_there() {
     let client = &seen.seen.keys().next().unwrap().client.party;
     assert_eq!(*client, Party::Node("n-x".to_owned()));
     assert_eq!(cluster.node_at(bridge), Some("n-x"));
+}
+
+#[test]
+fn udp_without_a_peer_and_udp_without_a_place_are_counted_apart() {
+    let none = flowtap_model::Endpoint::new([0, 0, 0, 0].into(), 0);
+    let local = flowtap_model::Endpoint::new([10, 1, 0, 1].into(), 5353);
+    let record = |sent_bytes, unplaced| flowtap_model::UdpRecord {
+        sent_bytes,
+        unplaced,
+        ..flowtap_model::UdpRecord::new(Flow {
+            transport: Transport::Udp,
+            ..Flow::new(local, none)
+        })
+    };
+    let mut observed = Observed::new(1);
+    observed.fold(&FlowBatch {
+        // The last one is of a drop.
+        udp: vec![
+            record(9, true),
+            record(9, false),
+            record(9, false),
+            record(0, false),
+        ],
+        ..FlowBatch::default()
+    });
+    assert_eq!(
+        (observed.left_out, observed.unplaced, observed.without_peer),
+        (0, 1, 2)
+    );
 }
 
 #[test]
