@@ -8,7 +8,7 @@ use flowtap_pipeline::{
 };
 
 use super::*;
-use crate::testing::context;
+use crate::testing::{context, counted_context};
 
 /// Whether `flow` passes a filter with this `exclude` matcher, given in YAML; `include` has to say the opposite.
 fn is_dropped(matcher: &str, flow: &Flow) -> bool {
@@ -270,6 +270,37 @@ fn records_of_udp_flows_are_judged_one_by_one_and_those_of_tcp_beside_them_by_th
     filter.process_batch(&mut batch);
     let ports: Vec<_> = batch.udp.iter().map(|record| record.flow.local.port).collect();
     assert_eq!((ports, batch.tcp.len()), (vec![5002], 1));
+}
+
+#[test]
+fn payload_bytes_of_dropped_records_are_counted_tcp_and_udp() {
+    let (context, counters, _provider) = counted_context(NodeInfo::default());
+    let mut filter = ProcessorTest::in_context(FACTORY, "exclude: [{remote_port: [53]}]", &context);
+    let tcp = |remote, sent_bytes| TcpRecord {
+        sent_bytes,
+        received_bytes: 20,
+        ..record("10.1.2.3:5000", remote)
+    };
+    let udp = |remote, transport, sent_bytes| {
+        let mut record = UdpRecord::new(record("10.1.2.3:5000", remote).flow);
+        record.flow.transport = transport;
+        (record.sent_bytes, record.received_bytes) = (sent_bytes, 300);
+        record
+    };
+    let mut batch = FlowBatch {
+        udp: vec![
+            udp("203.0.113.7:53", Transport::Udp, 100),
+            udp("203.0.113.7:53", Transport::UdpLite, 1000),
+            udp("203.0.113.7:443", Transport::Udp, 50_000),
+            // A correction is no traffic.
+            udp("203.0.113.8:53", Transport::Udp, -7),
+        ],
+        ..batch([tcp("203.0.113.7:53", 4), tcp("203.0.113.7:443", 600_000)])
+    };
+    filter.process_batch(&mut batch);
+    assert_eq!((batch.tcp.len(), batch.udp.len()), (1, 1));
+    assert_eq!(counters.dropped_records(FILTER), 4);
+    assert_eq!(counters.dropped_bytes(FILTER), 24 + 400 + 1300 + 300);
 }
 
 #[test]
