@@ -452,6 +452,35 @@ fn a_config_that_can_match_nothing_or_everything_names_the_key() {
 }
 
 #[test]
+fn a_name_that_no_process_can_have_is_warned_of_with_the_part_that_the_kernel_keeps() {
+    let warnings = |names: &str| {
+        let config = config(FACTORY, &format!("exclude: [{{comm: [{names}]}}]")).unwrap();
+        let warnings = config.warnings().into_iter();
+        let texts = warnings.map(|warning| format!("{}: {}", warning.path.join("."), warning.message));
+        texts.collect::<Vec<_>>()
+    };
+    assert_eq!(
+        warnings(
+            "nginx, exactly15bytes., 'exactly15bytes.*', '*a*b*c*d*e*f*g*h*', '???????????????', ééééééé"
+        ),
+        [""; 0]
+    );
+    let text = |index, name, kept| {
+        format!(
+            "exclude.0.comm.{index}: `{name}` matches no process, as the kernel keeps 15 bytes of a name; hint: write `{kept}`"
+        )
+    };
+    assert_eq!(
+        warnings("node_exporter_amd64, 'x', 'kube-controller-*', éééééééé"),
+        [
+            text(0, "node_exporter_amd64", "node_exporter_a"),
+            text(2, "kube-controller-*", "kube-controller"),
+            text(3, "éééééééé", "ééééééé"),
+        ]
+    );
+}
+
+#[test]
 fn conditions_need_the_fields_that_they_compare() {
     let yaml = "{self: exclude, include: [{port: [1]}, {class: [dns], role: [client]}], exclude: [{comm: [a], peer_pod: [b]}]}";
     let contract = config(FACTORY, yaml).unwrap().contract();
