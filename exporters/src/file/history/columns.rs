@@ -163,13 +163,13 @@ impl Columns {
 /// # Errors
 /// A column is missing, or of a type that can't be converted.
 pub(super) fn check(schema: &Schema) -> io::Result<Kind> {
-    if schema.column_with_name(TIME).is_none() {
+    let is_missing = |name: &&&str| schema.column_with_name(name).is_none();
+    let has_time = schema.column_with_name(TIME).is_some();
+    let missing = REQUIRED.iter().find(is_missing);
+    if !has_time && missing.is_some() {
         return Ok(Kind::Other);
     }
-    if let Some(missing) = REQUIRED
-        .iter()
-        .find(|name| schema.column_with_name(name).is_none())
-    {
+    if let Some(missing) = missing.or((!has_time).then_some(&TIME)) {
         return Err(invalid(format!(
             "it has no column `{missing}`; hint: flow logs that were rewritten must keep the exporter's columns"
         )));

@@ -10,8 +10,9 @@ use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::{
     ArrowPredicate, ArrowPredicateFn, ArrowReaderOptions, ParquetRecordBatchReaderBuilder, RowFilter,
 };
+use parquet::basic::Compression;
 use parquet::errors::ParquetError;
-use parquet::file::metadata::{PageIndexPolicy, RowGroupMetaData};
+use parquet::file::metadata::{ColumnChunkMetaData, PageIndexPolicy, RowGroupMetaData};
 use parquet::file::statistics::Statistics as ColumnStatistics;
 
 use super::columns::{
@@ -20,7 +21,7 @@ use super::columns::{
 use super::guard::guarded;
 use super::query::{Query, is_in_time, micros};
 use super::row::{ALWAYS, Row};
-use super::statistics::{Kind, Scanned, Statistics};
+use super::statistics::{Kind, Scanned, Statistics, invalid};
 
 type Builder = ParquetRecordBatchReaderBuilder<File>;
 
@@ -45,6 +46,7 @@ pub(super) fn scan(
     if check(builder.schema())? == Kind::Other {
         return Ok(Scanned::OTHER);
     }
+    check_compression(&builder)?;
     let metadata = builder.metadata();
     let mut groups = Vec::new();
     for (index, group) in metadata.row_groups().iter().enumerate() {
@@ -83,6 +85,30 @@ pub(super) fn scan(
         is_read = true;
     }
     Ok(logs(untimed))
+}
+
+/// Names a compression that can't be read before the reader calls it a feature that it does not have.
+fn check_compression(builder: &Builder) -> io::Result<()> {
+    let groups = builder.metadata().row_groups().iter();
+    let mut compressions = groups
+        .flat_map(RowGroupMetaData::columns)
+        .map(ColumnChunkMetaData::compression);
+    let unknown = compressions.find(|compression| {
+        !matches!(
+            compression,
+            Compression::UNCOMPRESSED | Compression::SNAPPY | Compression::ZSTD(_)
+        )
+    });
+    match unknown {
+        None => Ok(()),
+        Some(compression) => {
+            let name = compression.to_string();
+            let name = name.split('(').next().unwrap_or_default().to_lowercase();
+            Err(invalid(format!(
+                "it is compressed with {name}, which flowtap does not read; hint: write it again with zstd or snappy, or without compression"
+            )))
+        }
+    }
 }
 
 fn columns<'a>(builder: &Builder, names: impl IntoIterator<Item = &'a str>) -> ProjectionMask {

@@ -610,6 +610,7 @@ fn parquet_with_columns_of_other_types_is_not_read_and_the_column_is_named() {
         _ => Some(Arc::clone(column)),
     };
     let no_role: Change = |name, column| (name != "role").then(|| Arc::clone(column));
+    let no_time: Change = |name, column| (name != "timestamp").then(|| Arc::clone(column));
     for (change, expected) in [
         (
             integers,
@@ -624,6 +625,7 @@ fn parquet_with_columns_of_other_types_is_not_read_and_the_column_is_named() {
             "column `source_bytes` has the type Utf8; expected an integer",
         ),
         (no_role, "it has no column `role`"),
+        (no_time, "it has no column `timestamp`"),
     ] {
         let dir = tempfile::tempdir().unwrap();
         let (_, path) = write(dir.path(), Format::Parquet, Compression::Zstd, true);
