@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::thread::{self, JoinHandle};
 
-use flowtap_pipeline::files;
+use flowtap_pipeline::{WrittenFolder, files};
 use serde::{Deserialize, Serialize};
 
 use super::findings::Said;
@@ -106,6 +106,7 @@ fn write(file: &Path, pipeline: &str, content: &[u8]) -> io::Result<()> {
 #[derive(Debug)]
 pub(super) struct Saver {
     file: PathBuf,
+    folder: WrittenFolder,
     pipeline: Arc<str>,
     contents: Option<SyncSender<Vec<u8>>>,
     thread: Option<JoinHandle<()>>,
@@ -117,11 +118,14 @@ impl Saver {
     pub(super) fn start(file: PathBuf, pipeline: Arc<str>) -> io::Result<Self> {
         let (contents, incoming) = sync_channel(1);
         let (target, name) = (file.clone(), Arc::clone(&pipeline));
+        let folder = WrittenFolder::new(file.parent().unwrap_or(Path::new(".")));
+        let of_thread = folder.clone();
         let thread = thread::Builder::new()
             .name("watch-state".to_owned())
-            .spawn(move || save(&target, &name, &incoming))?;
+            .spawn(move || save(&target, &of_thread, &name, &incoming))?;
         Ok(Self {
             file,
+            folder,
             pipeline,
             contents: Some(contents),
             thread: Some(thread),
@@ -136,9 +140,13 @@ impl Saver {
         match encode(memory, said).map(|content| contents.try_send(content)) {
             Ok(Ok(()) | Err(TrySendError::Full(_))) => {}
             Ok(Err(TrySendError::Disconnected(_))) => {
-                failed(&self.file, &io::Error::other("its thread has ended"));
+                failed(
+                    &self.file,
+                    &self.folder,
+                    &io::Error::other("its thread has ended"),
+                );
             }
-            Err(error) => failed(&self.file, &error),
+            Err(error) => failed(&self.file, &self.folder, &error),
         }
     }
 
@@ -152,20 +160,28 @@ impl Saver {
         if let Err(error) =
             encode(memory, said).and_then(|content| write(&self.file, &self.pipeline, &content))
         {
-            failed(&self.file, &error);
+            failed(&self.file, &self.folder, &error);
         }
     }
 }
 
-fn save(file: &Path, pipeline: &str, incoming: &Receiver<Vec<u8>>) {
+fn save(file: &Path, folder: &WrittenFolder, pipeline: &str, incoming: &Receiver<Vec<u8>>) {
     while let Ok(content) = incoming.recv() {
         if let Err(error) = write(file, pipeline, &content) {
-            failed(file, &error);
+            failed(file, folder, &error);
         }
     }
 }
 
-fn failed(file: &Path, error: &io::Error) {
+fn failed(file: &Path, folder: &WrittenFolder, error: &io::Error) {
+    if let Some(replaced) = folder.explain(error) {
+        tracing::warn!(
+            file = %file.display(),
+            %error,
+            "what the processor `watch` has learned can't be saved: {replaced}"
+        );
+        return;
+    }
     tracing::warn!(
         file = %file.display(),
         %error,
