@@ -242,7 +242,7 @@ mod tests {
         let line = text.lines().last().unwrap();
         assert_eq!(
             head.find("SENT"),
-            line.rfind("x").map(|last| last + 3),
+            line.rfind('x').map(|last| last + 3),
             "columns are aligned"
         );
     }
