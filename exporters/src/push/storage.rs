@@ -39,7 +39,7 @@ pub struct StorageError {
     path: PathBuf,
     /// Part of the message.
     source: Box<redb::Error>,
-    /// What somebody has done to the folder, if that is why.
+    /// The cause, if the folder was replaced.
     replaced: Option<String>,
 }
 

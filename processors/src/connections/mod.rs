@@ -172,8 +172,8 @@ impl Connections {
         self.seen = to;
     }
 
-    /// What was last reported before this moment has a record at the watermark `to`. If watermarks go on as they come, one at the next
-    /// would be passed on more than `active_timeout` after the record before.
+    /// The moment such that a connection reported before it has a record at the watermark `to`. If watermarks go on as they come, a
+    /// record at the next would be passed on more than `active_timeout` after the one before.
     fn oldest_that_can_wait(&self, to: Timestamp) -> Timestamp {
         let step = to.since(self.seen).as_nanos();
         let next = u128::from(to.as_nanos()) + step;
