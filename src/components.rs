@@ -413,6 +413,34 @@ mod tests {
     }
 
     #[test]
+    fn changes_of_labels_that_only_log_records_would_have_are_warned_of_with_their_keys() {
+        let only_logs = [
+            "processors.attributes={add: {team: a}, rename: {raddr: peer}, drop: [role_source], networks: [{name: a, cidrs: [192.0.2.0/24]}]}",
+            "processors.connections={}",
+            "exporters.debug={}",
+            "service.pipelines.logs={receivers: [ebpf], processors: [direction, policy, attributes, connections], exporters: [debug]}",
+        ];
+        let keys = |set: &[&str]| -> Vec<_> {
+            let warnings = unused(set).into_iter();
+            warnings.map(|warning| warning.key.clone()).collect()
+        };
+        assert_eq!(
+            keys(&only_logs),
+            [
+                "processors.attributes.add",
+                "processors.attributes.drop",
+                "processors.attributes.rename"
+            ]
+        );
+        let text = unused(&only_logs)[0].to_string();
+        assert!(text.contains("has no effect on log records"), "{text}");
+        // It changes the series of the other pipeline.
+        let both = "service.pipelines.metrics.processors=[direction, policy, attributes, window]";
+        let label = "processors.window.labels=[raddr, peer_network]";
+        assert_eq!(keys(&[&only_logs[..], &[both, label]].concat()), [""; 0]);
+    }
+
+    #[test]
     fn processors_that_are_used_otherwise_than_by_labels_are_not_warned_of() {
         assert_eq!(unused(&[]), []);
         assert_eq!(unused(&["processors.window.labels=[comm]"]), []);

@@ -80,7 +80,7 @@ impl Config {
     }
 
     /// Turns an error of building a component into diagnostics that point at the component's place
-    /// in the config.
+    /// in the config, or at the keys below it with which the message begins: `tls: ca_file: ...`.
     pub fn build_error(&self, error: &BuildError) -> ConfigErrors {
         let id = &error.id;
         let section = if self.receivers.contains_key(id) {
@@ -92,7 +92,21 @@ impl Config {
         } else {
             ComponentKind::Extension
         };
-        self.error_at(&[section.section(), id.as_str()], &error.message)
+        let mut path = vec![section.section(), id.as_str()];
+        let mut message = &*error.message;
+        while let Some((key, rest)) = message.split_once(": ")
+            && self.has(&[&path[..], &[key]].concat())
+        {
+            path.push(key);
+            message = rest;
+        }
+        self.error_at(&path, message)
+    }
+
+    /// Whether the config, as it is written, has a value at `path`.
+    fn has(&self, path: &[&str]) -> bool {
+        let path: Vec<_> = path.iter().map(|part| (*part).to_owned()).collect();
+        self.origins.0.as_ref().is_some_and(|merged| merged.has(&path))
     }
 
     /// Diagnostics for an error about the value at `path` that was found after the config was

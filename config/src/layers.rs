@@ -85,6 +85,13 @@ pub(crate) struct Merged {
 }
 
 impl Merged {
+    /// Whether a layer has a value at `path`.
+    pub(crate) fn has(&self, path: &[String]) -> bool {
+        self.sources
+            .iter()
+            .any(|source| has(&source.document.values, path))
+    }
+
     /// Where the value at `path` came from; if there is none, where the nearest one above it did.
     pub(crate) fn origin(&self, path: &[String]) -> Option<Origin> {
         (1..=path.len()).rev().find_map(|length| {

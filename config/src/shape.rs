@@ -113,7 +113,17 @@ impl<'s> Shape<'s> {
         if self.is_address() {
             return Some("an address and port such as `127.0.0.1:9464` or `:9464`".to_owned());
         }
-        None
+        let (least, most) = self.range()?;
+        Some(format!("a whole number from {least} to {most}"))
+    }
+
+    /// The least and the largest number that it can be, if it is a whole number and has both.
+    fn range(self) -> Option<(u64, u64)> {
+        self.alternatives().into_iter().find_map(|Shape(node)| {
+            let bound = |key| node.get(key).and_then(Json::as_u64);
+            let (least, most) = (bound("minimum")?, bound("maximum")?);
+            self.is("integer").then_some((least, most))
+        })
     }
 
     /// An example of it, for a text that can't be read.

@@ -28,6 +28,9 @@ struct Made {
     directory: Option<std::path::PathBuf>,
     pattern: Option<std::path::PathBuf>,
     headers: std::collections::BTreeMap<String, String>,
+    domain: Option<std::num::NonZeroU32>,
+    #[schemars(range(min = 512, max = 65_535))]
+    bytes: Option<u16>,
 }
 
 #[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
@@ -556,6 +559,50 @@ fn a_time_where_a_number_is_wanted_has_its_number_of_seconds() {
         Some("write a number without a unit; in seconds it is 0.0001")
     );
     assert_eq!(hint("fast"), None);
+}
+
+#[test]
+fn a_number_out_of_range_comes_with_both_bounds() {
+    let numbers = "receivers:\n  ebpf:\n    domain: 4294967296\n    bytes: 70000\n    size: 4294967296\n";
+    let errors = with_files(&[("a.yaml", numbers)], &[], &[]).unwrap_err();
+    let mut messages: Vec<_> = errors.0.iter().map(|error| &*error.message).collect();
+    messages.sort_unstable();
+    assert_eq!(
+        messages,
+        [
+            "expected a whole number from 0 to 4294967295, found number `4294967296`",
+            "expected a whole number from 1 to 4294967295, found number `4294967296`",
+            "expected a whole number from 512 to 65535, found number `70000`",
+        ]
+    );
+}
+
+#[test]
+fn an_error_of_building_is_at_the_keys_with_which_it_begins() {
+    let written = "receivers:\n  ebpf:\n    size: 3\n    headers:\n      token: /nowhere\n";
+    let config = with_files(&[("a.yaml", written)], &[], &[]).unwrap();
+    for (message, place, left) in [
+        (
+            "headers: token: /nowhere: No such file",
+            "5 receivers.ebpf.headers.token",
+            "/nowhere: No such file",
+        ),
+        (
+            "headers: other: is not known",
+            "4 receivers.ebpf.headers",
+            "other: is not known",
+        ),
+        ("size: too small", "3 receivers.ebpf.size", "too small"),
+        ("made up", "2 receivers.ebpf", "made up"),
+    ] {
+        let error = BuildError {
+            id: "ebpf".parse().unwrap(),
+            message: message.to_owned(),
+        };
+        let errors = config.build_error(&error);
+        assert_eq!(errors.0[0].message, left);
+        assert_eq!(mistakes(Err(errors)), [place]);
+    }
 }
 
 #[test]

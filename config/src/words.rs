@@ -96,6 +96,7 @@ pub(crate) fn split_hint(message: &str) -> (String, Option<String>) {
 /// Words for what serde expected, where the schema says no more.
 fn expectation(expected: &str) -> String {
     let most = |most: u64| format!("a whole number from 0 to {most}");
+    let from_one = |most: u64| format!("a whole number from 1 to {most}");
     match expected {
         "u8" => most(u8::MAX.into()),
         "u16" => most(u16::MAX.into()),
@@ -109,6 +110,9 @@ fn expectation(expected: &str) -> String {
         "a sequence" => "a list".to_owned(),
         "a map" => "a mapping".to_owned(),
         "a duration" => "a duration".to_owned(),
+        "a nonzero u8" => from_one(u8::MAX.into()),
+        "a nonzero u16" => from_one(u16::MAX.into()),
+        "a nonzero u32" => from_one(u32::MAX.into()),
         text if text.starts_with("a nonzero") => "a whole number, 1 or more".to_owned(),
         text if text.starts_with("struct ") => "a mapping".to_owned(),
         text if text.starts_with("enum ") || text.contains("variant") => "a word".to_owned(),

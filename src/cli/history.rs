@@ -141,15 +141,23 @@ fn moment_at(text: &str, now: SystemTime) -> Result<Moment, String> {
     if let Some(clock) = clock(text) {
         return Ok(Moment::Clock(clock));
     }
-    let since_epoch = |time: SystemTime| {
-        let since = time.duration_since(SystemTime::UNIX_EPOCH).ok()?;
-        Some(Timestamp::from_nanos(u64::try_from(since.as_nanos()).ok()?))
+    let time = if let Some(time) = date(text)? {
+        time
+    } else {
+        let ago = humantime::parse_duration(text).map_err(|_| {
+            "expected a time of day (10:00, UTC), a date (2026-01-02), both (2026-01-02T10:00:00Z), or how long ago (2h)"
+        })?;
+        now.checked_sub(ago).ok_or(OUT_OF_RANGE)?
     };
-    let found = date(text).or_else(|| now.checked_sub(humantime::parse_duration(text).ok()?));
-    found.and_then(since_epoch).map(Moment::At).ok_or_else(|| {
-        "expected a time of day (10:00, UTC), a date (2026-01-02), both (2026-01-02T10:00:00Z), or how long ago (2h)".to_owned()
-    })
+    let since = time
+        .duration_since(SystemTime::UNIX_EPOCH)
+        .map_err(|_| OUT_OF_RANGE)?;
+    let nanos = u64::try_from(since.as_nanos()).map_err(|_| OUT_OF_RANGE)?;
+    Ok(Moment::At(Timestamp::from_nanos(nanos)))
 }
+
+/// Times are nanoseconds since 1970 in 64 bits.
+const OUT_OF_RANGE: &str = "is out of range: expected a time from 1970 to 2554";
 
 const DAY: Duration = Duration::from_secs(86_400);
 
@@ -166,24 +174,45 @@ fn clock(text: &str) -> Option<Duration> {
     Some(Duration::from_secs((hour * 60 + minute) * 60 + second))
 }
 
-fn date(text: &str) -> Option<SystemTime> {
+/// `None` if it does not have the form of a date.
+fn date(text: &str) -> Result<Option<SystemTime>, String> {
     let full = match text.len() {
         10 => format!("{text}T00:00:00Z"),
         16 => format!("{text}:00Z"),
         _ => text.to_owned(),
     };
-    humantime::parse_rfc3339_weak(&full).ok()
+    match humantime::parse_rfc3339_weak(&full) {
+        Ok(time) => Ok(Some(time)),
+        Err(humantime::TimestampError::OutOfRange) => Err(match full.get(..4).map(str::parse::<u32>) {
+            Some(Ok(..1970)) => OUT_OF_RANGE.to_owned(),
+            _ => "there is no such day or time; expected a month from 01 to 12, a day that the month has, and a time from 00:00:00 to 23:59:59"
+                .to_owned(),
+        }),
+        Err(_) => Ok(None),
+    }
 }
 
 fn network(text: &str) -> Result<Network, String> {
-    let found = match text.parse::<IpNet>() {
-        Ok(range) => Network::new(range.addr(), range.prefix_len()),
-        Err(_) => text
-            .parse()
-            .ok()
-            .and_then(|address: IpAddr| Network::new(address, if address.is_ipv4() { 32 } else { 128 })),
+    const MAPPED: u8 = 96;
+    let range = text
+        .parse::<IpNet>()
+        .or_else(|_| text.parse::<IpAddr>().map(IpNet::from))
+        .map_err(|_| "expected an address such as 192.0.2.7, or a range such as 192.0.2.0/24")?;
+    if range.addr() != range.network() {
+        return Err(format!(
+            "names a host, not a range; hint: write `{}` for the range, or `{}` for the host",
+            range.trunc(),
+            range.addr()
+        ));
+    }
+    // Records have the IPv4 address of a connection over an IPv6 socket.
+    let network = match range.addr().to_canonical() {
+        address @ IpAddr::V4(_) if range.addr().is_ipv6() && range.prefix_len() >= MAPPED => {
+            Network::new(address, range.prefix_len() - MAPPED)
+        }
+        _ => Network::new(range.addr(), range.prefix_len()),
     };
-    found.ok_or_else(|| "expected an address such as 192.0.2.7, or a range such as 192.0.2.0/24".to_owned())
+    network.ok_or_else(|| "has more bits than an address".to_owned())
 }
 
 #[cfg(test)]
@@ -267,6 +296,33 @@ mod tests {
         }
         for bad in ["", "192.0.2", "192.0.2.0/33", "example.com"] {
             assert!(network(bad).is_err(), "{bad}");
+        }
+        assert_eq!(
+            network("198.18.0.1/8").unwrap_err(),
+            "names a host, not a range; hint: write `198.0.0.0/8` for the range, or `198.18.0.1` for the host"
+        );
+        for (mapped, expected) in [
+            ("::ffff:198.18.0.5", "198.18.0.5"),
+            ("::ffff:198.18.0.0/112", "198.18.0.0/16"),
+        ] {
+            assert_eq!(network(mapped), network(expected), "{mapped}");
+        }
+    }
+
+    #[test]
+    fn a_time_that_can_not_be_is_refused_with_the_reason() {
+        let now = humantime::parse_rfc3339("2026-01-02T12:00:00Z").unwrap();
+        for (text, reason) in [
+            ("9999-12-31", "from 1970 to 2554"),
+            ("1969-01-01", "from 1970 to 2554"),
+            ("1000y", "from 1970 to 2554"),
+            ("2026-02-30", "no such day"),
+            ("2026-13-01", "no such day"),
+            ("2026-01-02T25:00:00Z", "no such day or time"),
+            ("yesterday", "expected a time of day"),
+        ] {
+            let error = moment_at(text, now).unwrap_err();
+            assert!(error.contains(reason), "{text}: {error}");
         }
     }
 }

@@ -89,7 +89,10 @@ fn with_a_full_disk_the_file_exporter_says_so_counts_and_goes_on_when_there_is_s
     let failing = status();
     assert_eq!(failing["state"], "recoverable_error", "{failing}");
     let error = failing["error"].as_str().unwrap_or_default();
-    assert!(error.contains("points were not delivered"), "{failing}");
+    assert!(
+        error.contains("files can't be written") && error.contains("No space left on device"),
+        "{failing}"
+    );
 
     disk.free();
     let before = daemon

@@ -66,7 +66,7 @@ fn two_filters_with_opposite_matchers_drop_every_record_once_tcp_and_udp() {
             "service.pipelines.metrics.receivers=[generator]",
             "service.pipelines.metrics/rest={receivers: [generator], processors: [direction, policy, filter/rest, window], exporters: [debug]}",
             "exporters.debug={}",
-            "receivers.generator={flows: 600, udp_flows: 300, interval: 100ms, max_intervals: 3, server_share: 0.4}",
+            "receivers.generator={flows: 600, udp_flows: 300, udp_datagrams: 5, udp_datagram_bytes: 100, interval: 100ms, max_intervals: 3, server_share: 0.4}",
             "processors.filter={exclude: [{transport: [udp]}]}",
             "processors.filter/rest={include: [{transport: [udp]}]}",
         ],
@@ -101,6 +101,11 @@ fn two_filters_with_opposite_matchers_drop_every_record_once_tcp_and_udp() {
         (rest, udp),
         "in = passed + dropped"
     );
+    let bytes = own.sum(
+        "flowtap_processor_dropped_bytes_total",
+        &[("processor", "filter"), REASON[0]],
+    );
+    assert_eq!(bytes, UDP * INTERVALS * 5 * 100 * 2, "sent and received");
     let scrape = daemon.scrape();
     assert_eq!(scrape.sum("primus_lens_network_udp_flow_egress", &[]), 0);
     assert_eq!(scrape.sum("primus_lens_network_udp_flow_ingress", &[]), 0);

@@ -8,7 +8,9 @@
 //!    asks for it is warned of at that key (`unused_fields` of the module above).
 //! 3. A field that a later component of the pipeline needs or uses is used; by the window if one of its labels is in a series and not
 //!    dropped (`attributes.drop`).
-//! 4. Several that fill the same fields, as `kubernetes` and `kubernetes/2`, have one warning.
+//! 4. Changes of labels (`attributes.add`, `rename`, `drop`) are of series: a processor that only pipelines `logs` have makes them for
+//!    nothing, with a warning for each key.
+//! 5. Several that fill the same fields, as `kubernetes` and `kubernetes/2`, have one warning.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -40,7 +42,44 @@ impl Config {
             let unused = alike.into_values();
             warnings.extend(unused.filter_map(|unused| self.unused_processor(name, &stages, &unused)));
         }
+        warnings.extend(self.unused_label_changes());
         warnings.sort();
+        warnings
+    }
+
+    /// Warnings of changes of labels in pipelines without series.
+    fn unused_label_changes(&self) -> Vec<Diagnostic> {
+        let of_kind = |kind| {
+            let pipelines = self.pipelines.iter().filter(move |(name, _)| name.kind() == kind);
+            pipelines
+                .flat_map(|(_, pipeline)| &pipeline.processors)
+                .collect::<BTreeSet<_>>()
+        };
+        let (series, logs) = (of_kind(PipelineKind::Metrics), of_kind(PipelineKind::Logs));
+        let mut warnings = Vec::new();
+        for id in logs.difference(&series) {
+            let Some(config) = self.processors.get(*id) else {
+                continue;
+            };
+            let changes = config.contract().label_changes;
+            let keys = [
+                (
+                    "add",
+                    changes.add.is_empty(),
+                    ", or set them for all that flowtap sends: `service.telemetry.resource`",
+                ),
+                ("rename", changes.rename.is_empty(), ""),
+                ("drop", changes.drop.is_empty(), ""),
+            ];
+            for (key, _, otherwise) in keys.into_iter().filter(|(_, is_empty, _)| !is_empty) {
+                let at = path(&["processors", id.as_str(), key]);
+                let message =
+                    "has no effect on log records, which have the fields of docs/flow-logs.md and no labels"
+                        .to_owned();
+                let help = format!("remove it, or put `{id}` into a pipeline `metrics`{otherwise}");
+                warnings.push(self.diagnostic(&at, message, Some(help)));
+            }
+        }
         warnings
     }
 

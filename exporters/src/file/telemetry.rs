@@ -1,6 +1,6 @@
-//! Counters of files and rows.
+//! Counters of files and rows, and the state of writing for `/status`.
 
-use flowtap_pipeline::BuildContext;
+use flowtap_pipeline::{BuildContext, ComponentId, ComponentKind, State, StatusBoard};
 use opentelemetry::KeyValue;
 use opentelemetry::metrics::Counter;
 
@@ -10,6 +10,8 @@ pub(super) struct Telemetry {
     files: Counter<u64>,
     lost: Counter<u64>,
     exporter: KeyValue,
+    id: ComponentId,
+    status: StatusBoard,
 }
 
 /// An event of a file.
@@ -71,6 +73,8 @@ impl Telemetry {
                 .with_unit("{row}")
                 .build(),
             exporter: KeyValue::new("exporter", context.id.to_string()),
+            id: context.id.clone(),
+            status: context.status.clone(),
         };
         for event in FileEvent::ALL {
             telemetry.add(event, 0);
@@ -87,6 +91,18 @@ impl Telemetry {
     fn add(&self, event: FileEvent, files: u64) {
         let attributes = [self.exporter.clone(), KeyValue::new("event", event.as_str())];
         self.files.add(files, &attributes);
+    }
+
+    /// Shows why files can't be written.
+    pub(super) fn failing(&self, error: &str) {
+        let error = Some(error.to_owned());
+        self.status
+            .set(ComponentKind::Exporter, &self.id, State::RecoverableError, error);
+    }
+
+    /// Files can be written again, which failed with `error`.
+    pub(super) fn recovered(&self, error: &str) {
+        self.status.recover(ComponentKind::Exporter, &self.id, error);
     }
 
     /// Counts rows that are lost although they were written.

@@ -1,5 +1,5 @@
 use std::fs::{self, File};
-use std::io::Read;
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -11,8 +11,8 @@ use arrow_array::cast::AsArray;
 use arrow_array::types::{Float64Type, Int64Type, TimestampMicrosecondType};
 use arrow_array::{Array, RecordBatch};
 use flowtap_pipeline::{
-    Exported, Family, FamilyKind, FamilySnapshot, LabelValue, Naming, Points, Series, Snapshot, SumPoint,
-    Timestamp, Unit,
+    ComponentKind, Exported, Family, FamilyKind, FamilySnapshot, LabelValue, Naming, Points, Series,
+    Snapshot, State, SumPoint, Timestamp, Unit,
 };
 use nix::fcntl::{Flock, FlockArg};
 use serde_json::{Value, json};
@@ -876,10 +876,10 @@ fn what_cannot_be_written_is_counted_and_writing_goes_on_when_it_can() {
         assert!(writer.prepare().is_err());
         assert_eq!(writer.write(Content::Metrics(&window(5, 7))), failed(7));
         assert_eq!(writer.write(Content::Metrics(&window(10, 0))), wrote(0));
-        assert!(writer.failing());
+        assert!(writer.failing().is_some());
         fs::remove_file(&folder).unwrap();
         assert_eq!(writer.write(Content::Metrics(&window(15, 7))), wrote(7));
-        assert!(!writer.failing());
+        assert_eq!(writer.failing(), None);
         // Somebody clears the folder away.
         fs::remove_dir_all(&folder).unwrap();
         assert_eq!(writer.write(Content::Metrics(&window(20, 7))), wrote(7));
@@ -936,6 +936,41 @@ fn a_full_disk_costs_windows_and_no_line_that_was_written() {
 }
 
 #[test]
+fn a_folder_that_was_replaced_is_named_as_the_reason_and_the_state_has_it_until_files_are_written_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let folder = dir.path().join("folder");
+    let context = context();
+    let status = context.status.clone();
+    status.set(ComponentKind::Exporter, &context.id, State::Ok, None);
+    let shown = || status.load()[&format!("exporters/{}", context.id)].clone();
+    let telemetry = Telemetry::new(&context);
+    let config = config(&folder, Format::Json);
+    let mut writer = Writer::new(&config, &resource(), telemetry, None, PipelineKind::Metrics).unwrap();
+    writer.prepare().unwrap();
+    // As the sandbox answers.
+    let refused = io::Error::from(io::ErrorKind::PermissionDenied);
+    writer.complain(&refused);
+    let error = shown().error.unwrap();
+    assert!(error.contains("make the folder writable"), "{error}");
+    fs::rename(&folder, dir.path().join("before")).unwrap();
+    for replacement in [false, true] {
+        if replacement {
+            fs::create_dir(&folder).unwrap();
+        }
+        writer.complain(&refused);
+        let status = shown();
+        let error = status.error.unwrap();
+        assert_eq!(status.state, State::RecoverableError);
+        assert!(
+            error.contains("replaced") && error.contains("restart flowtap"),
+            "{error}"
+        );
+    }
+    assert_eq!(writer.write(Content::Metrics(&window(15, 7))), wrote(7));
+    assert_eq!((shown().state, shown().error), (State::Ok, None));
+}
+
+#[test]
 fn a_full_disk_leaves_no_parquet_that_cannot_be_read() {
     let Some(disk) = Tiny::mount() else {
         return;
@@ -952,11 +987,11 @@ fn a_full_disk_leaves_no_parquet_that_cannot_be_read() {
     });
     // There is no room for its journal.
     assert_eq!(writer.write(Content::Metrics(&window(5, 20_000))), failed(20_000));
-    assert!(writer.failing());
+    assert!(writer.failing().is_some());
     assert_eq!(names(dir), ["ballast"]);
     fs::remove_file(&ballast).unwrap();
     assert_eq!(writer.write(Content::Metrics(&window(10, 100))), wrote(100));
-    assert!(!writer.failing());
+    assert_eq!(writer.failing(), None);
     assert_eq!(parquet_rows(&only_file(dir)), 100);
 }
 

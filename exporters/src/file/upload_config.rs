@@ -10,7 +10,7 @@ use flowtap_pipeline::schema::DurationText;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::push::endpoint::Endpoint;
+use crate::push::endpoint::{Endpoint, EndpointError};
 
 /// Upload of finished files to an object store.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -191,13 +191,23 @@ impl UploadConfig {
         let mut faults = Vec::new();
         faults.extend(self.destination().err().map(|message| below("url", message)));
         if let Some(endpoint) = &self.endpoint {
+            const FORMS: &str = "expected `http://host:port` or `https://host:port`";
             match Endpoint::parse(endpoint) {
-                Err(error) => faults.push(below("endpoint", error.to_string())),
-                Ok(endpoint) if endpoint.socket().is_some() => {
+                Err(error @ EndpointError::UserInfo) => faults.push(below("endpoint", error.to_string())),
+                Err(EndpointError::Invalid { .. })
+                    if !endpoint.contains("://")
+                        && Endpoint::parse(&format!("http://{endpoint}")).is_ok() =>
+                {
                     faults.push(below(
                         "endpoint",
-                        "expected `http://host:port` or `https://host:port`".to_owned(),
+                        format!("`{endpoint}` has no scheme: {FORMS}; hint: write `http://{endpoint}`, or `https://` if the store has TLS"),
                     ));
+                }
+                Err(EndpointError::Invalid { shown }) => {
+                    faults.push(below("endpoint", format!("invalid endpoint{shown}: {FORMS}")));
+                }
+                Ok(endpoint) if endpoint.socket().is_some() => {
+                    faults.push(below("endpoint", FORMS.to_owned()));
                 }
                 Ok(_) => {}
             }
@@ -284,6 +294,32 @@ mod tests {
             .map(|fault| fault.path.join("."))
             .collect();
         assert_eq!(keys, ["upload.endpoint", "upload.timeout"]);
+    }
+
+    #[test]
+    fn an_endpoint_without_a_scheme_is_answered_with_one() {
+        for (endpoint, expected) in [
+            (
+                "minio:9000",
+                "`minio:9000` has no scheme: expected `http://host:port` or `https://host:port`; hint: write `http://minio:9000`, or \
+                 `https://` if the store has TLS",
+            ),
+            (
+                "ftp://x",
+                "invalid endpoint `ftp://x`: expected `http://host:port` or `https://host:port`",
+            ),
+            (
+                "unix:///s3.sock",
+                "expected `http://host:port` or `https://host:port`",
+            ),
+        ] {
+            let config = UploadConfig {
+                url: "s3://flows".to_owned(),
+                endpoint: Some(endpoint.to_owned()),
+                ..UploadConfig::default()
+            };
+            assert_eq!(config.validate()[0].message, expected);
+        }
     }
 
     #[test]

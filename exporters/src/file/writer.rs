@@ -6,7 +6,7 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use flowtap_pipeline::{Exported, PipelineKind, Resource, Timestamp};
+use flowtap_pipeline::{Exported, PipelineKind, Resource, Timestamp, WrittenFolder};
 use nix::fcntl::Flock;
 
 use super::config::{Compression, Config, Format, Rotation};
@@ -77,6 +77,8 @@ struct Open {
 pub(super) struct Writer {
     kind: PipelineKind,
     names: Names,
+    /// The folder of all kinds, below which the sandbox permits files.
+    root: WrittenFolder,
     format: Format,
     compression: Compression,
     origin: Origin,
@@ -85,8 +87,8 @@ pub(super) struct Writer {
     telemetry: Telemetry,
     uploads: Option<Uploads>,
     open: Option<Open>,
-    /// Whether the last write failed: a failure that lasts is logged once.
-    failing: bool,
+    /// Why the last write failed, if it did: a failure that lasts is logged once.
+    failing: Option<String>,
     /// The end of the newest window: what this exporter takes for now.
     now: Timestamp,
     /// When files were last left unfinished, if there are any.
@@ -105,6 +107,7 @@ impl Writer {
         Ok(Self {
             kind,
             names: config.names(kind, resource.node())?,
+            root: WrittenFolder::new(config.root()),
             format: config.format,
             compression: config.compression(),
             origin: Origin::new(&config.namespace, resource),
@@ -113,7 +116,7 @@ impl Writer {
             telemetry,
             uploads,
             open: None,
-            failing: false,
+            failing: None,
             now: Timestamp::default(),
             unfinished: None,
             retention: Retention::default(),
@@ -125,15 +128,16 @@ impl Writer {
         &self.names.root
     }
 
-    /// Whether the last attempt failed.
+    /// Why the last attempt failed.
     #[cfg(test)]
-    pub(super) const fn failing(&self) -> bool {
-        self.failing
+    pub(super) fn failing(&self) -> Option<&str> {
+        self.failing.as_deref()
     }
 
     /// Creates the folder, and finishes files that a crash has left there.
     pub(super) fn prepare(&mut self) -> io::Result<()> {
         create_folder(&self.names.root)?;
+        self.root.refresh();
         // Old files are removed with the first one that is finished: until a window has come it is not known what is old.
         self.recover()
     }
@@ -369,15 +373,27 @@ impl Writer {
     }
 
     fn settle(&mut self) {
-        if std::mem::take(&mut self.failing) {
+        if let Some(error) = self.failing.take() {
+            self.telemetry.recovered(&error);
             tracing::info!(folder = %self.folder().display(), "files can be written again");
         }
     }
 
-    fn complain(&mut self, error: &io::Error) {
-        if !std::mem::replace(&mut self.failing, true) {
-            tracing::warn!(folder = %self.folder().display(), %error, "files can't be written; tried again with each window; hint: {}", hint(error));
+    pub(super) fn complain(&mut self, error: &io::Error) {
+        let folder = self.folder().display();
+        let message = match self.root.explain(error) {
+            Some(replaced) => format!("files can't be written to {folder}: {error}: {replaced}"),
+            None => format!(
+                "files can't be written to {folder}: {error}; tried again with each window; hint: {}",
+                hint(error)
+            ),
+        };
+        // Another cause is news, the same is not.
+        if self.failing.as_ref() != Some(&message) {
+            tracing::warn!("{message}");
         }
+        self.telemetry.failing(&message);
+        self.failing = Some(message);
     }
 }
 

@@ -74,6 +74,7 @@ pub struct Config {
     pub template_refresh: Duration,
     /// Maximum size of a message, from 512 to 65535; over UDP to 65507. Unset: 1232 over UDP, which no path fragments, else 16384.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 512, max = 65_535))]
     pub max_message_bytes: Option<u16>,
     /// Maximum duration of an attempt to send a message.
     #[serde(with = "humantime_serde")]

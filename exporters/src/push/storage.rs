@@ -17,7 +17,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use flowtap_pipeline::{BuildContext, PipelineKind, Timestamp, WhenFull};
+use flowtap_pipeline::{BuildContext, PipelineKind, Timestamp, WhenFull, WrittenFolder};
 use opentelemetry::KeyValue;
 use opentelemetry::metrics::Counter;
 use redb::Database;
@@ -39,6 +39,8 @@ pub struct StorageError {
     path: PathBuf,
     /// Part of the message.
     source: Box<redb::Error>,
+    /// The cause, if the folder was replaced.
+    replaced: Option<String>,
 }
 
 impl StorageError {
@@ -61,7 +63,11 @@ impl std::fmt::Display for StorageError {
                  hint: stop the other flowtap, or choose another `storage.directory`"
             );
         }
-        write!(f, "storage.directory: {path}: {}", self.source)
+        write!(f, "storage.directory: {path}: {}", self.source)?;
+        match &self.replaced {
+            Some(replaced) => write!(f, ": {replaced}"),
+            None => Ok(()),
+        }
     }
 }
 
@@ -98,6 +104,7 @@ struct State {
 #[derive(Debug)]
 pub(crate) struct Storage {
     path: PathBuf,
+    folder: WrittenFolder,
     config: StorageConfig,
     state: Mutex<State>,
     changed: Notify,
@@ -141,7 +148,10 @@ impl Storage {
             ),
             exporter,
         };
+        // If that fails, so does what follows, with the message.
+        let _ = fs::create_dir_all(&config.directory);
         let storage = Arc::new(Self {
+            folder: WrittenFolder::new(&config.directory),
             path: config.directory.join("requests.redb"),
             config: config.clone(),
             state: Mutex::default(),
@@ -415,6 +425,10 @@ impl Storage {
     ) -> Result<T, StorageError> {
         let failed = |source| StorageError {
             path: self.path.clone(),
+            replaced: match &source {
+                redb::Error::Io(error) => self.folder.explain(error).map(|replaced| replaced.to_string()),
+                _ => None,
+            },
             source: Box::new(source),
         };
         match self.attempt(state, &work) {

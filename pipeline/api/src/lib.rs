@@ -49,6 +49,7 @@ pub mod telemetry;
 pub mod testing;
 pub mod ticker;
 pub mod upload_status;
+pub mod written;
 
 /// Crates whose types appear in the signatures of this one, in the versions that match.
 pub use {figment, futures, opentelemetry, schemars, serde, tokio_util, tower};
@@ -86,3 +87,4 @@ pub use stage::{
 pub use status::{ComponentStatus, State, StatusBoard};
 pub use ticker::Ticker;
 pub use upload_status::{UploadFailure, UploadProbe, UploadStatus};
+pub use written::{Replaced, WrittenFolder};

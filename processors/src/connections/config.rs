@@ -58,7 +58,8 @@ pub struct Config {
     #[serde(with = "humantime_serde")]
     #[schemars(with = "DurationText")]
     pub interval: Duration,
-    /// Interval of the records of a connection or UDP flow that stays open and moves bytes. At least `interval`.
+    /// Longest time that bytes of a connection or UDP flow that stays open wait for a record, and so about the interval of its records. At
+    /// least `interval`.
     #[serde(with = "humantime_serde")]
     #[schemars(with = "DurationText")]
     pub active_timeout: Duration,

@@ -2,7 +2,8 @@
 //!
 //! In: records of sockets, watermarks. Out: batches of log records. The rules, in order:
 //!
-//! 1. A connection has a record at its end, and one per `active_timeout` before that, if it moved anything in that time.
+//! 1. A connection has a record at its end, and one per `active_timeout` before that, if it moved anything in that time: at the last
+//!    watermark from which the record is passed on before what it reports is older than `active_timeout`.
 //! 2. Each record has the difference since the record before; the sum of a connection's differences is its total. Differences are
 //!    never negative but for the last one, if the socket was read too high a moment before its close.
 //! 3. No clock is read: records end at the watermark that follows them, so their times are exact to the interval of the receiver.
@@ -155,24 +156,41 @@ impl Connections {
             connection.begin(to);
             self.record(connection, outcome, to);
         }
-        let timeout = self.config.active_timeout;
+        let oldest = self.oldest_that_can_wait(to);
         // Taken out of itself, so that the records can be made while it is walked.
         let mut tracker = std::mem::replace(&mut self.tracker, Tracker::new(0));
         for connection in tracker.connections_mut() {
             connection.begin(to);
-            let due = to.since(connection.reported_at()) >= timeout && connection.has_moved();
+            let due = connection.reported_at() < oldest && connection.has_moved();
             // One that is not recorded keeps what it has for its next record.
             if due && self.has_room() && connection.chance(&self.config.sample).is_some() {
                 self.push(connection, Outcome::Active, to);
             }
         }
         self.tracker = tracker;
-        self.settle_udp(to);
+        self.settle_udp(to, oldest);
         self.seen = to;
     }
 
-    /// Gives records to UDP flows that have ended, and to those that are due, at the watermark `to`.
-    fn settle_udp(&mut self, to: Timestamp) {
+    /// The moment such that a connection reported before it has a record at the watermark `to`. If watermarks go on as they come, a
+    /// record at the next would be passed on more than `active_timeout` after the one before.
+    fn oldest_that_can_wait(&self, to: Timestamp) -> Timestamp {
+        let step = to.since(self.seen).as_nanos();
+        let next = u128::from(to.as_nanos()) + step;
+        let closes = if to < self.closes && self.seen <= to {
+            self.closes
+        } else {
+            to.next_multiple(self.config.interval)
+        };
+        // A batch is passed on at the first watermark from when it is due.
+        let missing = u128::from(closes.as_nanos()).saturating_sub(next);
+        let passed_on = next + missing.div_ceil(step.max(1)) * step;
+        let oldest = passed_on.saturating_sub(self.config.active_timeout.as_nanos());
+        Timestamp::from_nanos(u64::try_from(oldest).unwrap_or(u64::MAX))
+    }
+
+    /// Gives records to UDP flows that have ended, and to those that were reported before `oldest`, at the watermark `to`.
+    fn settle_udp(&mut self, to: Timestamp, oldest: Timestamp) {
         for (mut flow, outcome) in self.udp.settle(to, self.config.idle_timeout) {
             match flow.chance(&self.config.sample) {
                 None => self.telemetry.udp_left_out(&flow, LossReason::Sample),
@@ -182,7 +200,7 @@ impl Connections {
                 Some(_) => self.telemetry.udp_left_out(&flow, LossReason::MaxRecords),
             }
         }
-        for flow in self.udp.due(to, self.config.active_timeout) {
+        for flow in self.udp.due(oldest) {
             if self.records.len() >= self.config.max_records.get() {
                 // They keep what they have for their next record.
                 break;

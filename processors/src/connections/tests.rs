@@ -194,6 +194,64 @@ fn a_long_connection_has_a_record_per_active_timeout_if_it_moves() {
 }
 
 #[test]
+fn no_byte_of_an_open_connection_or_flow_is_passed_on_later_than_active_timeout_whatever_the_intervals() {
+    let nanos = |millis: u64| Timestamp::from_nanos(millis * 1_000_000);
+    // Watermarks, batches, and the beginning of the connection after a watermark, in ms.
+    for (step, interval, begins) in [
+        (5000, 5000, 300),
+        (5000, 5000, 5000),
+        (1000, 5000, 700),
+        (1000, 1000, 1000),
+        (3000, 5000, 100),
+        (7000, 5000, 6900),
+        (500, 10_000, 1),
+    ] {
+        let case = format!("a watermark per {step} ms, a batch per {interval} ms, begun at {begins} ms");
+        let mut aggregator = aggregator(&format!(
+            "{{udp: true, idle_timeout: 60s, interval: {interval}ms}}"
+        ));
+        let start = 100_000;
+        aggregator.begin(nanos(start));
+        let begun = start + begins;
+        // The sum of what was passed on, and the end of what it covers, by kind.
+        let mut passed = [begun, start];
+        let mut shortest = u64::MAX;
+        for now in (start + step..start + 300_000).step_by(usize::try_from(step).unwrap()) {
+            let events = if now < begun + step {
+                Events::OPENED
+            } else {
+                Events::NONE
+            };
+            let mut tcp = of(1, events, 1, 0);
+            tcp.age_us = now.saturating_sub(begun) * 1000;
+            let mut udp = UdpRecord::new(of(2, Events::NONE, 0, 0).flow);
+            (udp.sent_bytes, udp.opened) = (1, now == start + step);
+            let mut records = batch(if now >= begun { vec![tcp] } else { Vec::new() });
+            records.udp.push(udp);
+            aggregator.fold(&records);
+            for record in logs(aggregator.advance(nanos(now))) {
+                let kind = usize::from(matches!(record.body, LogBody::Udp(_)));
+                let at = record.at.as_nanos() / 1_000_000;
+                shortest = shortest.min(at - passed[kind]);
+                passed[kind] = at;
+            }
+            for to in passed {
+                let next = now + step;
+                assert!(
+                    next.saturating_sub(to) <= 60_000,
+                    "{case}: until {next} what is after {to} waits"
+                );
+            }
+        }
+        // As late as that allows: records are of no less than a batch's interval and a watermark's.
+        assert!(
+            shortest + step.max(interval) + step > 60_000,
+            "{case}: {shortest}"
+        );
+    }
+}
+
+#[test]
 fn a_failed_connect_has_a_record_with_its_reason() {
     let mut aggregator = aggregator("");
     let mut failed = of(1, Events::FAILED, 0, 0);

@@ -186,8 +186,8 @@ impl UdpFlow {
         self.reported_at = at;
     }
 
-    fn is_due(&self, to: Timestamp, timeout: Duration) -> bool {
-        to.since(self.reported_at) >= timeout && self.unreported().positive() != Datagrams::default()
+    fn is_due(&self, oldest: Timestamp) -> bool {
+        self.reported_at < oldest && self.unreported().positive() != Datagrams::default()
     }
 }
 
@@ -270,11 +270,9 @@ impl UdpTable {
         std::mem::take(&mut self.ended)
     }
 
-    /// The open flows with something to report at `to`, whose last record is `timeout` old.
-    pub(super) fn due(&mut self, to: Timestamp, timeout: Duration) -> impl Iterator<Item = &mut UdpFlow> {
-        self.table
-            .values_mut()
-            .filter(move |flow| flow.is_due(to, timeout))
+    /// The open flows with something to report, whose last record is from before `oldest`.
+    pub(super) fn due(&mut self, oldest: Timestamp) -> impl Iterator<Item = &mut UdpFlow> {
+        self.table.values_mut().filter(move |flow| flow.is_due(oldest))
     }
 
     /// Every open flow.

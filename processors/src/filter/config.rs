@@ -222,6 +222,27 @@ impl Matcher {
         append(&mut self.local_workload, other.local_workload);
     }
 
+    /// Names of processes that the kernel can't have, each with its index and the part of it that the kernel keeps.
+    fn endless_names(&self) -> impl Iterator<Item = (usize, &str, String)> {
+        let names = self.comm.iter().flatten().enumerate();
+        names.filter_map(|(index, name)| {
+            let mut bytes = 0;
+            let kept: String = name
+                .chars()
+                .take_while(|c| {
+                    bytes += match c {
+                        '*' => 0,
+                        // It stands for any byte that is not UTF-8, `?` for any character.
+                        '\u{fffd}' | '?' => 1,
+                        c => c.len_utf8(),
+                    };
+                    bytes <= COMM_BYTES
+                })
+                .collect();
+            (kept.len() < name.len()).then_some((index, &**name, kept))
+        })
+    }
+
     /// Whether one of its keys is about what can become known, or change, while a connection is open.
     pub(super) fn can_change(&self) -> bool {
         self.keys().any(|(key, _)| !STABLE_KEYS.contains(&key))
@@ -271,6 +292,9 @@ impl Matcher {
         }
     }
 }
+
+/// Bytes of a process's name that the kernel keeps (`TASK_COMM_LEN` without the zero).
+const COMM_BYTES: usize = 15;
 
 /// Keys whose fields are the same in every record of a connection.
 const STABLE_KEYS: [&str; 9] = [
@@ -349,6 +373,15 @@ impl ComponentConfig for Config {
             let message = "keeps every record; hint: set `include`, `exclude` or `self: exclude`, or remove the processor";
             return vec![Violation::new("", message)];
         }
-        Vec::new()
+        let mut warnings = Vec::new();
+        for (list, index, matcher) in self.matchers() {
+            for (entry, name, kept) in matcher.endless_names() {
+                let message = format!(
+                    "`{name}` matches no process, as the kernel keeps {COMM_BYTES} bytes of a name; hint: write `{kept}`"
+                );
+                warnings.push(Violation::new(&format!("{list}.{index}.comm.{entry}"), message));
+            }
+        }
+        warnings
     }
 }

@@ -17,7 +17,7 @@ mod ports;
 use flowtap_pipeline::telemetry::ProcessorTelemetry;
 use flowtap_pipeline::{
     BuildContext, BuildError, Factory, Flow, FlowBatch, NodeInfo, Processor, ProcessorConfig, ProcessorStage,
-    Stability, Subscription, TcpRecord,
+    Stability, Subscription, TcpRecord, UdpRecord,
 };
 use opentelemetry::KeyValue;
 use opentelemetry::metrics::Counter;
@@ -158,6 +158,22 @@ impl Filter {
             keep
         })
     }
+
+    /// Drops UDP records; returns their payload bytes.
+    fn filter_udp(&self, records: &mut Vec<UdpRecord>) -> u64 {
+        let mut bytes = 0;
+        records.retain(|record| {
+            let keep = self.rules.keeps(&record.flow);
+            if !keep {
+                bytes += [record.sent_bytes, record.received_bytes]
+                    .map(|bytes| bytes.max(0).unsigned_abs())
+                    .iter()
+                    .sum::<u64>();
+            }
+            keep
+        });
+        bytes
+    }
 }
 
 /// Drops records that are not to be kept; returns their payload bytes.
@@ -185,12 +201,13 @@ impl Processor for Filter {
         if let Some(decisions) = self.decisions.as_mut().filter(|_| batch.census.begins) {
             decisions.begin_census(batch.receiver);
         }
-        // Apart from other signals, which have no life that a gauge follows.
+        // Apart from other signals, which have no life that a gauge follows and no payload: the bytes of dropped packets have headers.
         let mut tcp = std::mem::take(&mut batch.tcp);
-        let bytes = self.filter_tcp(batch.receiver, &mut tcp);
+        let mut udp = std::mem::take(&mut batch.udp);
+        let bytes = self.filter_tcp(batch.receiver, &mut tcp) + self.filter_udp(&mut udp);
         let rules = &self.rules;
         batch.retain(|flow| rules.keeps(flow));
-        batch.tcp = tcp;
+        (batch.tcp, batch.udp) = (tcp, udp);
         let passed = batch.records();
         let dropped = before - passed;
         if passed > 0 {

@@ -8,7 +8,7 @@ use flowtap_pipeline::{
 };
 
 use super::*;
-use crate::testing::context;
+use crate::testing::{context, counted_context};
 
 /// Whether `flow` passes a filter with this `exclude` matcher, given in YAML; `include` has to say the opposite.
 fn is_dropped(matcher: &str, flow: &Flow) -> bool {
@@ -273,6 +273,37 @@ fn records_of_udp_flows_are_judged_one_by_one_and_those_of_tcp_beside_them_by_th
 }
 
 #[test]
+fn payload_bytes_of_dropped_records_are_counted_tcp_and_udp() {
+    let (context, counters, _provider) = counted_context(NodeInfo::default());
+    let mut filter = ProcessorTest::in_context(FACTORY, "exclude: [{remote_port: [53]}]", &context);
+    let tcp = |remote, sent_bytes| TcpRecord {
+        sent_bytes,
+        received_bytes: 20,
+        ..record("10.1.2.3:5000", remote)
+    };
+    let udp = |remote, transport, sent_bytes| {
+        let mut record = UdpRecord::new(record("10.1.2.3:5000", remote).flow);
+        record.flow.transport = transport;
+        (record.sent_bytes, record.received_bytes) = (sent_bytes, 300);
+        record
+    };
+    let mut batch = FlowBatch {
+        udp: vec![
+            udp("203.0.113.7:53", Transport::Udp, 100),
+            udp("203.0.113.7:53", Transport::UdpLite, 1000),
+            udp("203.0.113.7:443", Transport::Udp, 50_000),
+            // A correction is no traffic.
+            udp("203.0.113.8:53", Transport::Udp, -7),
+        ],
+        ..batch([tcp("203.0.113.7:53", 4), tcp("203.0.113.7:443", 600_000)])
+    };
+    filter.process_batch(&mut batch);
+    assert_eq!((batch.tcp.len(), batch.udp.len()), (1, 1));
+    assert_eq!(counters.dropped_records(FILTER), 4);
+    assert_eq!(counters.dropped_bytes(FILTER), 24 + 400 + 1300 + 300);
+}
+
+#[test]
 fn connections_of_this_process_are_dropped_on_request() {
     let context = context(NodeInfo {
         own_pid: 77,
@@ -417,6 +448,35 @@ fn a_config_that_can_match_nothing_or_everything_names_the_key() {
     assert!(
         warnings[0].message.starts_with("keeps every record"),
         "{warnings:?}"
+    );
+}
+
+#[test]
+fn a_name_that_no_process_can_have_is_warned_of_with_the_part_that_the_kernel_keeps() {
+    let warnings = |names: &str| {
+        let config = config(FACTORY, &format!("exclude: [{{comm: [{names}]}}]")).unwrap();
+        let warnings = config.warnings().into_iter();
+        let texts = warnings.map(|warning| format!("{}: {}", warning.path.join("."), warning.message));
+        texts.collect::<Vec<_>>()
+    };
+    assert_eq!(
+        warnings(
+            "nginx, exactly15bytes., 'exactly15bytes.*', '*a*b*c*d*e*f*g*h*', '???????????????', ééééééé"
+        ),
+        [""; 0]
+    );
+    let text = |index, name, kept| {
+        format!(
+            "exclude.0.comm.{index}: `{name}` matches no process, as the kernel keeps 15 bytes of a name; hint: write `{kept}`"
+        )
+    };
+    assert_eq!(
+        warnings("node_exporter_amd64, 'x', 'kube-controller-*', éééééééé"),
+        [
+            text(0, "node_exporter_amd64", "node_exporter_a"),
+            text(2, "kube-controller-*", "kube-controller"),
+            text(3, "éééééééé", "ééééééé"),
+        ]
     );
 }
 

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::thread::{self, JoinHandle};
 
-use flowtap_pipeline::files;
+use flowtap_pipeline::{WrittenFolder, files};
 use serde::{Deserialize, Serialize};
 
 use super::findings::Said;
@@ -95,7 +95,7 @@ pub(super) fn corrupt(file: &Path) -> PathBuf {
 }
 
 /// Keeps a file that can't be used beside itself. Another pipeline may have done so, and written the file anew.
-fn set_aside(file: &Path) {
+fn set_aside(file: &Path, folder: &WrittenFolder) {
     if !read(file).is_err_and(|error| error.is_content()) {
         return;
     }
@@ -105,7 +105,7 @@ fn set_aside(file: &Path) {
             file = %kept.display(),
             "the damaged state file of `watch` is kept under another name, and a new one is written"
         ),
-        Err(error) => failed(file, &error),
+        Err(error) => failed(file, folder, &error),
     }
 }
 
@@ -133,6 +133,7 @@ fn write(file: &Path, pipeline: &str, content: &[u8]) -> io::Result<()> {
 #[derive(Debug)]
 pub(super) struct Saver {
     file: PathBuf,
+    folder: WrittenFolder,
     contents: Option<SyncSender<Vec<u8>>>,
     thread: Option<JoinHandle<()>>,
 }
@@ -144,12 +145,14 @@ impl Saver {
     /// The system gave no thread.
     pub(super) fn start(file: PathBuf, pipeline: Arc<str>, is_damaged: bool) -> io::Result<Self> {
         let (contents, incoming) = sync_channel(1);
-        let target = file.clone();
+        let folder = WrittenFolder::new(file.parent().unwrap_or(Path::new(".")));
+        let (target, of_thread) = (file.clone(), folder.clone());
         let thread = thread::Builder::new()
             .name("watch-state".to_owned())
-            .spawn(move || save(&target, &pipeline, is_damaged, &incoming))?;
+            .spawn(move || save(&target, &of_thread, &pipeline, is_damaged, &incoming))?;
         Ok(Self {
             file,
+            folder,
             contents: Some(contents),
             thread: Some(thread),
         })
@@ -163,9 +166,13 @@ impl Saver {
         match encode(memory, said).map(|content| contents.try_send(content)) {
             Ok(Ok(()) | Err(TrySendError::Full(_))) => {}
             Ok(Err(TrySendError::Disconnected(_))) => {
-                failed(&self.file, &io::Error::other("its thread has ended"));
+                failed(
+                    &self.file,
+                    &self.folder,
+                    &io::Error::other("its thread has ended"),
+                );
             }
-            Err(error) => failed(&self.file, &error),
+            Err(error) => failed(&self.file, &self.folder, &error),
         }
     }
 
@@ -177,8 +184,12 @@ impl Saver {
         // It may wait for the one before, which is being written.
         match encode(memory, said).map(|content| contents.send(content)) {
             Ok(Ok(())) => {}
-            Ok(Err(_)) => failed(&self.file, &io::Error::other("its thread has ended")),
-            Err(error) => failed(&self.file, &error),
+            Ok(Err(_)) => failed(
+                &self.file,
+                &self.folder,
+                &io::Error::other("its thread has ended"),
+            ),
+            Err(error) => failed(&self.file, &self.folder, &error),
         }
         drop(contents);
         if let Some(thread) = self.thread.take() {
@@ -188,20 +199,28 @@ impl Saver {
     }
 }
 
-fn save(file: &Path, pipeline: &str, is_damaged: bool, incoming: &Receiver<Vec<u8>>) {
+fn save(file: &Path, folder: &WrittenFolder, pipeline: &str, is_damaged: bool, incoming: &Receiver<Vec<u8>>) {
     // Not before there is a pipeline that runs: `flowtap validate` leaves the file as it is.
     let mut is_damaged = is_damaged;
     while let Ok(content) = incoming.recv() {
         if std::mem::take(&mut is_damaged) {
-            set_aside(file);
+            set_aside(file, folder);
         }
         if let Err(error) = write(file, pipeline, &content) {
-            failed(file, &error);
+            failed(file, folder, &error);
         }
     }
 }
 
-fn failed(file: &Path, error: &io::Error) {
+fn failed(file: &Path, folder: &WrittenFolder, error: &io::Error) {
+    if let Some(replaced) = folder.explain(error) {
+        tracing::warn!(
+            file = %file.display(),
+            %error,
+            "what the processor `watch` has learned can't be saved: {replaced}"
+        );
+        return;
+    }
     tracing::warn!(
         file = %file.display(),
         %error,

@@ -4,22 +4,15 @@ mod day;
 
 use std::net::Ipv4Addr;
 use std::path::Path;
-use std::sync::Weak;
+use std::sync::Arc;
 
 use flowtap_pipeline::{
     Endpoint, Events, FindingRecord, Flow, FlowKind, NodeInfo, Place, Role, TcpRecord, Transport, UdpRecord,
 };
-use opentelemetry::metrics::MeterProvider as _;
-
-use opentelemetry_sdk::error::OTelSdkResult;
-use opentelemetry_sdk::metrics::data::{
-    AggregatedMetrics, MetricData, ResourceMetrics, ScopeMetrics, Sum, SumDataPoint,
-};
-use opentelemetry_sdk::metrics::reader::MetricReader;
-use opentelemetry_sdk::metrics::{InstrumentKind, ManualReader, Pipeline, SdkMeterProvider, Temporality};
+use opentelemetry_sdk::metrics::SdkMeterProvider;
 
 use super::*;
-use crate::testing::context;
+use crate::testing::{Counters, context, counted_context};
 
 /// Seconds since the epoch at which a test begins: midnight.
 const START: u64 = 1_750_000_000 / 86_400 * 86_400;
@@ -452,7 +445,7 @@ fn forged_clients_of_a_udp_port_take_the_place_of_one_contact() {
     }
     scene.tick();
     assert_eq!(
-        (scene.watch.memory.contacts.len(), counters.dropped(FULL)),
+        (scene.watch.memory.contacts.len(), counters.dropped_records(FULL)),
         (2, 0)
     );
     scene.talk("shop", ([10, 2, 0, 5], 443), Events::OPENED, 10, 10);
@@ -542,61 +535,10 @@ fn lists_are_judged_from_the_start_and_repeated_after_a_while() {
     assert_eq!(scene.explained(), [(text, &[][..]); 2]);
 }
 
-/// The counters that Prometheus gets, read as it reads them.
-#[derive(Clone, Debug)]
-struct Counters(Arc<ManualReader>);
-
-impl MetricReader for Counters {
-    fn register_pipeline(&self, pipeline: Weak<Pipeline>) {
-        self.0.register_pipeline(pipeline);
-    }
-
-    fn collect(&self, metrics: &mut ResourceMetrics) -> OTelSdkResult {
-        self.0.collect(metrics)
-    }
-
-    fn force_flush(&self) -> OTelSdkResult {
-        self.0.force_flush()
-    }
-
-    fn shutdown_with_timeout(&self, timeout: std::time::Duration) -> OTelSdkResult {
-        self.0.shutdown_with_timeout(timeout)
-    }
-
-    fn temporality(&self, kind: InstrumentKind) -> Temporality {
-        self.0.temporality(kind)
-    }
-}
-
-impl Counters {
-    /// `flowtap_processor_dropped_records_total` with this reason.
-    fn dropped(&self, reason: &str) -> u64 {
-        let mut metrics = ResourceMetrics::default();
-        self.collect(&mut metrics).unwrap();
-        let of_reason = metrics
-            .scope_metrics()
-            .flat_map(ScopeMetrics::metrics)
-            .filter(|metric| metric.name() == "processor_dropped_records")
-            .filter_map(|metric| match metric.data() {
-                AggregatedMetrics::U64(MetricData::Sum(sum)) => Some(sum),
-                _ => None,
-            })
-            .flat_map(Sum::data_points)
-            .filter(|point| {
-                let mut attributes = point.attributes();
-                attributes.any(|attribute| *attribute == KeyValue::new("reason", reason.to_owned()))
-            });
-        of_reason.map(SumDataPoint::value).sum()
-    }
-}
-
 /// A scene whose counters are read, for as long as their provider is kept.
 fn counted(config: &Config) -> (Scene, Counters, SdkMeterProvider) {
-    let counters = Counters(Arc::new(ManualReader::builder().build()));
-    let provider = SdkMeterProvider::builder().with_reader(counters.clone()).build();
+    let (context, counters, provider) = counted_context(NodeInfo::default());
     let mut scene = Scene::new(config);
-    let mut context = context(NodeInfo::default());
-    context.meter = provider.meter("flowtap");
     scene.watch = Watch::new(config, &context).unwrap();
     scene.watch.begin(Timestamp::from_nanos(START * 1_000_000_000));
     (scene, counters, provider)
@@ -608,7 +550,7 @@ fn a_flood_of_contacts_is_bounded_and_counted() {
     config.max_contacts = 100.try_into().unwrap();
     config.fan_out.enabled = false;
     let (mut scene, counters, _provider) = counted(&config);
-    assert_eq!(counters.dropped(FULL), 0);
+    assert_eq!(counters.dropped_records(FULL), 0);
     for high in 0..20 {
         for low in 0..50 {
             scene.talk("shop", ([45, high, low, 1], 80), Events::OPENED, 10, 10);
@@ -617,7 +559,7 @@ fn a_flood_of_contacts_is_bounded_and_counted() {
         scene.tick();
     }
     assert_eq!(scene.watch.memory.contacts.len(), 100);
-    assert_eq!(counters.dropped(FULL), 2 * 20 * 50 - 100);
+    assert_eq!(counters.dropped_records(FULL), 2 * 20 * 50 - 100);
 }
 
 #[test]
@@ -635,7 +577,7 @@ fn a_flood_of_subjects_is_bounded_and_counted() {
     }
     scene.tick();
     assert_eq!(scene.watch.memory.subjects.len(), MAX_SUBJECTS);
-    assert_eq!(counters.dropped(FULL), 500);
+    assert_eq!(counters.dropped_records(FULL), 500);
 }
 
 #[test]
@@ -653,8 +595,8 @@ fn a_flood_of_findings_is_bounded_and_counted() {
     }
     scene.tick();
     assert_eq!(scene.findings.len(), 1_000);
-    assert_eq!(counters.dropped(FINDINGS_FULL), 500);
-    assert_eq!(counters.dropped(FULL), 0);
+    assert_eq!(counters.dropped_records(FINDINGS_FULL), 500);
+    assert_eq!(counters.dropped_records(FULL), 0);
 }
 
 #[test]

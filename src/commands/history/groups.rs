@@ -7,11 +7,15 @@ use flowtap_exporters::file::history::Row;
 use flowtap_pipeline::LogField;
 use serde::Serialize;
 
+use super::names::kept;
 use super::time::as_time_if_any;
 use crate::cli::history::{By, SortBy};
 
 /// Groups that are summed at a time: some 15 MiB.
 const MAX_GROUPS: usize = 50_000;
+
+/// Bytes of their names.
+const MAX_BYTES: usize = 16 << 20;
 
 /// Sums over records.
 #[derive(Clone, Debug, Default, Serialize)]
@@ -106,6 +110,8 @@ pub(super) struct Groups {
     part: u64,
     parts: u64,
     lines: HashMap<Box<str>, Line>,
+    /// Bytes of the names of the groups.
+    bytes: usize,
     is_full: bool,
     key: String,
 }
@@ -117,6 +123,7 @@ impl Groups {
             part,
             parts,
             lines: HashMap::new(),
+            bytes: 0,
             is_full: false,
             key: String::new(),
         }
@@ -134,10 +141,12 @@ impl Groups {
     pub(super) fn add(&mut self, row: &Row<'_>) {
         self.key.clear();
         match self.by {
-            By::Peer | By::Record => self.key.push_str(row.peer_address),
-            By::Process => self.key.push_str(row.comm),
+            By::Peer | By::Record => self.key.push_str(kept(row.peer_address)),
+            By::Process => self.key.push_str(kept(row.comm)),
             By::Workload if row.local_workload.is_empty() => {}
-            By::Workload => self.key.extend([row.local_namespace, "/", row.local_workload]),
+            By::Workload => self
+                .key
+                .extend([kept(row.local_namespace), "/", kept(row.local_workload)]),
             By::Port => {
                 self.key.push_str(&row.server_port().to_string());
                 if row.is_udp() {
@@ -152,18 +161,19 @@ impl Groups {
             line.sums.add(row);
             // Names can come later than the first record.
             if line.name.is_empty() && self.by == By::Peer {
-                line.name = name(row).into();
+                line.name = kept(name(row)).into();
+                self.bytes += line.name.len();
             }
             return;
         }
-        if self.lines.len() == MAX_GROUPS {
+        if self.lines.len() == MAX_GROUPS || self.bytes >= MAX_BYTES {
             self.is_full = true;
             // They are of no use, and the scan goes on.
             self.lines = HashMap::new();
             return;
         }
         let (class, name) = if self.by == By::Peer {
-            (row.peer_class, name(row))
+            (kept(row.peer_class), kept(name(row)))
         } else {
             ("", "")
         };
@@ -174,6 +184,7 @@ impl Groups {
             sums: Sums::default(),
         };
         line.sums.add(row);
+        self.bytes += 2 * line.group.len() + line.class.len() + line.name.len();
         self.lines.insert(line.group.clone(), line);
     }
 
@@ -280,6 +291,38 @@ mod tests {
             (&sums["first"], &sums["last"]),
             (&serde_json::Value::Null, &serde_json::Value::Null)
         );
+    }
+
+    #[test]
+    fn names_take_bounded_memory_whatever_their_length_and_sums_stay_exact() {
+        const NAMES: usize = 30_000;
+        let names: Vec<_> = (0..NAMES)
+            .map(|name| format!("{name:05}{}", "ä".repeat(1000)))
+            .collect();
+        let in_parts = |parts| {
+            let (mut count, mut sent) = (0, 0);
+            for part in 0..parts {
+                let mut groups = Groups::new(By::Process, part, parts);
+                for name in &names {
+                    groups.add(&Row {
+                        comm: name,
+                        ..row("192.0.2.7", 2)
+                    });
+                }
+                if groups.is_full() {
+                    return None;
+                }
+                let held = groups.lines.iter();
+                let held: usize = held.map(|(key, line)| key.len() + line.group.len()).sum();
+                assert!(held < MAX_BYTES + 1024, "{held}");
+                count += groups.len();
+                let lines = groups.finish(SortBy::Bytes, NAMES);
+                sent += lines.iter().map(|line| line.sums.sent).sum::<i64>();
+            }
+            Some((count, sent))
+        };
+        assert_eq!(in_parts(1), None, "they are more than there is room for");
+        assert_eq!(in_parts(2), Some((30_000, 60_000)));
     }
 
     #[test]

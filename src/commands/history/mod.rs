@@ -6,6 +6,7 @@
 
 mod answer;
 mod groups;
+mod names;
 mod records;
 mod text;
 mod time;

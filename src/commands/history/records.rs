@@ -4,6 +4,7 @@ use flowtap_exporters::file::history::Row;
 use flowtap_pipeline::LogField;
 use serde::Serialize;
 
+use super::names::kept;
 use super::time::as_time;
 use crate::cli::history::SortBy;
 
@@ -54,7 +55,7 @@ pub(super) struct Record {
 
 impl Record {
     fn new(row: &Row<'_>) -> Self {
-        let owned = str::to_owned;
+        let owned = |name| kept(name).to_owned();
         Self {
             time: row.at,
             host: owned(row.host),
@@ -73,7 +74,7 @@ impl Record {
             process: owned(row.comm),
             workload: match row.local_workload {
                 "" => String::new(),
-                workload => format!("{}/{workload}", row.local_namespace),
+                workload => format!("{}/{}", kept(row.local_namespace), kept(workload)),
             },
             outcome: owned(row.outcome),
             error: owned(row.error),

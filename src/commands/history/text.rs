@@ -192,7 +192,10 @@ fn table(text: &mut String, rows: &[Vec<String>]) {
             if index + 1 == columns {
                 text.push_str(cell);
             } else {
-                let _ = write!(text, "{cell:<width$}  ");
+                // Not by the formatter, which takes a width of 65,535 at most.
+                text.push_str(cell);
+                let missing = width - cell.chars().count();
+                text.extend(std::iter::repeat_n(' ', missing + 2));
             }
         }
         text.push('\n');
@@ -225,6 +228,26 @@ mod tests {
             groups,
             lines,
         }
+    }
+
+    #[test]
+    fn a_name_of_any_length_is_shown() {
+        let long = "x".repeat(70_000);
+        let row = Row {
+            comm: &long,
+            ..Row::default()
+        };
+        let mut groups = Groups::new(By::Process, 0, 1);
+        groups.add(&row);
+        let text = text(&answer(Lines::Groups(groups.finish(SortBy::Bytes, 10)), 1));
+        assert!(text.contains("xxx"), "{text}");
+        let head = text.lines().find(|line| line.starts_with("GROUP")).unwrap();
+        let line = text.lines().last().unwrap();
+        assert_eq!(
+            head.find("SENT"),
+            line.rfind('x').map(|last| last + 3),
+            "columns are aligned"
+        );
     }
 
     #[test]

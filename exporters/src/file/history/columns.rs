@@ -14,6 +14,7 @@ use arrow_array::{
 use arrow_schema::{DataType, Schema, TimeUnit};
 use flowtap_pipeline::LogField;
 
+use super::guard::guarded;
 use super::query::{Query, offer};
 use super::row::Row;
 use super::statistics::{Kind, Scanned, Statistics, invalid};
@@ -89,7 +90,7 @@ impl Columns {
 
     /// Whether the row has a time.
     pub(super) fn is_timed(&self, index: usize) -> bool {
-        self.at.as_ref().is_some_and(|at| at.is_valid(index))
+        self.at.as_ref().is_some_and(|at| is_timed(at, index))
     }
 
     pub(super) fn row(&self, index: usize) -> Row<'_> {
@@ -162,13 +163,13 @@ impl Columns {
 /// # Errors
 /// A column is missing, or of a type that can't be converted.
 pub(super) fn check(schema: &Schema) -> io::Result<Kind> {
-    if schema.column_with_name(TIME).is_none() {
+    let is_missing = |name: &&&str| schema.column_with_name(name).is_none();
+    let has_time = schema.column_with_name(TIME).is_some();
+    let missing = REQUIRED.iter().find(is_missing);
+    if !has_time && missing.is_some() {
         return Ok(Kind::Other);
     }
-    if let Some(missing) = REQUIRED
-        .iter()
-        .find(|name| schema.column_with_name(name).is_none())
-    {
+    if let Some(missing) = missing.or((!has_time).then_some(&TIME)) {
         return Err(invalid(format!(
             "it has no column `{missing}`; hint: flow logs that were rewritten must keep the exporter's columns"
         )));
@@ -197,6 +198,19 @@ pub(super) fn check(schema: &Schema) -> io::Result<Kind> {
         expect(field.column(), "a number", |array| numbers(array).is_some())?;
     }
     Ok(Kind::Logs)
+}
+
+/// The last microsecond of the year 9999, in microseconds since 1970: text has no later time (RFC 3339).
+const LAST: i64 = 253_402_300_799_999_999;
+
+/// Whether a time, in microseconds since 1970, is one that a record can have.
+pub(super) const fn is_time(at: i64) -> bool {
+    at >= 0 && at <= LAST
+}
+
+/// Whether the row has a time.
+pub(super) fn is_timed(times: &TimestampMicrosecondArray, index: usize) -> bool {
+    times.is_valid(index) && is_time(times.value(index))
 }
 
 /// A time of a column with this unit, in microseconds.
@@ -286,7 +300,7 @@ pub(super) fn offer_all(
 pub(super) fn logs(untimed: u64) -> Scanned {
     Scanned {
         kind: Kind::Logs,
-        damage: (untimed > 0).then(|| format!("{untimed} records without a time not read")),
+        damage: (untimed > 0).then(|| format!("{untimed} records without a time from 1970 to 9999 not read")),
     }
 }
 
@@ -302,7 +316,7 @@ pub(super) fn scan_journal(
     };
     let kind = check(&schema)?;
     let mut untimed = 0;
-    for batch in &mut batches {
+    while let Some(batch) = guarded(|| batches.next().transpose()).transpose() {
         let batch = batch?;
         // Damage in a journal of series is reported as well.
         if kind == Kind::Logs {

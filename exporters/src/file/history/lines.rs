@@ -13,6 +13,9 @@ use super::statistics::{Kind, Scanned, Statistics, invalid};
 /// Longer lines are not ours.
 const MAX_LINE: u64 = 1 << 20;
 
+/// Characters of the reason why a line can't be read, which repeats a value of it.
+const MAX_REASON: usize = 256;
+
 /// The fields of a line that are of use.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
@@ -91,7 +94,8 @@ impl Lines {
     fn reject(&mut self, error: impl FnOnce() -> String) {
         self.bad += 1;
         let number = self.number;
-        self.first_bad.get_or_insert_with(|| (number, error()));
+        self.first_bad
+            .get_or_insert_with(|| (number, error().chars().take(MAX_REASON).collect()));
     }
 
     fn read(

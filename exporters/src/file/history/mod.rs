@@ -9,11 +9,14 @@
 //! 3. Memory is bounded by a batch of rows, whatever the folder holds.
 //! 4. A file or folder that can't be read is reported, and so is one that is read in part, never left out silently. Only the end of a
 //!    file that is being written may be torn.
-//! 5. Files are read as they were when they were found, as often as is necessary.
+//! 5. A file whose contents make a decoder panic is one that can't be read.
+//! 6. Files are read as they were when they were found, as often as is necessary.
 
 #[cfg(feature = "parquet")]
 mod columns;
 mod files;
+#[cfg(feature = "parquet")]
+mod guard;
 mod lines;
 mod query;
 mod row;
@@ -47,7 +50,7 @@ pub fn scan(files: &Files, query: &Query, fields: &[LogField], mut each: impl Fn
                     Kind::Other => statistics.other_files += 1,
                 }
                 if let Some(damage) = damage {
-                    statistics.damaged(&file.path, damage);
+                    statistics.damaged(&file.path, &damage);
                 }
             }
             Ok(None) => {}

@@ -3,21 +3,25 @@
 use std::fs::File;
 use std::io;
 
-use arrow_array::{Array, RecordBatch};
+use arrow_array::RecordBatch;
 use arrow_schema::DataType;
 use flowtap_pipeline::LogField;
 use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::{
     ArrowPredicate, ArrowPredicateFn, ArrowReaderOptions, ParquetRecordBatchReaderBuilder, RowFilter,
 };
+use parquet::basic::Compression;
 use parquet::errors::ParquetError;
-use parquet::file::metadata::{PageIndexPolicy, RowGroupMetaData};
+use parquet::file::metadata::{ColumnChunkMetaData, PageIndexPolicy, RowGroupMetaData};
 use parquet::file::statistics::Statistics as ColumnStatistics;
 
-use super::columns::{Columns, EVENT, HOST, TIME, check, in_micros, logs, offer_all, times};
+use super::columns::{
+    Columns, EVENT, HOST, TIME, check, in_micros, is_time, is_timed, logs, offer_all, times,
+};
+use super::guard::guarded;
 use super::query::{Query, is_in_time, micros};
 use super::row::{ALWAYS, Row};
-use super::statistics::{Kind, Scanned, Statistics};
+use super::statistics::{Kind, Scanned, Statistics, invalid};
 
 type Builder = ParquetRecordBatchReaderBuilder<File>;
 
@@ -38,16 +42,17 @@ pub(super) fn scan(
         // Where the pages are, to pass over those without a row that matches.
         options = options.with_offset_index_policy(PageIndexPolicy::Optional);
     }
-    let builder = Builder::try_new_with_options(file, options).map_err(io::Error::other)?;
+    let builder = guarded(|| Builder::try_new_with_options(file, options).map_err(io::Error::other))?;
     if check(builder.schema())? == Kind::Other {
         return Ok(Scanned::OTHER);
     }
+    check_compression(&builder)?;
     let metadata = builder.metadata();
     let mut groups = Vec::new();
     for (index, group) in metadata.row_groups().iter().enumerate() {
         let rows = u64::try_from(group.num_rows()).unwrap_or(0);
         statistics.records += rows;
-        if can_match(&builder, index, group, query).map_err(io::Error::other)? {
+        if guarded(|| can_match(&builder, index, group, query).map_err(io::Error::other))? {
             statistics.read += rows;
             groups.push(index);
         }
@@ -58,18 +63,18 @@ pub(super) fn scan(
     let wanted = ALWAYS.iter().chain(fields).map(|field| field.column());
     let mask = columns(&builder, wanted.chain([TIME, EVENT, HOST]));
     let filter = predicates(&builder, query);
-    let reader = builder
+    let builder = builder
         .with_row_groups(groups)
         .with_projection(mask)
         .with_row_filter(filter)
-        .with_batch_size(BATCH_ROWS)
-        .build()
-        .map_err(io::Error::other)?;
+        .with_batch_size(BATCH_ROWS);
+    let mut reader = guarded(|| builder.build().map_err(io::Error::other))?;
     let (mut untimed, mut is_read) = (0, false);
-    for batch in reader {
+    while let Some(batch) = guarded(|| reader.next().transpose().map_err(io::Error::other)).transpose() {
         match batch {
             Ok(batch) => untimed += offer_all(&batch, query, statistics, each),
-            Err(error) if !is_read => return Err(io::Error::other(error)),
+            Err(error) if !is_read => return Err(error),
+            // A reader that has panicked is not asked again.
             Err(error) => {
                 return Ok(Scanned {
                     kind: Kind::Logs,
@@ -80,6 +85,30 @@ pub(super) fn scan(
         is_read = true;
     }
     Ok(logs(untimed))
+}
+
+/// Names a compression that can't be read before the reader calls it a feature that it does not have.
+fn check_compression(builder: &Builder) -> io::Result<()> {
+    let groups = builder.metadata().row_groups().iter();
+    let mut compressions = groups
+        .flat_map(RowGroupMetaData::columns)
+        .map(ColumnChunkMetaData::compression);
+    let unknown = compressions.find(|compression| {
+        !matches!(
+            compression,
+            Compression::UNCOMPRESSED | Compression::SNAPPY | Compression::ZSTD(_)
+        )
+    });
+    match unknown {
+        None => Ok(()),
+        Some(compression) => {
+            let name = compression.to_string();
+            let name = name.split('(').next().unwrap_or_default().to_lowercase();
+            Err(invalid(format!(
+                "it is compressed with {name}, which flowtap does not read; hint: write it again with zstd or snappy, or without compression"
+            )))
+        }
+    }
 }
 
 fn columns<'a>(builder: &Builder, names: impl IntoIterator<Item = &'a str>) -> ProjectionMask {
@@ -112,6 +141,8 @@ fn can_match(
         && let (Some(first), Some(last)) = (times.min_opt(), times.max_opt())
         // Records without a time are reported.
         && times.null_count_opt() == Some(0)
+        && is_time(in_micros(unit, *first))
+        && is_time(in_micros(unit, *last))
         && (query.from.is_some_and(|from| in_micros(unit, *last) < micros(from))
             || query.to.is_some_and(|to| in_micros(unit, *first) >= micros(to)))
     {
@@ -142,7 +173,7 @@ fn predicates(builder: &Builder, query: &Query) -> RowFilter {
             let times = batch.column_by_name(TIME).and_then(|column| times(column));
             // A record without a time is kept, to be reported.
             let chosen = (0..batch.num_rows()).map(|index| match &times {
-                Some(times) if times.is_valid(index) => Some(is_in_time(&query, times.value(index))),
+                Some(times) if is_timed(times, index) => Some(is_in_time(&query, times.value(index))),
                 _ => Some(true),
             });
             Ok(chosen.collect())

@@ -35,6 +35,9 @@ const NAMED: usize = 10;
 /// Events that are counted by name.
 const MAX_EVENTS: usize = 16;
 
+/// Characters of an error that are kept: it can repeat a value of the file.
+const MAX_ERROR: usize = 512;
+
 /// Characters of an event's name that are kept.
 const MAX_EVENT: usize = 64;
 
@@ -42,14 +45,14 @@ impl Statistics {
     pub(super) fn unreadable(&mut self, path: &Path, error: &io::Error) {
         self.unreadable_files += 1;
         if self.unreadable.len() < NAMED {
-            self.unreadable.push((path.to_owned(), error.to_string()));
+            self.unreadable.push((path.to_owned(), cut(&error.to_string())));
         }
     }
 
-    pub(super) fn damaged(&mut self, path: &Path, missing: String) {
+    pub(super) fn damaged(&mut self, path: &Path, missing: &str) {
         self.damaged_files += 1;
         if self.damaged.len() < NAMED {
-            self.damaged.push((path.to_owned(), missing));
+            self.damaged.push((path.to_owned(), cut(missing)));
         }
     }
 
@@ -66,6 +69,10 @@ impl Statistics {
         };
         *self.others.entry(name).or_default() += 1;
     }
+}
+
+fn cut(error: &str) -> String {
+    error.chars().take(MAX_ERROR).collect()
 }
 
 /// A file that was read.

@@ -610,6 +610,7 @@ fn parquet_with_columns_of_other_types_is_not_read_and_the_column_is_named() {
         _ => Some(Arc::clone(column)),
     };
     let no_role: Change = |name, column| (name != "role").then(|| Arc::clone(column));
+    let no_time: Change = |name, column| (name != "timestamp").then(|| Arc::clone(column));
     for (change, expected) in [
         (
             integers,
@@ -624,6 +625,7 @@ fn parquet_with_columns_of_other_types_is_not_read_and_the_column_is_named() {
             "column `source_bytes` has the type Utf8; expected an integer",
         ),
         (no_role, "it has no column `role`"),
+        (no_time, "it has no column `timestamp`"),
     ] {
         let dir = tempfile::tempdir().unwrap();
         let (_, path) = write(dir.path(), Format::Parquet, Compression::Zstd, true);
@@ -638,25 +640,71 @@ fn parquet_with_columns_of_other_types_is_not_read_and_the_column_is_named() {
             assert!(unreadable[0].starts_with(expected), "{unreadable:?}");
         }
     }
-    // Records without a time are not of 1970.
+    // Records without a time are not of 1970, nor those of a time that no record can have.
     let dir = tempfile::tempdir().unwrap();
     let (_, path) = write(dir.path(), Format::Parquet, Compression::Zstd, true);
     rewrite(&path, |name, column| match time(column) {
         Some(times) if name == "timestamp" => {
-            let some = (0..times.len()).map(|index| (index != 5).then(|| times.value(index)));
+            let some = (0..times.len()).map(|index| match index {
+                5 => None,
+                15 => Some(253_402_300_800_000_000),
+                25 => Some(i64::MAX),
+                35 => Some(-1),
+                _ => Some(times.value(index)),
+            });
             Some(Arc::new(some.collect::<TimestampMicrosecondArray>()))
         }
         _ => Some(Arc::clone(column)),
     });
-    for (from, rows) in [(None, 999), (Some(at(3)), 700)] {
+    for (from, rows) in [(None, 996), (Some(at(3)), 700)] {
         let query = Query {
             from,
             ..Query::default()
         };
         let statistics = scan(&files(dir.path()), &query, &[], |row| assert!(row.at > 0));
         assert_eq!(statistics.matching, rows);
-        assert_eq!(reports(&statistics)[1], ["1 records without a time not read"]);
+        assert_eq!(
+            reports(&statistics)[1],
+            ["4 records without a time from 1970 to 9999 not read"]
+        );
     }
+}
+
+#[test]
+fn a_file_whose_footer_makes_the_decoder_panic_is_reported_and_the_others_are_read() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = Config {
+        path: dir.path().display().to_string(),
+        format: Format::Parquet,
+        ..Config::default()
+    };
+    let telemetry = Telemetry::new(&context());
+    let mut writer = Writer::new(&config, &resource(), telemetry, None, PipelineKind::Logs).unwrap();
+    writer.prepare().unwrap();
+    assert_eq!(writer.write(Output::logs(&batch(0, 10))).sent, 10);
+    writer.finish();
+    let good = files(dir.path()).found[0].path.clone();
+    let whole = fs::read(&good).unwrap();
+    let footer = u32::from_le_bytes(whole[whole.len() - 8..whole.len() - 4].try_into().unwrap());
+    let begin = whole.len() - 8 - usize::try_from(footer).unwrap();
+    let path = dir.path().join("bad.parquet");
+    let query = Query {
+        peer: Network::new(peer(7), 32),
+        ..Query::default()
+    };
+    let mut panics = 0;
+    // The lowest bit of a number is its sign.
+    for index in (begin..whole.len() - 8).step_by(61) {
+        let mut bytes = whole.clone();
+        bytes[index] ^= 1;
+        fs::write(&path, bytes).unwrap();
+        let statistics = scan(&files(dir.path()), &query, &[LogField::Comm], |_| {});
+        assert!(statistics.matching >= 3, "{index}: {}", statistics.matching);
+        let [unreadable, damaged] = reports(&statistics);
+        let mut reported = unreadable.iter().chain(&damaged);
+        panics += u32::from(reported.any(|report| report.contains("its contents contradict each other")));
+    }
+    assert!(panics > 0, "no damage made the decoder panic");
 }
 
 #[test]

@@ -56,7 +56,7 @@ impl Store {
     pub(super) fn new(config: &UploadConfig) -> Result<Self, String> {
         let destination = config.destination()?;
         for file in config.files() {
-            refuse_streams(&file)?;
+            refuse_streams(&file).map_err(|message| with_key(config, message))?;
         }
         let connector = Connector {
             tls: config.tls.clone(),
@@ -71,7 +71,8 @@ impl Store {
             Provider::S3 => s3(config, &destination, connector, retry),
             Provider::Google => google(config, &destination, connector, retry),
             Provider::Azure => azure(config, &destination, connector, retry),
-        }?;
+        }
+        .map_err(|message| with_key(config, message))?;
         let named = [Some(config.url.clone())].into_iter().chain(settings).flatten();
         Ok(Self {
             objects: store,
@@ -163,10 +164,20 @@ fn keys<K: std::str::FromStr>(config: &UploadConfig) -> Result<Vec<(K, &str)>, S
         .map(|(name, value)| match name.to_ascii_lowercase().parse() {
             Ok(key) => Ok((key, value.as_str())),
             Err(_) => Err(format!(
-                "credentials: unknown key `{name}`; hint: expected a name of the crate object_store, such as `access_key_id`"
+                "credentials: {name}: is not a known key; hint: expected a name of the crate object_store, such as `access_key_id`"
             )),
         })
         .collect()
+}
+
+/// The message of an error that is about a file, behind the key of `credentials` that names the file, if one does.
+fn with_key(config: &UploadConfig, message: String) -> String {
+    let names_a_file = |value: &str| value.starts_with('/') && message.contains(value);
+    let mut credentials = config.credentials.iter();
+    match credentials.find(|(_, value)| names_a_file(value)) {
+        Some((name, _)) => format!("credentials: {name}: {message}"),
+        None => message,
+    }
 }
 
 /// Refuses a file with credentials that would block the store, which reads it by itself, when it is built or with a request. One that

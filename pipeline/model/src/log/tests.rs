@@ -78,6 +78,17 @@ fn names_and_columns_are_unique_and_values_are_of_their_type() {
 }
 
 #[test]
+fn the_network_of_the_peer_is_a_field_if_it_has_one() {
+    let mut record = record(FlowKind::Egress);
+    assert_eq!(LogField::PeerNetwork.value(&record), None);
+    record.flow.peer_network = Some("office".into());
+    assert_eq!(
+        LogField::PeerNetwork.value(&record),
+        Some(LogValue::Text("office".into()))
+    );
+}
+
+#[test]
 fn a_finding_has_its_flow_a_severity_by_its_kind_and_nothing_of_a_connection() {
     let finding = |kind| {
         LogRecord::from(&FindingRecord {
