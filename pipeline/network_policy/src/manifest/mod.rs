@@ -12,7 +12,7 @@ use std::fmt;
 
 use serde_json::Value;
 
-pub use self::objects::{objects, objects_of};
+pub use self::objects::{objects, objects_of, starts_of};
 pub use self::policies::policies;
 
 /// A mistake in a file.
