@@ -298,6 +298,38 @@ fn flows_are_judged_by_the_pods_of_their_time() {
 }
 
 #[test]
+fn a_namespace_that_no_cluster_accepts_and_an_object_that_cannot_be_read_are_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let recording = recording(dir.path(), "a.flowtap", records(), None);
+    let db = file(dir.path(), "db.yaml", DB);
+    let [db, recording] = [&db, &recording].map(|path| path.to_str().unwrap());
+    for name in ["A b", "", "Prod_1"] {
+        for command in [&["suggest"][..], &["check", "--file", db], &["diff", db, db]] {
+            let output = policy(&[command, &["--namespace", name, recording]].concat());
+            assert_eq!(text(&output, 2), "");
+            let message = String::from_utf8_lossy(&output.stderr);
+            assert!(
+                message.contains("'--namespace <NAME>': expected the name of a namespace"),
+                "{message}"
+            );
+        }
+    }
+    let pod = "apiVersion: v1\nkind: Pod\nmetadata: {name: db, labels: {version: 1}}\nstatus: {podIP: 10.1.0.2/32}\n";
+    let pod = file(dir.path(), "pod.yaml", pod);
+    let pod = pod.to_str().unwrap();
+    let output = policy(&["check", "--file", db, "--cluster", pod, recording]);
+    assert_eq!(text(&output, 65), "");
+    let place = format!("{pod}, document 1 (Pod db)");
+    assert_eq!(
+        String::from_utf8_lossy(&output.stderr),
+        format!(
+            "flowtap: {place}, metadata.labels.version: expected a string, found the number 1; hint: quote it\n\
+             {place}, status.podIP: expected an address such as 10.244.1.7, found \"10.1.0.2/32\"\n"
+        )
+    );
+}
+
+#[test]
 fn diff_in_json_has_both_verdicts_of_each_flow_with_another_one() {
     let dir = tempfile::tempdir().unwrap();
     let recording = recording(dir.path(), "a.flowtap", records(), Some(cluster()));

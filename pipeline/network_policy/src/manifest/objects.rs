@@ -10,12 +10,13 @@ use flowtap_model::cluster_objects::{
 };
 use serde_json::Value;
 
+use super::object_checks::check;
 use super::{ManifestError, Violation, documents};
 
 /// Reads the objects of a file.
 ///
 /// # Errors
-/// A document that is not YAML or JSON, or an object of a kind that has no part in it.
+/// A document that is not YAML or JSON, an object of a kind that has no part in it, or a value that can't be read.
 pub fn objects(file: &str, text: &str) -> Result<ClusterObjects, ManifestError> {
     let mut objects = ClusterObjects::default();
     let mut violations = Vec::new();
@@ -32,7 +33,9 @@ pub fn objects(file: &str, text: &str) -> Result<ClusterObjects, ManifestError> 
                 key: "metadata.name".to_owned(),
                 message: "missing; expected an object as `kubectl get -o yaml` prints it".to_owned(),
             });
-        } else if !add(&mut objects, &document.value) {
+        } else if add(&mut objects, &document.value) {
+            violations.append(&mut check(document));
+        } else {
             let (_, kind) = document.kind();
             violations.push(Violation {
                 place: document.named_place(),
