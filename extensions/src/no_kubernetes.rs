@@ -45,12 +45,21 @@ pub async fn unavailable(_: &Config) -> Option<Diagnostic> {
     None
 }
 
+/// The objects of a cluster.
+#[derive(Debug, Default)]
+pub struct Listed {
+    /// Each with its kind.
+    pub objects: Vec<serde_json::Value>,
+    /// Whether every pod is among them.
+    pub has_all_pods: bool,
+}
+
 /// Lists nothing.
 #[expect(
     clippy::unused_async,
     reason = "the signature of the watcher that it replaces"
 )]
-pub async fn list_objects(cluster: &Cluster) -> Vec<serde_json::Value> {
+pub async fn list_objects(cluster: &Cluster) -> Listed {
     match cluster.never {}
 }
 

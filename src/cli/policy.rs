@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Subcommand};
+use flowtap_network_policy::manifest::is_namespace;
 
 use super::sources::ConfigArgs;
 
@@ -86,7 +87,7 @@ pub(crate) struct ObservedArgs {
     #[arg(long, value_name = "FILE", visible_aliases = ["pods", "namespaces", "services", "nodes"])]
     pub(crate) cluster: Vec<PathBuf>,
     /// Namespace of policies that name none
-    #[arg(long, value_name = "NAME", default_value = "default")]
+    #[arg(long, value_name = "NAME", default_value = "default", value_parser = namespace)]
     pub(crate) namespace: String,
     /// Also judge connects that only failed
     #[arg(long)]
@@ -101,4 +102,12 @@ pub(crate) struct ObservedArgs {
     /// Files written by `flowtap record`, of one machine or of several; without one, what passes on this machine now
     #[arg(value_name = "RECORDING", conflicts_with = "duration")]
     pub(crate) recordings: Vec<PathBuf>,
+}
+
+fn namespace(name: &str) -> Result<String, String> {
+    if is_namespace(name) {
+        Ok(name.to_owned())
+    } else {
+        Err("expected the name of a namespace: up to 63 of a-z, 0-9 and `-`, with a letter or digit at both ends".to_owned())
+    }
 }

@@ -1,5 +1,6 @@
 //! `flowtap record`: the receivers of a config, into a file.
 
+use std::collections::HashSet;
 use std::io::{self, IsTerminal};
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -8,9 +9,10 @@ use std::time::Duration;
 use flowtap_config::{Config, MetricsConfig};
 use flowtap_engine::runner::{self, PipelineNode};
 use flowtap_engine::stages::{Stages, WindowNode};
-use flowtap_extensions::kubernetes;
+use flowtap_extensions::kubernetes::{self, Listed};
 use flowtap_extensions::telemetry::{self, LogWriter, Telemetry};
 use flowtap_network_policy::manifest;
+use flowtap_pipeline::cluster_objects::ClusterChange;
 use flowtap_pipeline::{
     Aggregator, ClusterObjects, FlowBatch, NodeInfo, Output, PipelineKind, Snapshot, Timestamp,
 };
@@ -82,10 +84,10 @@ async fn record_until(
         let listed = token
             .run_until_cancelled(kubernetes::list_objects(&cluster))
             .await;
-        let objects = manifest::objects_of(&listed.unwrap_or_default());
+        let mut known = ClusterObjects::default();
         // Written with the first watermark, on the receiver's thread: here nothing may wait for the file.
-        recorder.add_objects(objects.clone());
-        tokio::spawn(follow(cluster, objects, Arc::clone(&recorder.changed)));
+        add(&recorder.changed, &mut known, &listed.unwrap_or_default());
+        tokio::spawn(follow(cluster, known, Arc::clone(&recorder.changed)));
     }
     let begun = Arc::clone(&recorder.begun);
     if let Some(duration) = duration {
@@ -122,23 +124,58 @@ async fn record_until(
     failed.map_or(Ok(()), |error| Err(ExitError::new(Code::Create, error)))
 }
 
-/// Lists the objects of the cluster again and again, and adds to `changed` those that differ from the last time. Ends with the
+/// The difference that listings since the last watermark showed; `None` if there was none.
+type Changed = Arc<Mutex<Option<ClusterChange>>>;
+
+/// Lists the objects of the cluster again and again, and adds to `changed` the difference from the last time. Ends with the
 /// runtime.
-async fn follow(
-    cluster: kubernetes::Cluster,
-    mut before: ClusterObjects,
-    changed: Arc<Mutex<ClusterObjects>>,
-) {
+async fn follow(cluster: kubernetes::Cluster, mut known: ClusterObjects, changed: Changed) {
     loop {
         tokio::time::sleep(RELIST_INTERVAL).await;
-        let now = manifest::objects_of(&kubernetes::list_objects(&cluster).await);
-        let differ = now.without(&before);
-        changed
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .merge(differ.clone());
-        // A pod that is gone stays known: its flows are in the recording.
-        before.merge(differ);
+        let listed = kubernetes::list_objects(&cluster).await;
+        add(&changed, &mut known, &listed);
+    }
+}
+
+/// Adds a listing that is written with the next watermark. One that shows no difference is also: until then nothing had changed.
+fn add(changed: &Changed, known: &mut ClusterObjects, listed: &Listed) {
+    let change = change(known, listed);
+    if change.is_empty() && !listed.has_all_pods {
+        return;
+    }
+    let mut changed = changed.lock().unwrap_or_else(PoisonError::into_inner);
+    changed.get_or_insert_default().merge(change);
+}
+
+/// The difference between a listing and the objects of those before it, to which it is added.
+fn change(known: &mut ClusterObjects, listed: &Listed) -> ClusterChange {
+    let now = manifest::objects_of(&listed.objects);
+    let mut gone = Vec::new();
+    if listed.has_all_pods {
+        let there: HashSet<_> = now.pods.iter().map(|pod| (&pod.namespace, &pod.name)).collect();
+        known.pods.retain(|pod| {
+            let is_there = there.contains(&(&pod.namespace, &pod.name));
+            if !is_there {
+                gone.push((pod.namespace.clone(), pod.name.clone()));
+            }
+            is_there
+        });
+    }
+    let objects = now.without(known);
+    known.merge(objects.clone());
+    let new: HashSet<_> = objects
+        .pods
+        .iter()
+        .map(|pod| (&pod.namespace, &pod.name))
+        .collect();
+    let starts = manifest::starts_of(&listed.objects)
+        .into_iter()
+        .filter(|start| new.contains(&(&start.namespace, &start.name)))
+        .collect();
+    ClusterChange {
+        objects,
+        gone,
+        starts,
     }
 }
 
@@ -149,8 +186,7 @@ struct Recorder {
     /// The first error; reported when all has stopped.
     failed: Arc<Mutex<Option<RecordingError>>>,
     stop: Stop,
-    /// Objects of the cluster that have changed since the last watermark.
-    changed: Arc<Mutex<ClusterObjects>>,
+    changed: Changed,
     /// Notified when the first records are about to be written, which may wait for the file from then on.
     begun: Arc<Notify>,
 }
@@ -177,35 +213,33 @@ impl Recorder {
         Ok((recorder, failed))
     }
 
-    /// Adds objects that are written with the next watermark.
-    fn add_objects(&self, objects: ClusterObjects) {
-        self.changed
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .merge(objects);
-    }
-
-    /// Writes the objects of a cluster, a frame per some thousand: a frame has a maximum size.
-    fn write_cluster(&mut self, objects: ClusterObjects) {
-        tracing::info!(
-            pods = objects.pods.len(),
-            namespaces = objects.namespaces.len(),
-            services = objects.services.len(),
-            nodes = objects.nodes.len(),
-            "recording objects of the cluster"
-        );
+    /// Writes what the listings since the last watermark showed, objects in a frame per some thousand: a frame has a maximum size.
+    fn write_changes(&mut self) {
+        let changed = self.changed.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let Some(ClusterChange {
+            objects,
+            gone,
+            starts,
+        }) = changed
+        else {
+            return;
+        };
+        if !(objects.is_empty() && gone.is_empty()) {
+            tracing::info!(
+                pods = objects.pods.len(),
+                gone = gone.len(),
+                namespaces = objects.namespaces.len(),
+                services = objects.services.len(),
+                nodes = objects.nodes.len(),
+                "recording objects of the cluster"
+            );
+        }
         for objects in objects.chunks(OBJECTS_PER_FRAME) {
             let outcome = self.writer.write(&Frame::Cluster(objects));
             self.check(outcome);
         }
-    }
-
-    /// Writes objects that have changed.
-    fn write_changes(&mut self) {
-        let changed = std::mem::take(&mut *self.changed.lock().unwrap_or_else(PoisonError::into_inner));
-        if !changed.is_empty() {
-            self.write_cluster(changed);
-        }
+        let outcome = self.writer.write(&Frame::Listed { gone, starts });
+        self.check(outcome);
     }
 
     /// An error ends the recording; what was written up to then stays.
@@ -243,5 +277,36 @@ impl Aggregator for Recorder {
             .and_then(|()| self.writer.flush());
         self.check(outcome);
         Output::from(Snapshot::of_nothing(at))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_pod_is_gone_if_a_whole_listing_lacks_it_and_new_again_if_it_comes_back() {
+        let pod = |name: &str| json!({"kind": "Pod", "metadata": {"name": name, "namespace": "shop", "creationTimestamp": "2026-01-01T00:00:00Z"}});
+        let listed = |names: &[&str], has_all_pods| Listed {
+            objects: names.iter().map(|name| pod(name)).collect(),
+            has_all_pods,
+        };
+        let mut known = ClusterObjects::default();
+        let mut next = |listed: Listed| {
+            let change = change(&mut known, &listed);
+            let new: Vec<_> = change.objects.pods.into_iter().map(|pod| pod.name).collect();
+            let starts: Vec<_> = change.starts.into_iter().map(|start| start.name).collect();
+            assert_eq!(new, starts);
+            let gone: Vec<_> = change.gone.into_iter().map(|(_, name)| name).collect();
+            (new.join(" "), gone.join(" "))
+        };
+        let texts = |new: &str, gone: &str| (new.to_owned(), gone.to_owned());
+        assert_eq!(next(listed(&["a", "b"], true)), texts("a b", ""));
+        assert_eq!(next(listed(&["a", "b"], true)), texts("", ""));
+        assert_eq!(next(listed(&["a"], false)), texts("", ""));
+        assert_eq!(next(listed(&["a"], true)), texts("", "b"));
+        assert_eq!(next(listed(&["a", "b"], true)), texts("b", ""));
     }
 }

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use flowtap_config::{Config, PipelineConfig};
 use flowtap_engine::Stages;
 use flowtap_exporters::prometheus;
+use flowtap_pipeline::cluster_objects::ClusterChange;
 use flowtap_pipeline::component::downcast;
 use flowtap_pipeline::{
     BuildContext, ClusterObjects, ClusterState, ComponentId, Findings, NodeInfo, Output, PipelineId,
@@ -109,11 +110,29 @@ impl Recording {
         self.play_and(stages, |_, _| {})
     }
 
+    /// The same; `listed` takes what each listing of the cluster showed, in parts, before the records after it.
+    pub(crate) fn play_with_cluster(
+        &mut self,
+        stages: Stages,
+        listed: impl FnMut(ClusterChange),
+    ) -> Result<Output, ExitError> {
+        self.play_all(stages, |_, _| {}, listed)
+    }
+
     /// The same; after each frame `found` may take the findings that it led to, with the time of the recording.
     pub(crate) fn play_and(
         &mut self,
+        stages: Stages,
+        found: impl FnMut(&Findings, Timestamp),
+    ) -> Result<Output, ExitError> {
+        self.play_all(stages, found, |_| {})
+    }
+
+    fn play_all(
+        &mut self,
         mut stages: Stages,
         mut found: impl FnMut(&Findings, Timestamp),
+        mut listed: impl FnMut(ClusterChange),
     ) -> Result<Output, ExitError> {
         stages.begin(self.began);
         let mut now = self.began;
@@ -132,9 +151,18 @@ impl Recording {
                     return Ok(output);
                 }
                 Frame::Cluster(objects) => {
-                    self.objects.merge(objects);
+                    self.objects.merge(objects.clone());
                     self.cluster.store(self.objects.state());
+                    listed(ClusterChange {
+                        objects,
+                        ..ClusterChange::default()
+                    });
                 }
+                Frame::Listed { gone, starts } => listed(ClusterChange {
+                    gone,
+                    starts,
+                    ..ClusterChange::default()
+                }),
             }
         }
         // A reader ends with the end of the recording, or with an error.

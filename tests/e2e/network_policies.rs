@@ -205,6 +205,130 @@ fn check_names_denied_flows_with_the_rule_and_exits_with_1() {
     );
 }
 
+/// A job ends, and the address of one pod goes to another, while flows are recorded.
+#[test]
+fn flows_are_judged_by_the_pods_of_their_time() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("a.flowtap");
+    let second = |second: u64| Timestamp::from_nanos(second * 1_000_000_000);
+    let batch = |clients: &[&str]| {
+        let tcp = clients
+            .iter()
+            .map(|client| record("10.244.1.8", client, 5432, Role::Server));
+        Frame::Batch(FlowBatch {
+            tcp: tcp.collect(),
+            ..FlowBatch::default()
+        })
+    };
+    let listed = |gone: &[&str]| Frame::Listed {
+        gone: gone
+            .iter()
+            .map(|app| ("shop".to_owned(), pod("shop", app, "10.244.1.1").name))
+            .collect(),
+        starts: Vec::new(),
+    };
+    let pods = |pods| {
+        Frame::Cluster(ClusterObjects {
+            pods,
+            ..ClusterObjects::default()
+        })
+    };
+    let (job, web, new) = ("10.244.1.9", "10.244.1.7", "10.244.1.10");
+    let mut first = cluster();
+    first.pods.push(pod("shop", "old", "10.244.1.10"));
+    let frames = [
+        Frame::Start {
+            at: second(1),
+            node: NodeInfo::default(),
+        },
+        Frame::Cluster(first),
+        listed(&[]),
+        batch(&[job, web, new]),
+        Frame::Watermark(second(2)),
+        listed(&[]),
+        // Now the job's address is left, and nobody knows who calls from that of the two.
+        batch(&[new]),
+        Frame::Watermark(second(30)),
+        pods(vec![
+            PodObject {
+                ended: true,
+                ..pod("batch", "job", job)
+            },
+            pod("shop", "new", new),
+        ]),
+        listed(&["old"]),
+        batch(&[job, new]),
+        Frame::End(second(40)),
+    ];
+    let mut writer = Writer::create(&path).unwrap();
+    for frame in frames {
+        writer.write(&frame).unwrap();
+    }
+    writer.flush().unwrap();
+    let old = DB.replace("app: web", "app: old");
+    let db = file(dir.path(), "db.yaml", &old);
+    let [db, recording] = [&db, &path].map(|path| path.to_str().unwrap());
+    let report = text(&policy(&["check", "--all", "--file", db, recording]), 1);
+    let rows: Vec<_> = report.lines().filter(|line| !line.starts_with(' ')).collect();
+    assert_eq!(
+        rows,
+        [
+            "DENIED     batch/Deployment/job -> shop/Deployment/db TCP 5432: 1 connection, 120 bytes",
+            "DENIED     shop/Deployment/new -> shop/Deployment/db TCP 5432: 1 connection, 120 bytes",
+            "DENIED     shop/Deployment/web -> shop/Deployment/db TCP 5432: 1 connection, 120 bytes",
+            "undecided  unknown pod 10.244.1.9 -> shop/Deployment/db TCP 5432: 1 connection, 120 bytes",
+            "undecided  unknown pod 10.244.1.10 -> shop/Deployment/db TCP 5432: 1 connection, 120 bytes",
+            "allowed    shop/Deployment/old -> shop/Deployment/db TCP 5432: 1 connection, 120 bytes",
+            "note: 2 flows of an unknown pod, at an address that passed from one pod to another or whose pod had ended: the cluster \
+             is listed every 30 seconds",
+            "3 flows denied, 2 undecided, 1 allowed",
+        ],
+        "{report}"
+    );
+    let suggested = text(&policy(&["suggest", recording]), 0);
+    let suggested = file(dir.path(), "suggested.yaml", &suggested);
+    let report = text(
+        &policy(&["check", "--file", suggested.to_str().unwrap(), recording]),
+        0,
+    );
+    assert!(
+        report.ends_with("0 flows denied, 2 undecided, 4 allowed\n"),
+        "{report}"
+    );
+}
+
+#[test]
+fn a_namespace_that_no_cluster_accepts_and_an_object_that_cannot_be_read_are_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let recording = recording(dir.path(), "a.flowtap", records(), None);
+    let db = file(dir.path(), "db.yaml", DB);
+    let [db, recording] = [&db, &recording].map(|path| path.to_str().unwrap());
+    for name in ["A b", "", "Prod_1"] {
+        for command in [&["suggest"][..], &["check", "--file", db], &["diff", db, db]] {
+            let output = policy(&[command, &["--namespace", name, recording]].concat());
+            assert_eq!(text(&output, 2), "");
+            let message = String::from_utf8_lossy(&output.stderr);
+            assert!(
+                message.contains("'--namespace <NAME>': expected the name of a namespace"),
+                "{message}"
+            );
+        }
+    }
+    let pod = "apiVersion: v1\nkind: Pod\nmetadata: {name: db, labels: {version: 1}}\nstatus: {podIP: 10.1.0.2/32}\n";
+    let pod = file(dir.path(), "pod.yaml", pod);
+    let pod = pod.to_str().unwrap();
+    let output = policy(&["check", "--file", db, "--cluster", pod, recording]);
+    assert_eq!(text(&output, 65), "");
+    let place = format!("{pod}, document 1 (Pod db)");
+    assert_eq!(
+        String::from_utf8_lossy(&output.stderr),
+        format!(
+            "flowtap: {place}, metadata.labels.version: expected a string, found the number 1; hint: quote it\n\
+             {place}, status.podIP: expected an address such as 10.244.1.7, found \"10.1.0.2/32\"\n"
+        )
+    );
+}
+
 #[test]
 fn diff_in_json_has_both_verdicts_of_each_flow_with_another_one() {
     let dir = tempfile::tempdir().unwrap();

@@ -9,19 +9,32 @@ use serde_json::Value;
 
 use super::{Cluster, bounded};
 
-/// Lists pods, namespaces, services and nodes, each with its kind. A resource that can't be listed is logged, with the rule that
-/// allows it, and left out.
-pub async fn list_objects(cluster: &Cluster) -> Vec<Value> {
+/// The objects of a cluster.
+#[derive(Debug, Default)]
+pub struct Listed {
+    /// Each with its kind.
+    pub objects: Vec<Value>,
+    /// Whether every pod is among them: one that is not has gone.
+    pub has_all_pods: bool,
+}
+
+/// Lists pods, namespaces, services and nodes. A resource that can't be listed is logged, with the rule that allows it, and left
+/// out.
+pub async fn list_objects(cluster: &Cluster) -> Listed {
     let mut objects = Vec::new();
     let client = || bounded::retrying(&cluster.client);
-    list(Api::<Pod>::all(client()), "pods", &mut objects).await;
+    let has_all_pods = list(Api::<Pod>::all(client()), "pods", &mut objects).await;
     list(Api::<Namespace>::all(client()), "namespaces", &mut objects).await;
     list(Api::<Service>::all(client()), "services", &mut objects).await;
     list(Api::<Node>::all(client()), "nodes", &mut objects).await;
-    objects
+    Listed {
+        objects,
+        has_all_pods,
+    }
 }
 
-async fn list<K>(api: Api<K>, resource: &str, objects: &mut Vec<Value>)
+/// Whether the list is complete.
+async fn list<K>(api: Api<K>, resource: &str, objects: &mut Vec<Value>) -> bool
 where
     K: Clone + DeserializeOwned + std::fmt::Debug + Serialize,
 {
@@ -37,7 +50,7 @@ where
                     _ => String::new(),
                 };
                 tracing::warn!(resource, %error, "the Kubernetes API can't list {resource}: they are left out{hint}");
-                return;
+                return false;
             }
         };
         // An object of the API is a mapping with text keys, which always has a form in JSON.
@@ -49,7 +62,7 @@ where
         );
         match answer.metadata.continue_.filter(|token| !token.is_empty()) {
             Some(token) => page = page.continue_token(&token),
-            None => return,
+            None => return true,
         }
     }
 }

@@ -19,7 +19,7 @@ use self::available::component_with_names;
 pub use self::available::unavailable;
 use self::client::cluster_uid;
 pub use self::client::{ClientError, Plugin, client, files_of, plugin, servers_of};
-pub use self::listing::list_objects;
+pub use self::listing::{Listed, list_objects};
 pub use self::watch::{WatchConfig, watch};
 use crate::identity;
 use crate::watches::WatchBoard;

@@ -491,7 +491,9 @@ async fn objects_are_listed_with_their_kinds_and_labels_and_without_those_that_a
         client: server.client(),
         uid: None,
     };
-    let objects = list_objects(&cluster).await;
+    let listed = list_objects(&cluster).await;
+    assert!(listed.has_all_pods);
+    let objects = listed.objects;
     let seen: Vec<_> = objects
         .iter()
         .map(|object| (&object["kind"], &object["metadata"]["name"]))

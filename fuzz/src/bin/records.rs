@@ -48,7 +48,7 @@ fn play(bytes: &[u8]) {
                 pipeline.finish(at);
                 return;
             }
-            Ok(Frame::Start { .. } | Frame::Cluster(_)) => {}
+            Ok(Frame::Start { .. } | Frame::Cluster(_) | Frame::Listed { .. }) => {}
             Err(error) => {
                 assert!(error.to_string().contains("fuzzed"), "{error} names no file");
                 return;

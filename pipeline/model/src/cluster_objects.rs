@@ -9,6 +9,7 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use crate::cluster::{ClusterRanges, ClusterState, KubernetesNames};
+use crate::time::Timestamp;
 
 /// Labels of an object.
 pub type ObjectLabels = BTreeMap<String, String>;
@@ -260,6 +261,56 @@ impl ClusterObjects {
     }
 }
 
+/// When a pod got its addresses, as far as the API shows it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PodStart {
+    /// Its namespace.
+    pub namespace: String,
+    /// Its name.
+    pub name: String,
+    /// When it was created: it had no address before.
+    pub created: Timestamp,
+    /// When its first container started: it had its addresses by then. `None` if none has.
+    pub started: Option<Timestamp>,
+}
+
+/// The difference between a listing of a cluster's objects and the one before it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ClusterChange {
+    /// Objects that are new or different.
+    pub objects: ClusterObjects,
+    /// Namespace and name of pods that are gone.
+    pub gone: Vec<(String, String)>,
+    /// The start of pods among `objects`.
+    pub starts: Vec<PodStart>,
+}
+
+impl ClusterChange {
+    /// Whether nothing differs.
+    pub const fn is_empty(&self) -> bool {
+        self.objects.is_empty() && self.gone.is_empty()
+    }
+
+    /// Adds the change that a later listing showed.
+    pub fn merge(&mut self, newer: Self) {
+        let is_back = |name: &(String, String)| {
+            let mut pods = newer.objects.pods.iter();
+            pods.any(|pod| (&pod.namespace, &pod.name) == (&name.0, &name.1))
+        };
+        self.gone.retain(|name| !is_back(name));
+        let is_gone = |namespace: &str, name: &str| {
+            let mut gone = newer.gone.iter();
+            gone.any(|it| (&*it.0, &*it.1) == (namespace, name))
+        };
+        self.objects
+            .pods
+            .retain(|pod| !is_gone(&pod.namespace, &pod.name));
+        self.objects.merge(newer.objects);
+        self.gone.extend(newer.gone);
+        self.starts.extend(newer.starts);
+    }
+}
+
 fn retain_new<T: PartialEq>(list: &mut Vec<T>, before: &[T], key: impl Fn(&T) -> (&str, &str)) {
     let known: HashMap<_, _> = before.iter().map(|object| (key(object), object)).collect();
     list.retain(|object| known.get(&key(object)) != Some(&object));
@@ -333,6 +384,23 @@ mod tests {
             .map(|pod| pod.name)
             .collect();
         assert_eq!(names, ["web", "new"]);
+    }
+
+    #[test]
+    fn of_two_changes_the_later_decides_whether_a_pod_is_gone() {
+        let name = |name: &str| ("shop".to_owned(), name.to_owned());
+        let change = |pods: Vec<PodObject>, gone: &[&str]| ClusterChange {
+            objects: ClusterObjects {
+                pods,
+                ..ClusterObjects::default()
+            },
+            gone: gone.iter().map(|it| name(it)).collect(),
+            ..ClusterChange::default()
+        };
+        let mut whole = change(vec![pod("web", [10, 0, 0, 1])], &["db"]);
+        whole.merge(change(vec![pod("db", [10, 0, 0, 2])], &["web"]));
+        assert_eq!(whole, change(vec![pod("db", [10, 0, 0, 2])], &["web"]));
+        assert!(ClusterChange::default().is_empty() && !whole.is_empty());
     }
 
     #[test]

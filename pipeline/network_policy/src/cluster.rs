@@ -3,10 +3,11 @@
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::net::IpAddr;
 
-use flowtap_model::cluster_objects::{
-    ClusterObjects, NamedPort, ObjectLabels, PodObject, PortProtocol, ServiceObject, TargetPort,
-};
+use flowtap_model::cluster_objects::{ClusterObjects, ObjectLabels, PodObject, PortProtocol, ServiceObject};
 use ipnet::IpNet;
+
+use crate::history::History;
+use crate::service_ports::backend_port;
 
 /// The label that the API server puts on every namespace.
 pub const NAMESPACE_NAME: &str = "kubernetes.io/metadata.name";
@@ -18,8 +19,13 @@ pub struct PodId(pub(crate) usize);
 /// The objects, and indexes of them.
 #[derive(Debug, Default)]
 pub struct Cluster {
+    /// After the pods that were listed last come those of histories.
     objects: ClusterObjects,
+    /// Number of pods that were listed last.
+    listed: usize,
     namespaces: HashMap<String, ObjectLabels>,
+    /// Labels of the namespaces of pods of histories that have others now.
+    namespaces_then: HashMap<PodId, ObjectLabels>,
     /// Namespaces that only their pods name: of their labels no other than that with their name is known.
     unlisted: HashSet<String>,
     pods_by_address: HashMap<IpAddr, PodId>,
@@ -44,9 +50,7 @@ impl Cluster {
                 .insert(namespace.name.clone(), namespace.labels.clone());
         }
         for (name, labels) in &mut cluster.namespaces {
-            labels
-                .entry(NAMESPACE_NAME.to_owned())
-                .or_insert_with(|| name.clone());
+            *labels = with_name(std::mem::take(labels), name);
         }
         for node in &objects.nodes {
             let addresses = node.addresses.iter().map(|addr| (*addr, node.name.clone()));
@@ -80,6 +84,7 @@ impl Cluster {
             let own = machine.iter().filter(|addr| !addr.is_loopback());
             cluster.nodes.extend(own.map(|addr| (*addr, here.clone())));
         }
+        cluster.listed = objects.pods.len();
         cluster.objects = objects;
         cluster
     }
@@ -139,9 +144,15 @@ impl Cluster {
         self.namespaces.get(name)
     }
 
-    /// Whether all labels of a namespace are known.
-    pub fn is_listed(&self, namespace: &str) -> bool {
-        !self.unlisted.contains(namespace)
+    /// Labels of a pod's namespace.
+    pub fn namespace_of(&self, id: PodId) -> Option<&ObjectLabels> {
+        let then = self.namespaces_then.get(&id);
+        then.or_else(|| self.namespace(&self.pod(id).namespace))
+    }
+
+    /// Whether all labels of a pod's namespace are known.
+    pub fn is_listed(&self, id: PodId) -> bool {
+        self.namespaces_then.contains_key(&id) || !self.unlisted.contains(&self.pod(id).namespace)
     }
 
     /// The service that has this address.
@@ -153,43 +164,59 @@ impl Cluster {
 
     /// The pods behind a service's port, each with its own port. Empty if they are not chosen by a selector.
     pub fn backends(&self, service: &ServiceObject, port: u16, protocol: PortProtocol) -> Vec<(PodId, u16)> {
-        let same =
-            |it: &&flowtap_model::cluster_objects::ServicePort| it.port == port && it.protocol == protocol;
-        let Some(port) = service.ports.iter().find(same) else {
-            return Vec::new();
-        };
-        if service.selector.is_empty() {
-            return Vec::new();
+        let pods = self.objects.pods[..self.listed].iter().enumerate();
+        pods.filter(|(_, pod)| !pod.ended)
+            .filter_map(|(index, pod)| Some((PodId(index), backend_port(service, port, protocol, pod)?)))
+            .collect()
+    }
+
+    /// Adds the pods of a history, as they were then, without their addresses: these are of the pods that have them now. Returns the
+    /// id of each version.
+    pub fn keep(&mut self, history: &History) -> Vec<PodId> {
+        let mut ids = HashMap::<_, Vec<PodId>>::new();
+        for (index, pod) in self.objects.pods.iter().enumerate() {
+            let name = (pod.namespace.clone(), pod.name.clone());
+            ids.entry(name).or_default().push(PodId(index));
         }
-        let pods = self.objects.pods.iter().enumerate();
-        let selected = pods.filter(|(_, pod)| {
-            let mut wanted = service.selector.iter();
-            !pod.ended
-                && pod.namespace == service.namespace
-                && wanted.all(|(key, value)| pod.labels.get(key) == Some(value))
+        let versions = history.versions().iter();
+        let kept = versions.map(|version| {
+            let pod = &version.pod;
+            let labels = version.namespace.clone();
+            let labels = labels.map(|labels| with_name(labels, &pod.namespace));
+            let named = ids.entry((pod.namespace.clone(), pod.name.clone())).or_default();
+            let known = named.iter().find(|id| self.is_same(**id, pod, labels.as_ref()));
+            if let Some(known) = known {
+                return *known;
+            }
+            let id = PodId(self.objects.pods.len());
+            self.objects.pods.push(pod.clone());
+            // A namespace that was not listed then is what is known of it from elsewhere.
+            let labels = labels.filter(|labels| self.namespaces.get(&pod.namespace) != Some(labels));
+            if let Some(labels) = labels {
+                self.namespaces_then.insert(id, labels);
+            }
+            named.push(id);
+            id
         });
-        let numbered = selected.filter_map(|(index, pod)| {
-            let number = match &port.target {
-                TargetPort::Number(number) => *number,
-                TargetPort::Name(name) => named_port(pod, name, protocol)?,
-            };
-            Some((PodId(index), number))
-        });
-        numbered.collect()
+        kept.collect()
+    }
+
+    /// Whether a pod is the same for policies, with the labels of its namespace.
+    fn is_same(&self, id: PodId, pod: &PodObject, namespace: Option<&ObjectLabels>) -> bool {
+        let known = &self.objects.pods[id.0];
+        let known = PodObject {
+            ended: pod.ended,
+            containers: pod.containers.clone(),
+            ..known.clone()
+        };
+        known == *pod && namespace.is_none_or(|labels| self.namespace_of(id) == Some(labels))
     }
 }
 
-/// The numbers that a pod gives a port's name: names are unique in a container only.
-pub(crate) fn named_ports<'a>(
-    pod: &'a PodObject,
-    name: &'a str,
-    protocol: PortProtocol,
-) -> impl Iterator<Item = u16> + 'a {
-    let named = move |it: &&NamedPort| it.name == name && it.protocol == protocol;
-    pod.ports.iter().filter(named).map(|it| it.port)
-}
-
-/// The number that a service means by a port's name: that of the first container.
-fn named_port(pod: &PodObject, name: &str, protocol: PortProtocol) -> Option<u16> {
-    named_ports(pod, name, protocol).next()
+/// Labels of a namespace with the one that the API server adds.
+fn with_name(mut labels: ObjectLabels, name: &str) -> ObjectLabels {
+    labels
+        .entry(NAMESPACE_NAME.to_owned())
+        .or_insert_with(|| name.to_owned());
+    labels
 }

@@ -9,15 +9,16 @@
 //! 4. A pod on its node's network is its node.
 //! 5. Loopback is not judged: it stays in one pod.
 //! 6. Without pods, this machine's end is assumed to be selected by every policy, and the other may be any pod.
-//! 7. A conversation that was seen at both of its ends is one, and each end is what it is known to be where it was seen.
+//! 7. An address is of the pod that had it when the flow was seen ([`crate::history`]); if that is not known, of a pod that is unknown.
+//! 8. A conversation that was seen at both of its ends is one, and each end is what it is known to be where it was seen.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
-use flowtap_model::Transport;
 use flowtap_model::cluster_objects::PortProtocol;
 
 use crate::cluster::{Cluster, PodId};
+use crate::history::{Ends, Owner};
 use crate::observed::{Observed, ObservedFlow, Sides};
 
 /// The kind of an end.
@@ -72,6 +73,8 @@ pub struct Conversations {
     pub attempts: u64,
     /// Flows to services whose pods are unknown, judged by the service's address.
     pub unresolved_services: u64,
+    /// Flows with an address that several pods had, or whose pod had ended: whose it was then is not known.
+    pub unclear: u64,
 }
 
 impl Conversations {
@@ -80,17 +83,24 @@ impl Conversations {
     pub fn add(&mut self, observed: &Observed, cluster: &Cluster, machine: &[IpAddr], attempts: bool) {
         self.loopback += observed.loopback;
         let here = machine.iter().find_map(|address| cluster.node_at(*address));
-        for (flow, tally) in observed.iter() {
+        for (flow, ends, tally) in observed.iter() {
             if tally.is_attempt() && !attempts {
                 self.attempts += 1;
             } else {
-                let local = local_end(flow, cluster, machine, here);
+                let view = View {
+                    flow,
+                    ends,
+                    observed,
+                    cluster,
+                    machine,
+                };
+                let local = view.local_end(here);
                 if let Party::Pod(id) = local.party {
                     self.local_pods.insert(id);
                 }
                 // Which of a service's pods had how many connections is not known: the sum over them is right.
                 let mut tally = *tally;
-                for conversation in self.conversations(flow, &local, cluster, machine) {
+                for conversation in self.conversations(&view, &local) {
                     let sides = self.seen.entry(conversation).or_default();
                     let side = if flow.serves {
                         &mut sides.server
@@ -143,18 +153,10 @@ impl Conversations {
         }
     }
 
-    fn conversations(
-        &mut self,
-        flow: &ObservedFlow,
-        local: &End,
-        cluster: &Cluster,
-        machine: &[IpAddr],
-    ) -> Vec<Conversation> {
-        let protocol = match flow.transport {
-            Transport::Tcp => Some(PortProtocol::Tcp),
-            Transport::Udp => Some(PortProtocol::Udp),
-            Transport::UdpLite | Transport::Other => None,
-        };
+    fn conversations(&mut self, view: &View<'_>, local: &End) -> Vec<Conversation> {
+        let View { flow, cluster, .. } = *view;
+        let is_local_unclear = is_unclear(view.ends.local, local);
+        let protocol = flow.protocol();
         let conversation = |remote: End, port| {
             let (client, server) = if flow.serves {
                 (remote, local.clone())
@@ -169,10 +171,7 @@ impl Conversations {
             }
         };
         let remote = flow.remote;
-        let service = cluster.service_at(remote).filter(|_| !flow.serves);
-        if let Some(service) = service {
-            let backends = protocol.map(|protocol| cluster.backends(service, flow.port, protocol));
-            let backends = backends.unwrap_or_default();
+        if let Some(backends) = view.backends() {
             let ends = backends.into_iter().filter_map(|(id, port)| {
                 let pod = cluster.pod(id);
                 let same_family = |addr: &&IpAddr| addr.is_ipv4() == remote.is_ipv4();
@@ -186,63 +185,119 @@ impl Conversations {
             });
             let found: Vec<_> = ends.collect();
             if !found.is_empty() {
+                self.unclear += u64::from(is_local_unclear);
                 return found;
             }
             self.unresolved_services += 1;
         }
-        let party = if !cluster.has_pods() {
-            Party::Anything
-        } else if let Some(id) = cluster.pod_at(remote) {
-            Party::Pod(id)
-        } else if machine.contains(&remote) {
-            // An address of the machine that no object names is its node's: a bridge, a gateway of pods.
-            match (&local.party, cluster.node_at(remote)) {
-                (Party::Pod(id), _) => Party::Node(cluster.pod(*id).node.clone()),
-                (_, Some(name)) => Party::Node(name.to_owned()),
-                _ => Party::Node(String::new()),
-            }
-        } else if let Some(name) = cluster.node_at(remote) {
-            Party::Node(name.to_owned())
-        } else if cluster.is_pod_range(remote) {
-            Party::UnknownPod
-        } else {
-            Party::Outside
+        let end = End {
+            party: view.remote(local),
+            address: remote,
         };
-        vec![conversation(
-            End {
-                party,
-                address: remote,
-            },
-            flow.port,
-        )]
+        self.unclear += u64::from(is_local_unclear || is_unclear(view.ends.remote, &end));
+        vec![conversation(end, flow.port)]
     }
 }
 
-/// `here` is the name of this machine's node.
-fn local_end(flow: &ObservedFlow, cluster: &Cluster, machine: &[IpAddr], here: Option<&str>) -> End {
-    let address = flow.local;
-    if !cluster.has_pods() {
-        return End {
-            party: Party::Assumed,
-            address,
-        };
-    }
-    let contained = flow
-        .container
-        .as_deref()
-        .and_then(|id| cluster.pod_of_container(id));
-    let party = match contained.or_else(|| cluster.pod_at(address)) {
-        Some(id) if cluster.pod(id).host_network => Party::Node(cluster.pod(id).node.clone()),
-        Some(id) => Party::Pod(id),
-        // A bridge of the node has an address of its pods' range.
-        None if machine.contains(&address) => {
-            let name = cluster.node_at(address).or(here).unwrap_or_default();
-            Party::Node(name.to_owned())
+/// A flow, and what is known of its ends.
+#[derive(Clone, Copy, Debug)]
+struct View<'a> {
+    flow: &'a ObservedFlow,
+    ends: &'a Ends,
+    observed: &'a Observed,
+    cluster: &'a Cluster,
+    /// Addresses of the machine that has seen the flow.
+    machine: &'a [IpAddr],
+}
+
+impl View<'_> {
+    /// The pod that had an address; `elsewhere` is what the cluster's objects have, for an observation without pods.
+    fn pod(&self, owner: Owner, elsewhere: impl FnOnce() -> Option<PodId>) -> Option<PodId> {
+        match owner {
+            Owner::Elsewhere => elsewhere(),
+            Owner::Pod(version) => self.observed.pod(version),
+            Owner::Unclear | Owner::Nobody => None,
         }
-        None if cluster.is_pod_range(address) && cluster.node_at(address).is_none() => Party::UnknownPod,
-        None => Party::Node(cluster.node_at(address).unwrap_or_default().to_owned()),
-    };
-    End { party, address }
+    }
+
+    /// The pods behind the peer, with the port of each, if it is a service.
+    fn backends(&self) -> Option<Vec<(PodId, u16)>> {
+        if self.flow.serves {
+            return None;
+        }
+        if self.ends.local != Owner::Elsewhere {
+            let backends = self.ends.backends.as_ref()?.iter();
+            let known = backends.filter_map(|(version, port)| Some((self.observed.pod(*version)?, *port)));
+            return Some(known.collect());
+        }
+        let service = self.cluster.service_at(self.flow.remote)?;
+        let protocol = self.flow.protocol();
+        let backends = protocol.map(|protocol| self.cluster.backends(service, self.flow.port, protocol));
+        Some(backends.unwrap_or_default())
+    }
+
+    fn remote(&self, local: &End) -> Party {
+        let Self { cluster, machine, .. } = *self;
+        let remote = self.flow.remote;
+        if !cluster.has_pods() {
+            return Party::Anything;
+        }
+        if let Some(id) = self.pod(self.ends.remote, || cluster.pod_at(remote)) {
+            return Party::Pod(id);
+        }
+        if machine.contains(&remote) {
+            // An address of the machine that no object names is its node's: a bridge, a gateway of pods.
+            return match (&local.party, cluster.node_at(remote)) {
+                (Party::Pod(id), _) => Party::Node(cluster.pod(*id).node.clone()),
+                (_, Some(name)) => Party::Node(name.to_owned()),
+                _ => Party::Node(String::new()),
+            };
+        }
+        if let Some(name) = cluster.node_at(remote) {
+            Party::Node(name.to_owned())
+        } else if self.ends.remote == Owner::Unclear || cluster.is_pod_range(remote) {
+            Party::UnknownPod
+        } else {
+            Party::Outside
+        }
+    }
+
+    /// This machine's end. `here` is the name of its node.
+    fn local_end(&self, here: Option<&str>) -> End {
+        let Self { cluster, machine, .. } = *self;
+        let address = self.flow.local;
+        if !cluster.has_pods() {
+            return End {
+                party: Party::Assumed,
+                address,
+            };
+        }
+        let elsewhere = || {
+            let container = self.flow.container.as_deref();
+            let contained = container.and_then(|id| cluster.pod_of_container(id));
+            contained.or_else(|| cluster.pod_at(address))
+        };
+        let party = match self.pod(self.ends.local, elsewhere) {
+            Some(id) if cluster.pod(id).host_network => Party::Node(cluster.pod(id).node.clone()),
+            Some(id) => Party::Pod(id),
+            // A bridge of the node has an address of its pods' range.
+            None if machine.contains(&address) => {
+                let name = cluster.node_at(address).or(here).unwrap_or_default();
+                Party::Node(name.to_owned())
+            }
+            None if cluster.node_at(address).is_some() => {
+                Party::Node(cluster.node_at(address).unwrap_or_default().to_owned())
+            }
+            None if self.ends.local == Owner::Unclear || cluster.is_pod_range(address) => Party::UnknownPod,
+            None => Party::Node(String::new()),
+        };
+        End { party, address }
+    }
+}
+
+/// Whether an end is of a pod that is not known because of what happened to its address.
+const fn is_unclear(owner: Owner, end: &End) -> bool {
+    matches!((owner, &end.party), (Owner::Unclear, Party::UnknownPod))
 }
 
 #[cfg(test)]

@@ -11,6 +11,8 @@
 //! | [`selector`] | label selectors |
 //! | [`manifest`] | policies and cluster objects from YAML or JSON, with errors that name file, document and key |
 //! | [`cluster`] | look-ups: the pod, node or service of an address or container |
+//! | `service_ports` | ports by name, and behind a service |
+//! | [`history`] | a cluster that changes: the pod that had an address when a flow was seen |
 //! | [`observed`] | a bounded table of the flows in batches |
 //! | [`conversation`] | who talks to whom: observed flows joined with the cluster |
 //! | [`verdict`] | whether policies allow a conversation, and the rule that decides |
@@ -19,10 +21,12 @@
 
 pub mod cluster;
 pub mod conversation;
+pub mod history;
 pub mod manifest;
 pub mod observed;
 pub mod policy;
 pub mod selector;
+mod service_ports;
 pub mod suggest;
 pub mod verdict;
 

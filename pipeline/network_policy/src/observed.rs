@@ -1,10 +1,18 @@
 //! The flows of batches, folded by who talks to whom and bounded.
+//!
+//! An address may be of one pod and later of another. So the ends of a flow are resolved while it is observed, at the listing of the
+//! cluster that follows it ([`History`]), and the same addresses with other pods are another flow.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
-use flowtap_model::{Events, Flow, FlowBatch, FlowKind, Transport};
+use flowtap_model::cluster_objects::{ClusterChange, PortProtocol};
+use flowtap_model::{Events, Flow, FlowBatch, FlowKind, Timestamp, Transport};
+
+use crate::cluster::{Cluster, PodId};
+use crate::history::{Ends, History, Owner, Span, Version};
 
 /// A flow, as this machine saw it: the client's port does not matter to a policy.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -24,6 +32,15 @@ pub struct ObservedFlow {
 }
 
 impl ObservedFlow {
+    /// Its protocol, as policies name it.
+    pub const fn protocol(&self) -> Option<PortProtocol> {
+        match self.transport {
+            Transport::Tcp => Some(PortProtocol::Tcp),
+            Transport::Udp => Some(PortProtocol::Udp),
+            Transport::UdpLite | Transport::Other => None,
+        }
+    }
+
     fn of(flow: &Flow) -> Self {
         let serves = flow.kind == Some(FlowKind::Ingress);
         Self {
@@ -95,7 +112,19 @@ impl Sides {
 /// The flows.
 #[derive(Debug)]
 pub struct Observed {
-    flows: HashMap<ObservedFlow, Tally>,
+    /// Flows up to the newest listing of the cluster, with their ends.
+    flows: HashMap<(ObservedFlow, Ends), Tally>,
+    /// Flows since then.
+    recent: HashMap<ObservedFlow, Recent>,
+    history: History,
+    /// The id of each version of the history's pods, once they are in a cluster.
+    ids: Vec<PodId>,
+    /// The listing that ends the time of the recent flows, as far as it has been read.
+    pending: Option<ClusterChange>,
+    /// Everything before this has been seen.
+    now: Timestamp,
+    /// The longest time between two watermarks since the newest listing.
+    gap: Duration,
     max: usize,
     /// Records of flows for which there was no room here.
     pub left_out: u64,
@@ -114,6 +143,12 @@ impl Observed {
     pub fn new(max: usize) -> Self {
         Self {
             flows: HashMap::new(),
+            recent: HashMap::new(),
+            history: History::default(),
+            ids: Vec::new(),
+            pending: None,
+            now: Timestamp::default(),
+            gap: Duration::ZERO,
             max,
             left_out: 0,
             unplaced: 0,
@@ -125,6 +160,7 @@ impl Observed {
 
     /// Adds the records of a batch, after the processor `direction`.
     pub fn fold(&mut self, batch: &FlowBatch) {
+        self.end_listing();
         for flow in batch.traffic() {
             self.has_udp |= flow.transport == Transport::Udp;
             if let Some(tally) = self.entry(flow) {
@@ -140,13 +176,13 @@ impl Observed {
                 } else {
                     self.without_peer += has_bytes;
                 }
-            } else if let Some(tally) = self.flows.get_mut(&ObservedFlow::of(&record.flow)) {
+            } else if let Some(tally) = self.recent_of(&record.flow) {
                 tally.connections += u64::from(record.opened);
                 tally.bytes += record.sent_bytes + record.received_bytes;
             }
         }
         for record in &batch.tcp {
-            if let Some(tally) = self.flows.get_mut(&ObservedFlow::of(&record.flow)) {
+            if let Some(tally) = self.recent_of(&record.flow) {
                 let seen = |event| u64::from(record.events.contains(event));
                 tally.connections += seen(Events::OPENED) + seen(Events::ADOPTED);
                 tally.failed += seen(Events::FAILED);
@@ -161,15 +197,108 @@ impl Observed {
             return None;
         }
         let key = ObservedFlow::of(flow);
-        if self.flows.len() >= self.max && !self.flows.contains_key(&key) {
+        if self.recent.len() >= self.max && !self.recent.contains_key(&key) {
             self.left_out += 1;
             return None;
         }
-        Some(self.flows.entry(key).or_default())
+        let recent = self.recent.entry(key).or_insert(Recent {
+            tally: Tally::default(),
+            first: self.now,
+            last: self.now,
+        });
+        recent.last = self.now;
+        Some(&mut recent.tally)
     }
 
-    /// Every flow.
-    pub fn iter(&self) -> impl Iterator<Item = (&ObservedFlow, &Tally)> {
-        self.flows.iter()
+    fn recent_of(&mut self, flow: &Flow) -> Option<&mut Tally> {
+        let recent = self.recent.get_mut(&ObservedFlow::of(flow));
+        recent.map(|recent| &mut recent.tally)
     }
+
+    /// Advances the time: everything before `to` has been seen.
+    pub fn advance(&mut self, to: Timestamp) {
+        if self.now != Timestamp::default() {
+            self.gap = self.gap.max(to.since(self.now));
+        }
+        self.now = to;
+        // A listing stands before a watermark, after the records that are older than both.
+        self.end_listing();
+    }
+
+    /// Adds what a listing of the cluster showed. A listing may come in parts; it ends with the next batch or watermark.
+    pub fn list(&mut self, change: ClusterChange) {
+        self.pending.get_or_insert_default().merge(change);
+    }
+
+    /// Ends the observation: no listing follows the newest flows.
+    pub fn finish(&mut self) {
+        self.end_listing();
+        self.history.settle();
+        self.resolve();
+    }
+
+    fn end_listing(&mut self) {
+        if let Some(change) = self.pending.take() {
+            self.history.apply(change);
+            self.resolve();
+        }
+    }
+
+    /// Resolves the ends of the recent flows.
+    fn resolve(&mut self) {
+        let mut services = HashMap::new();
+        for (flow, recent) in self.recent.drain() {
+            let local = (flow.local, flow.container.as_deref());
+            // A record is not older than the watermark before it, and not newer than the one after it.
+            let span = Span {
+                first: recent.first,
+                last: recent.last.plus(self.gap),
+            };
+            let mut ends = self.history.ends(local, flow.remote, span);
+            if !flow.serves && ends.local != Owner::Elsewhere {
+                let key = (flow.remote, flow.port, flow.protocol());
+                let of_service = || self.history.backends(flow.remote, flow.port, flow.protocol());
+                ends.backends
+                    .clone_from(services.entry(key).or_insert_with(of_service));
+            }
+            let key = (flow, ends);
+            if self.flows.len() >= self.max && !self.flows.contains_key(&key) {
+                self.left_out += recent.tally.records;
+            } else {
+                self.flows.entry(key).or_default().add(&recent.tally);
+            }
+        }
+        self.gap = Duration::ZERO;
+    }
+
+    /// Adds the pods that were seen to `cluster`, with the labels that they had then.
+    pub fn keep_pods(&mut self, cluster: &mut Cluster) {
+        self.ids = cluster.keep(&self.history);
+    }
+
+    /// The id of a pod that was seen, once [`Observed::keep_pods`] has been called.
+    pub(crate) fn pod(&self, version: Version) -> Option<PodId> {
+        self.ids.get(version.index()).copied()
+    }
+
+    /// Every flow, with its ends when it was seen.
+    pub fn iter(&self) -> impl Iterator<Item = (&ObservedFlow, &Ends, &Tally)> {
+        const UNRESOLVED: &Ends = &Ends {
+            local: Owner::Elsewhere,
+            remote: Owner::Elsewhere,
+            backends: None,
+        };
+        let flows = self.flows.iter().map(|((flow, ends), tally)| (flow, ends, tally));
+        let recent = self.recent.iter();
+        flows.chain(recent.map(|(flow, recent)| (flow, UNRESOLVED, &recent.tally)))
+    }
+}
+
+/// A flow since the newest listing.
+#[derive(Debug)]
+struct Recent {
+    tally: Tally,
+    /// The watermarks before its first and its last record.
+    first: Timestamp,
+    last: Timestamp,
 }

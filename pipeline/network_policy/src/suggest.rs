@@ -274,7 +274,7 @@ impl Maker<'_> {
             );
         }
         let name = [(NAMESPACE_NAME.to_owned(), own.clone())].into();
-        let labels = self.cluster.namespace(&own);
+        let labels = self.cluster.namespace_of(id);
         let is_labelled = labels.and_then(|labels| labels.get(NAMESPACE_NAME)) == Some(&own);
         if own != namespace && !(is_labelled && is_label_value(&own)) {
             // Somebody has changed the label that the API server sets, or the name is none that a cluster accepts.

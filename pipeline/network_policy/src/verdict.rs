@@ -20,10 +20,11 @@ use std::fmt;
 
 use flowtap_model::cluster_objects::PortProtocol;
 
-use crate::cluster::{Cluster, PodId, named_ports};
+use crate::cluster::{Cluster, PodId};
 use crate::conversation::{Conversation, End, Party};
 use crate::policy::{Direction, NetworkPolicy, Peer, Port, PortMatch, Rule};
 use crate::selector::Selector;
+use crate::service_ports::named_ports;
 
 /// Why no policy is asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -246,7 +247,8 @@ impl<'a> Judge<'a> {
                 return Decision::Exempt(Exemption::NotAPod);
             }
             Party::Pod(id) => {
-                if other.party == own.party {
+                // An address is of one pod: the other end may be known with the labels that it had at another time.
+                if other.party == own.party || other.address == own.address {
                     return Decision::Exempt(Exemption::SamePod);
                 }
                 let node = &self.cluster.pod(*id).node;
@@ -354,24 +356,25 @@ impl<'a> Judge<'a> {
             }
             Peer::Pods { namespaces, pods } => (namespaces, pods),
         };
-        let pod = match &other.party {
-            Party::Pod(id) => self.cluster.pod(*id),
+        let id = match &other.party {
+            Party::Pod(id) => *id,
             Party::UnknownPod | Party::Anything | Party::Assumed => return Match::Maybe,
             Party::Node(_) | Party::Outside => return Match::No,
         };
+        let pod = self.cluster.pod(id);
         let in_namespace = match namespaces {
             None => (pod.namespace == policy.namespace).into(),
-            Some(selector) => self.namespace(selector, &pod.namespace),
+            Some(selector) => self.namespace(selector, id),
         };
         let is_selected = pods.as_ref().is_none_or(|selector| selector.matches(&pod.labels));
         in_namespace.min(is_selected.into())
     }
 
-    fn namespace(&self, selector: &Selector, name: &str) -> Match {
-        let Some(labels) = self.cluster.namespace(name) else {
+    fn namespace(&self, selector: &Selector, id: PodId) -> Match {
+        let Some(labels) = self.cluster.namespace_of(id) else {
             return Match::No;
         };
-        if self.cluster.is_listed(name) {
+        if self.cluster.is_listed(id) {
             return selector.matches(labels).into();
         }
         selector.matches_partly(labels).map_or(Match::Maybe, Match::from)

@@ -9,6 +9,7 @@ use std::io::{self, BufReader, BufWriter, Read, Write};
 use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
+use flowtap_pipeline::cluster_objects::PodStart;
 use flowtap_pipeline::{ClusterObjects, FlowBatch, NodeInfo, Timestamp, files};
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
@@ -40,6 +41,14 @@ pub enum Frame {
     End(Timestamp),
     /// Objects of the cluster that it is made in; later ones replace earlier ones of the same name.
     Cluster(ClusterObjects),
+    /// A listing of the cluster's objects ends here, after those that it showed to be different. Recordings of early builds have
+    /// none.
+    Listed {
+        /// Namespace and name of pods that are gone.
+        gone: Vec<(String, String)>,
+        /// The start of pods that are new.
+        starts: Vec<PodStart>,
+    },
 }
 
 /// Why a recording can't be written or read.
@@ -281,7 +290,11 @@ impl<R: Read> Iterator for Reader<R> {
         let frame = self.read();
         self.ended = !matches!(
             &frame,
-            Ok(Frame::Start { .. } | Frame::Batch(_) | Frame::Watermark(_) | Frame::Cluster(_))
+            Ok(Frame::Start { .. }
+                | Frame::Batch(_)
+                | Frame::Watermark(_)
+                | Frame::Cluster(_)
+                | Frame::Listed { .. })
         );
         Some(frame)
     }
@@ -340,6 +353,13 @@ mod tests {
                 node: NodeInfo::default(),
             },
             Frame::Cluster(cluster),
+            Frame::Listed {
+                gone: vec![("shop".to_owned(), "web-1".to_owned())],
+                starts: vec![PodStart {
+                    created: Timestamp::from_nanos(5),
+                    ..PodStart::default()
+                }],
+            },
             Frame::Batch(batch),
             Frame::Watermark(Timestamp::from_nanos(6)),
             Frame::End(Timestamp::from_nanos(7)),

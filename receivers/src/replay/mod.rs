@@ -109,7 +109,7 @@ impl Receiver for Replay {
                 }
                 match frame.map_err(broken)? {
                     // Names of the cluster reach processors from its watcher alone.
-                    Frame::Start { .. } | Frame::Cluster(_) => {}
+                    Frame::Start { .. } | Frame::Cluster(_) | Frame::Listed { .. } => {}
                     Frame::Batch(mut batch) => sink.accept(&mut batch),
                     Frame::Watermark(at) | Frame::End(at) => {
                         end = now.plus(at.since(began));

@@ -43,10 +43,10 @@ pub(super) fn observe(args: &ObservedArgs, config: &Config) -> Result<Observatio
         let folder = tempfile::tempdir().map_err(|error| ExitError::new(Code::Create, error))?;
         let file = folder.path().join("policy");
         record::record(config, &file, Some(args.duration))?;
-        views.push(View::of(&file, args, config)?);
+        views.push(View::of(&file, args, config, &given)?);
     } else {
         for file in &args.recordings {
-            views.push(View::of(file, args, config)?);
+            views.push(View::of(file, args, config, &given)?);
         }
     }
     let mut all = ClusterObjects::default();
@@ -58,7 +58,10 @@ pub(super) fn observe(args: &ObservedArgs, config: &Config) -> Result<Observatio
     all.merge(given);
     // One machine's addresses that are not named by any object are of its node alone.
     let here = if views.len() == 1 { &*machines } else { &[] };
-    let cluster = Cluster::new(all, here);
+    let mut cluster = Cluster::new(all, here);
+    for view in &mut views {
+        view.observed.keep_pods(&mut cluster);
+    }
     let mut conversations = Conversations::default();
     let (mut left_out, mut unplaced, mut without_peer, mut has_udp) = (0, 0, 0, false);
     for view in &views {
@@ -86,7 +89,13 @@ struct View {
 }
 
 impl View {
-    fn of(file: &Path, args: &ObservedArgs, config: &Config) -> Result<Self, ExitError> {
+    /// `given` are objects of files, which replace those of the recording.
+    fn of(
+        file: &Path,
+        args: &ObservedArgs,
+        config: &Config,
+        given: &ClusterObjects,
+    ) -> Result<Self, ExitError> {
         let (name, pipeline) = first_pipeline(config)?;
         let mut recording = Recording::open(file)?;
         let observed = Arc::new(Mutex::new(Observed::new(args.max_flows as usize)));
@@ -94,8 +103,15 @@ impl View {
         let stages = recording
             .stages(config, name, pipeline)?
             .with_window(Box::new(observer));
-        recording.play(stages)?;
+        recording.play_with_cluster(stages, |mut change| {
+            change.objects.merge(given.clone());
+            observed
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .list(change);
+        })?;
         let mut observed = observed.lock().unwrap_or_else(PoisonError::into_inner);
+        observed.finish();
         let addresses = recording.node().addresses.iter();
         Ok(Self {
             machine: addresses
@@ -118,17 +134,23 @@ fn first_pipeline(config: &Config) -> Result<(&PipelineId, &PipelineConfig), Exi
 struct Observer(Arc<Mutex<Observed>>);
 
 impl Aggregator for Observer {
-    fn begin(&mut self, _: Timestamp) {}
+    fn begin(&mut self, at: Timestamp) {
+        let mut observed = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        observed.advance(at);
+    }
 
     fn fold(&mut self, batch: &FlowBatch) {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).fold(batch);
     }
 
-    fn advance(&mut self, _: Timestamp) -> Option<Output> {
+    fn advance(&mut self, to: Timestamp) -> Option<Output> {
+        let mut observed = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        observed.advance(to);
         None
     }
 
     fn finish(&mut self, at: Timestamp) -> Output {
+        self.advance(at);
         Output::from(Snapshot::of_nothing(at))
     }
 }

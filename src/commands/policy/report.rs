@@ -295,6 +295,13 @@ pub(super) fn remarks(observation: &Observation) -> Vec<String> {
             "{count} to services whose pods are unknown, judged by the service's address"
         ));
     }
+    if conversations.unclear > 0 {
+        let count = counted(conversations.unclear, "flow");
+        remarks.push(format!(
+            "{count} of an unknown pod, at an address that passed from one pod to another or whose pod had ended: the \
+             cluster is listed every 30 seconds"
+        ));
+    }
     remarks
 }
 

@@ -1,10 +1,11 @@
 //! API objects in YAML or JSON: several documents in a file, lists within them.
 //!
 //! Policies are checked as strictly as the API server does: an unknown key is an error, because a policy with a misspelt one
-//! would allow or deny something else. Of other objects only the keys that matter are read.
+//! would allow or deny something else. Of other objects only the keys that matter are read, and in files checked.
 
 mod decode;
 pub(crate) mod names;
+mod object_checks;
 mod objects;
 mod policies;
 
@@ -12,7 +13,8 @@ use std::fmt;
 
 use serde_json::Value;
 
-pub use self::objects::{objects, objects_of};
+pub use self::names::is_namespace;
+pub use self::objects::{objects, objects_of, starts_of};
 pub use self::policies::policies;
 
 /// A mistake in a file.

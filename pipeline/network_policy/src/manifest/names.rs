@@ -6,7 +6,7 @@ pub(crate) fn is_subdomain(name: &str) -> bool {
 }
 
 /// A name of a namespace: a DNS label of RFC 1123, 63 bytes at most.
-pub(crate) fn is_namespace(name: &str) -> bool {
+pub fn is_namespace(name: &str) -> bool {
     name.len() <= 63 && is_dns_label(name)
 }
 

@@ -1,19 +1,22 @@
 //! Pods, namespaces, services and nodes, as `kubectl get -o yaml` prints them or the API lists them.
 
 use std::net::IpAddr;
+use std::time::{Duration, UNIX_EPOCH};
 
+use flowtap_model::Timestamp;
 use flowtap_model::cluster_objects::{
-    ClusterObjects, NamedPort, NamespaceObject, NodeObject, ObjectLabels, PodObject, PortProtocol,
+    ClusterObjects, NamedPort, NamespaceObject, NodeObject, ObjectLabels, PodObject, PodStart, PortProtocol,
     ServiceObject, ServicePort, TargetPort,
 };
 use serde_json::Value;
 
+use super::object_checks::check;
 use super::{ManifestError, Violation, documents};
 
 /// Reads the objects of a file.
 ///
 /// # Errors
-/// A document that is not YAML or JSON, or an object of a kind that has no part in it.
+/// A document that is not YAML or JSON, an object of a kind that has no part in it, or a value that can't be read.
 pub fn objects(file: &str, text: &str) -> Result<ClusterObjects, ManifestError> {
     let mut objects = ClusterObjects::default();
     let mut violations = Vec::new();
@@ -30,7 +33,9 @@ pub fn objects(file: &str, text: &str) -> Result<ClusterObjects, ManifestError> 
                 key: "metadata.name".to_owned(),
                 message: "missing; expected an object as `kubectl get -o yaml` prints it".to_owned(),
             });
-        } else if !add(&mut objects, &document.value) {
+        } else if add(&mut objects, &document.value) {
+            violations.append(&mut check(document));
+        } else {
             let (_, kind) = document.kind();
             violations.push(Violation {
                 place: document.named_place(),
@@ -53,6 +58,33 @@ pub fn objects_of<'a>(values: impl IntoIterator<Item = &'a Value>) -> ClusterObj
         add(&mut objects, value);
     }
     objects
+}
+
+/// The start of each pod among `values`, as far as they have it.
+pub fn starts_of<'a>(values: impl IntoIterator<Item = &'a Value>) -> Vec<PodStart> {
+    let pods = values.into_iter().filter(|value| text(value, "/kind") == "Pod");
+    pods.filter_map(start).collect()
+}
+
+fn start(pod: &Value) -> Option<PodStart> {
+    // The API has whole seconds: the moment is within the second that follows.
+    let time = |value: &Value, pointer: &str| {
+        let time = humantime::parse_rfc3339_weak(value.pointer(pointer)?.as_str()?).ok()?;
+        let nanos = time.duration_since(UNIX_EPOCH).ok()?.as_nanos();
+        u64::try_from(nanos).ok().map(Timestamp::from_nanos)
+    };
+    let runs = ["/state/running/startedAt", "/state/terminated/startedAt"];
+    let past = ["/lastState/terminated/startedAt"];
+    let started = ["initContainerStatuses", "containerStatuses"]
+        .iter()
+        .flat_map(|key| list(pod, &format!("/status/{key}")))
+        .flat_map(|status| runs.iter().chain(&past).filter_map(|key| time(status, key)));
+    Some(PodStart {
+        namespace: namespace(pod),
+        name: text(pod, "/metadata/name"),
+        created: time(pod, "/metadata/creationTimestamp")?,
+        started: started.min().map(|started| started.plus(Duration::from_secs(1))),
+    })
 }
 
 /// Whether the object is of a known kind.

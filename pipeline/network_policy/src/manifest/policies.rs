@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use flowtap_model::cluster_objects::PortProtocol;
+use flowtap_model::cluster_objects::{ObjectLabels, PortProtocol};
 use ipnet::IpNet;
 use serde_json::Value;
 
@@ -52,6 +52,55 @@ pub fn policies(file: &str, text: &str, namespace: &str) -> Result<Vec<NetworkPo
     }
 }
 
+/// The fields of `ObjectMeta`.
+const METADATA: [&str; 15] = [
+    "name",
+    "generateName",
+    "namespace",
+    "labels",
+    "annotations",
+    "uid",
+    "resourceVersion",
+    "generation",
+    "creationTimestamp",
+    "deletionTimestamp",
+    "deletionGracePeriodSeconds",
+    "ownerReferences",
+    "finalizers",
+    "managedFields",
+    "selfLink",
+];
+
+/// Checks what of `metadata` has no effect here, but would make the API server refuse the policy.
+fn check_metadata(metadata: &Field<'_>, report: &mut Report) {
+    if !metadata.check_keys(&METADATA, report) {
+        return;
+    }
+    if let Some(labels) = metadata.get("labels") {
+        check_labels(&labels, report);
+    }
+    if let Some(annotations) = metadata.get("annotations") {
+        for (key, _) in annotations.text_map(report) {
+            // The prefix of an annotation's key may have capital letters.
+            check_key(
+                "an annotation",
+                &annotations.key,
+                &key.to_ascii_lowercase(),
+                report,
+            );
+        }
+    }
+}
+
+fn check_labels(labels: &Field<'_>, report: &mut Report) -> ObjectLabels {
+    let pairs = labels.text_map(report);
+    for (key, value) in &pairs {
+        check_key("a label", &format!("{}.{key}", labels.key), key, report);
+        check_value(&format!("{}.{key}", labels.key), value, report);
+    }
+    pairs.into_iter().collect()
+}
+
 fn policy(document: &Document, namespace: &str, report: &mut Report) -> Option<NetworkPolicy> {
     let root = Field::root(&document.value);
     if document.kind() != ("networking.k8s.io/v1", "NetworkPolicy") {
@@ -65,6 +114,9 @@ fn policy(document: &Document, namespace: &str, report: &mut Report) -> Option<N
     // `status` was removed from the API, and old clusters still export it.
     root.check_keys(&["apiVersion", "kind", "metadata", "spec", "status"], report);
     let metadata = root.get("metadata");
+    if let Some(metadata) = &metadata {
+        check_metadata(metadata, report);
+    }
     let name = metadata.as_ref().and_then(|metadata| metadata.get("name"));
     let name = if let Some(name) = name {
         name.text(report)?
@@ -219,7 +271,12 @@ fn block(field: &Field<'_>, report: &mut Report) -> Option<Peer> {
         let Some(net) = range(&entry, report) else {
             continue;
         };
-        if !cidr.contains(&net) || net == cidr {
+        if net == cidr {
+            report.add(
+                &entry.key,
+                format!("{net} is all of `cidr`; expected a part of it; hint: leave this peer out, it matches nothing"),
+            );
+        } else if !cidr.contains(&net) {
             report.add(&entry.key, format!("{net} is not a part of {cidr}"));
         }
         except.push(net);
@@ -276,9 +333,17 @@ fn port(field: &Field<'_>, report: &mut Report) -> Option<Port> {
             PortMatch::Name(name.clone())
         }
         Value::String(name) => {
+            let lower = name.to_ascii_lowercase();
+            let hint = if name.parse::<u16>().is_ok() {
+                "; hint: a number is not quoted".to_owned()
+            } else if is_port_name(&lower) {
+                format!("; hint: `{lower}`, as the pod's containers name it")
+            } else {
+                String::new()
+            };
             report.add(
                 &start.key,
-                format!("invalid name of a port \"{name}\": expected up to 15 of a-z, 0-9 and `-`, a letter among them; hint: a number is not quoted"),
+                format!("invalid name of a port \"{name}\": expected up to 15 of a-z, 0-9 and `-`, a letter among them{hint}"),
             );
             return None;
         }
@@ -327,12 +392,7 @@ fn selector(field: &Field<'_>, report: &mut Report) -> Selector {
         return selector;
     }
     if let Some(labels) = field.get("matchLabels") {
-        selector.labels = labels.text_map(report).into_iter().collect();
-        for (key, value) in &selector.labels {
-            let field = format!("{}.{key}", labels.key);
-            check_key(&field, key, report);
-            check_value(&field, value, report);
-        }
+        selector.labels = check_labels(&labels, report);
     }
     if let Some(expressions) = field.get("matchExpressions") {
         let list = expressions.list(report);
@@ -341,11 +401,11 @@ fn selector(field: &Field<'_>, report: &mut Report) -> Selector {
     selector
 }
 
-fn check_key(field: &str, key: &str, report: &mut Report) {
+fn check_key(of: &str, field: &str, key: &str, report: &mut Report) {
     if !is_label_key(key) {
         report.add(
             field,
-            format!("invalid key of a label \"{key}\": expected up to 63 letters, digits, `-`, `_` and `.`, with an optional prefix such as `example.com/`"),
+            format!("invalid key of {of} \"{key}\": expected up to 63 letters, digits, `-`, `_` and `.`, with an optional prefix such as `example.com/`"),
         );
     }
 }
@@ -373,7 +433,7 @@ fn expression(field: &Field<'_>, report: &mut Report) -> Option<Expression> {
     let (key, operator) = (required("key")?, required("operator")?);
     let key_field = &key.key;
     let text = key.text(report)?;
-    check_key(key_field, text, report);
+    check_key("a label", key_field, text, report);
     let key = text.to_owned();
     let values_key = format!("{}.values", field.key);
     let list = field

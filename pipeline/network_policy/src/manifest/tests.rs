@@ -114,7 +114,7 @@ fn every_mistake_is_reported_with_file_document_and_key() {
         ),
         (
             "{podSelector: {}, egress: [{to: [{ipBlock: {cidr: 10.0.0.0/24, except: [10.0.0.0/24]}}]}]}",
-            "spec.egress[0].to[0].ipBlock.except[0]: 10.0.0.0/24 is not a part of 10.0.0.0/24",
+            "spec.egress[0].to[0].ipBlock.except[0]: 10.0.0.0/24 is all of `cidr`; expected a part of it; hint: leave this peer out, it matches nothing",
         ),
         (
             "{podSelector: {}, egress: [{to: [{ipBlock: {cidr: 10.0.0.0/24}, podSelector: {}}]}]}",
@@ -135,6 +135,20 @@ fn every_mistake_is_reported_with_file_document_and_key() {
         (
             "{podSelector: {matchExpressions: [{operator: Exists}]}}",
             "spec.podSelector.matchExpressions[0].key: missing",
+        ),
+    ]);
+}
+
+#[test]
+fn the_hint_about_a_ports_name_fits() {
+    check(&[
+        (
+            "{podSelector: {}, ingress: [{ports: [{port: HTTP}]}]}",
+            "spec.ingress[0].ports[0].port: invalid name of a port \"HTTP\": expected up to 15 of a-z, 0-9 and `-`, a letter among them; hint: `http`, as the pod's containers name it",
+        ),
+        (
+            "{podSelector: {}, ingress: [{ports: [{port: web_1}]}]}",
+            "spec.ingress[0].ports[0].port: invalid name of a port \"web_1\": expected up to 15 of a-z, 0-9 and `-`, a letter among them",
         ),
     ]);
 }
@@ -333,4 +347,115 @@ fn a_namespace_is_checked_as_a_name_is() {
           0-9 and `-`, with a letter or digit at both ends"
         ]
     );
+}
+
+#[test]
+fn metadata_is_checked_as_the_api_server_does() {
+    let of = |metadata: &str| {
+        let text = with_spec("{podSelector: {}}");
+        let text = text.replace("{name: p, namespace: shop}", metadata);
+        policies("web.yaml", &text, "default").map_err(|error| {
+            let errors = error.0.into_iter();
+            errors
+                .map(|it| format!("{}: {}", it.key, it.message))
+                .collect::<Vec<_>>()
+        })
+    };
+    let known = METADATA_OF_THE_API.join(", ");
+    assert_eq!(
+        of("{name: p, namespce: shop}").unwrap_err(),
+        [format!("metadata.namespce: unknown key; expected one of {known}")]
+    );
+    let label = "expected up to 63 letters, digits, `-`, `_` and `.`";
+    assert_eq!(
+        of("{name: p, labels: {'a b': 'c d', version: 1}, annotations: {'a b': c, d: 1}}").unwrap_err(),
+        [
+            "metadata.labels.version: expected a string, found the number 1; hint: quote it".to_owned(),
+            format!(
+                "metadata.labels.a b: invalid key of a label \"a b\": {label}, with an optional prefix such as `example.com/`"
+            ),
+            format!(
+                "metadata.labels.a b: invalid value of a label \"c d\": {label}, with a letter or digit at both ends"
+            ),
+            "metadata.annotations.d: expected a string, found the number 1; hint: quote it".to_owned(),
+            format!(
+                "metadata.annotations: invalid key of an annotation \"a b\": {label}, with an optional prefix such as `example.com/`"
+            ),
+        ]
+    );
+    assert_eq!(
+        of("p").unwrap_err()[0],
+        "metadata: expected a mapping, found \"p\""
+    );
+    let exported = "{name: p, uid: u, resourceVersion: '1', generation: 1, creationTimestamp: '2026-01-01T00:00:00Z', labels: {app: web}, \
+                    annotations: {Example.com/note: 'free text'}, managedFields: [{}], ownerReferences: [{}], finalizers: [x]}";
+    assert!(of(exported).is_ok());
+}
+
+const METADATA_OF_THE_API: [&str; 15] = [
+    "name",
+    "generateName",
+    "namespace",
+    "labels",
+    "annotations",
+    "uid",
+    "resourceVersion",
+    "generation",
+    "creationTimestamp",
+    "deletionTimestamp",
+    "deletionGracePeriodSeconds",
+    "ownerReferences",
+    "finalizers",
+    "managedFields",
+    "selfLink",
+];
+
+#[test]
+fn a_value_of_an_object_that_cannot_be_read_is_an_error_with_its_place() {
+    let cases = [
+        (
+            "kind: Pod\nmetadata: {name: a, labels: {version: 1}}",
+            "(Pod a), metadata.labels.version: expected a string, found the number 1; hint: quote it",
+        ),
+        (
+            "kind: Pod\nmetadata: {name: a}\nstatus: {podIP: 10.1.0.2/32}",
+            "(Pod a), status.podIP: expected an address such as 10.244.1.7, found \"10.1.0.2/32\"",
+        ),
+        (
+            "kind: Pod\nmetadata: {name: a}\nstatus: {podIPs: [{ip: fd00::1}, {ip: 7}], hostIP: ''}",
+            "(Pod a), status.podIPs[1].ip: expected an address such as 10.244.1.7, found the number 7",
+        ),
+        (
+            "kind: Pod\nmetadata: {name: a}\nspec: {hostNetwork: 'true'}",
+            "(Pod a), spec.hostNetwork: expected true or false, found \"true\"",
+        ),
+        (
+            "kind: Pod\nmetadata: {name: a}\nspec: {containers: [{ports: [{name: web, containerPort: '80'}]}]}",
+            "(Pod a), spec.containers[0].ports[0].containerPort: expected a port from 1 to 65535, found \"80\"",
+        ),
+        (
+            "kind: Namespace\nmetadata: {name: a, labels: [team]}",
+            "(Namespace a), metadata.labels: expected a mapping, found a list",
+        ),
+        (
+            "kind: Service\nmetadata: {name: a}\nspec: {clusterIP: None, selector: {version: true}}",
+            "(Service a), spec.selector.version: expected a string, found the boolean true; hint: quote it",
+        ),
+        (
+            "kind: Service\nmetadata: {name: a}\nspec: {ports: [{port: 80, targetPort: web, protocol: tcp}]}",
+            "(Service a), spec.ports[0].protocol: expected `TCP`, `UDP` or `SCTP`, found \"tcp\"",
+        ),
+        (
+            "kind: Node\nmetadata: {name: a}\nspec: {podCIDRs: [10.1.0.0]}",
+            "(Node a), spec.podCIDRs[0]: expected a range such as 10.244.1.0/24, found \"10.1.0.0\"",
+        ),
+        (
+            "kind: Node\nmetadata: {name: a}\nstatus: {addresses: [{type: Hostname, address: a}, {type: InternalIP, address: a}]}",
+            "(Node a), status.addresses[1].address: expected an address such as 10.244.1.7, found \"a\"",
+        ),
+    ];
+    for (text, expected) in cases {
+        let error = objects("all.yaml", &format!("apiVersion: v1\n{text}\n")).unwrap_err();
+        assert_eq!(error.to_string(), format!("all.yaml, document 1 {expected}"));
+    }
 }

@@ -1,0 +1,407 @@
+use flowtap_model::cluster_objects::{ClusterObjects, NamespaceObject, ServicePort, TargetPort};
+use flowtap_model::{FlowBatch, TcpRecord};
+
+use super::*;
+use crate::cluster::Cluster;
+use crate::conversation::{Conversations, Party};
+use crate::manifest::{objects, policies, starts_of};
+use crate::observed::Observed;
+use crate::policy::NetworkPolicy;
+use crate::suggest::{SuggestOptions, suggest};
+use crate::testing::{record, short};
+use crate::verdict::{Judge, Outcome};
+
+const DB: &str = "10.1.0.2";
+
+/// A pod in the namespace `x` with a label `app`.
+fn pod(name: &str, last: u8, app: &str) -> PodObject {
+    PodObject {
+        namespace: "x".to_owned(),
+        name: name.to_owned(),
+        labels: [("app".to_owned(), app.to_owned())].into(),
+        addresses: vec![[10, 1, 0, last].into()],
+        node: "n1".to_owned(),
+        ..PodObject::default()
+    }
+}
+
+fn ended(name: &str, last: u8, app: &str) -> PodObject {
+    PodObject {
+        ended: true,
+        ..pod(name, last, app)
+    }
+}
+
+fn listing(pods: Vec<PodObject>) -> ClusterChange {
+    ClusterChange {
+        objects: ClusterObjects {
+            namespaces: vec![NamespaceObject {
+                name: "x".to_owned(),
+                ..NamespaceObject::default()
+            }],
+            pods,
+            ..ClusterObjects::default()
+        },
+        ..ClusterChange::default()
+    }
+}
+
+fn gone(names: &[&str]) -> ClusterChange {
+    ClusterChange {
+        gone: names
+            .iter()
+            .map(|name| ("x".to_owned(), (*name).to_owned()))
+            .collect(),
+        ..ClusterChange::default()
+    }
+}
+
+/// A step of an observation.
+enum Step {
+    /// Flows from 10.1.0.N to a port of the database, as it sees them.
+    Flow(u8, u16),
+    Record(Box<TcpRecord>),
+    Listing(ClusterChange),
+    /// A listing that the next step ends.
+    Pending(ClusterChange),
+    /// A watermark, in seconds.
+    Time(u64),
+}
+
+use Step::{Flow, Listing, Pending, Record, Time};
+
+impl Step {
+    fn change(self) -> ClusterChange {
+        match self {
+            Listing(change) | Pending(change) => change,
+            _ => ClusterChange::default(),
+        }
+    }
+}
+
+/// The conversations, in the cluster as it is at the end with the pods that are gone.
+fn observe(steps: Vec<Step>) -> (Conversations, Cluster) {
+    let mut observed = Observed::new(1_000);
+    let mut last = ClusterObjects::default();
+    let mut now = Timestamp::default();
+    let fold = |observed: &mut Observed, record| {
+        observed.fold(&FlowBatch {
+            tcp: vec![record],
+            ..FlowBatch::default()
+        });
+    };
+    for step in steps {
+        match step {
+            Flow(client, port) => fold(&mut observed, record(DB, &format!("10.1.0.{client}"), port, true)),
+            Record(record) => fold(&mut observed, *record),
+            Pending(change) => {
+                last.merge(change.objects.clone());
+                observed.list(change);
+            }
+            Listing(change) => {
+                last.merge(change.objects.clone());
+                observed.list(change);
+                observed.advance(now);
+            }
+            Time(seconds) => {
+                now = Timestamp::from_nanos(seconds * 1_000_000_000);
+                observed.advance(now);
+            }
+        }
+    }
+    observed.finish();
+    let mut cluster = Cluster::new(last, &[]);
+    observed.keep_pods(&mut cluster);
+    let mut conversations = Conversations::default();
+    conversations.add(&observed, &cluster, &[], false);
+    (conversations, cluster)
+}
+
+/// Each client with its labels, by port.
+fn clients(steps: Vec<Step>) -> Vec<String> {
+    let (conversations, cluster) = observe(steps);
+    let mut clients: Vec<_> = conversations
+        .seen
+        .iter()
+        .map(|(it, sides)| {
+            let client = match &it.client.party {
+                Party::Pod(id) => format!("{} {}", cluster.pod(*id).name, cluster.pod(*id).labels["app"]),
+                Party::UnknownPod => "?".to_owned(),
+                other => format!("{other:?}"),
+            };
+            format!("{} {client} {}", it.port, sides.server.records)
+        })
+        .collect();
+    clients.sort();
+    clients
+}
+
+fn with_db(pods: Vec<PodObject>) -> Step {
+    Listing(listing([vec![pod("db-0", 2, "db")], pods].concat()))
+}
+
+#[test]
+fn a_flow_is_of_the_pod_that_had_the_address_then() {
+    // A finished job, one that was replaced, and one that came and ended within 30 seconds.
+    let found = clients(vec![
+        with_db(vec![pod("job", 1, "job"), pod("old", 3, "old")]),
+        Flow(1, 1),
+        Flow(3, 2),
+        Listing(ClusterChange::default()),
+        Flow(1, 1),
+        Listing(listing(vec![ended("job", 1, "job")])),
+        Flow(3, 2),
+        Listing(gone(&["old"])),
+        Listing(listing(vec![pod("new", 3, "new")])),
+        Flow(3, 2),
+        Flow(4, 3),
+        Listing(listing(vec![ended("short", 4, "short")])),
+    ]);
+    assert_eq!(
+        found,
+        ["1 job job 2", "2 new new 1", "2 old old 2", "3 short short 1"]
+    );
+}
+
+#[test]
+fn a_pod_that_is_listed_after_its_first_flow_is_its_owner() {
+    let found = clients(vec![Flow(1, 1), with_db(vec![pod("web", 1, "web")]), Flow(1, 1)]);
+    assert_eq!(found, ["1 web web 2"]);
+}
+
+#[test]
+fn an_address_that_two_pods_had_between_two_listings_is_of_neither() {
+    let found = clients(vec![
+        with_db(vec![pod("old", 3, "old")]),
+        Flow(3, 1),
+        Listing(ClusterChange::default()),
+        Flow(3, 2),
+        Listing(listing(vec![pod("new", 3, "new")])),
+        Flow(3, 3),
+    ]);
+    assert_eq!(found, ["1 old old 1", "2 ? 1", "3 new new 1"]);
+}
+
+#[test]
+fn the_start_of_the_second_pod_decides_where_it_can() {
+    let start = |created, started: Option<u64>| {
+        let time = |seconds| Timestamp::from_nanos(seconds * 1_000_000_000);
+        PodStart {
+            namespace: "x".to_owned(),
+            name: "new".to_owned(),
+            created: time(created),
+            started: started.map(time),
+        }
+    };
+    let found = |start| {
+        clients(vec![
+            // The time before the first listing does not count.
+            Time(50),
+            Pending(with_db(vec![pod("old", 3, "old")]).change()),
+            Time(100),
+            Time(101),
+            Flow(3, 1),
+            Time(102),
+            Time(120),
+            Flow(3, 2),
+            Time(121),
+            Listing(ClusterChange {
+                starts: vec![start],
+                ..listing(vec![pod("new", 3, "new")])
+            }),
+            Time(130),
+        ])
+    };
+    // The watermarks are up to 18 seconds apart, so that the first flow is of 119 at the latest.
+    assert_eq!(found(start(122, None)), ["1 old old 1", "2 ? 1"]);
+    assert_eq!(found(start(110, Some(115))), ["1 ? 1", "2 new new 1"]);
+    assert_eq!(found(start(110, None)), ["1 ? 1", "2 ? 1"]);
+}
+
+#[test]
+fn an_address_whose_pod_has_ended_or_is_gone_is_of_a_pod_that_is_not_known() {
+    let steps = || {
+        vec![
+            with_db(vec![
+                pod("job", 1, "job"),
+                pod("old", 3, "old"),
+                ended("past", 4, "past"),
+            ]),
+            Listing(ClusterChange {
+                gone: gone(&["old"]).gone,
+                ..listing(vec![ended("job", 1, "job")])
+            }),
+            Flow(1, 1),
+            Flow(3, 2),
+            Flow(4, 3),
+            Flow(9, 4),
+        ]
+    };
+    assert_eq!(clients(steps()), ["1 ? 1", "2 ? 1", "3 ? 1", "4 Outside 1"]);
+    assert_eq!(observe(steps()).0.unclear, 3);
+}
+
+#[test]
+fn labels_are_those_of_the_flows_time_in_both_directions() {
+    let found = clients(vec![
+        with_db(vec![pod("web", 1, "v1")]),
+        Flow(1, 1),
+        Listing(listing(vec![pod("web", 1, "v2")])),
+        Flow(1, 1),
+        // It comes again with other labels and another address, as a pod of a StatefulSet.
+        Listing(listing(vec![pod("web", 5, "v3")])),
+        Flow(5, 1),
+        Flow(1, 2),
+    ]);
+    assert_eq!(found, ["1 web v1 1", "1 web v2 1", "1 web v3 1", "2 ? 1"]);
+}
+
+#[test]
+fn a_container_is_of_its_pod_also_after_its_end() {
+    let job = |pod: PodObject| PodObject {
+        containers: vec!["c1".to_owned()],
+        ..pod
+    };
+    let mut call = record("10.1.0.1", DB, 5432, false);
+    call.flow.container_id = Some("c1".into());
+    let (conversations, cluster) = observe(vec![
+        with_db(vec![job(pod("job", 1, "job"))]),
+        Listing(listing(vec![job(ended("job", 1, "job")), pod("new", 1, "new")])),
+        Record(Box::new(call)),
+    ]);
+    let (found, _) = conversations.seen.first_key_value().unwrap();
+    let Party::Pod(id) = found.client.party else {
+        panic!("{found:?}")
+    };
+    assert_eq!(cluster.pod(id).name, "job");
+}
+
+#[test]
+fn a_service_has_the_pods_of_the_flows_time() {
+    let service = ServiceObject {
+        namespace: "x".to_owned(),
+        name: "db".to_owned(),
+        addresses: vec!["10.96.0.1".parse().unwrap()],
+        selector: [("app".to_owned(), "db".to_owned())].into(),
+        ports: vec![ServicePort {
+            port: 80,
+            protocol: PortProtocol::Tcp,
+            target: TargetPort::Number(5432),
+        }],
+    };
+    let mut first = listing(vec![pod("web", 1, "web"), pod("db-a", 2, "db")]);
+    first.objects.services.push(service);
+    let call = || Record(Box::new(record("10.1.0.1", "10.96.0.1", 80, false)));
+    let servers = |steps| {
+        let (conversations, cluster) = observe(steps);
+        let servers = conversations.seen.into_keys().map(|it| {
+            let Party::Pod(id) = it.server.party else {
+                panic!("{it:?}")
+            };
+            assert_eq!(it.port, 5432);
+            cluster.pod(id).name.clone()
+        });
+        let mut servers: Vec<_> = servers.collect();
+        servers.sort();
+        servers
+    };
+    let rollout = || {
+        Listing(ClusterChange {
+            gone: gone(&["db-a"]).gone,
+            ..listing(vec![pod("db-b", 3, "db")])
+        })
+    };
+    let same = || Listing(ClusterChange::default());
+    assert_eq!(
+        servers(vec![Listing(first.clone()), call(), same(), rollout()]),
+        ["db-a"]
+    );
+    assert_eq!(
+        servers(vec![Listing(first.clone()), rollout(), call(), same()]),
+        ["db-b"]
+    );
+    assert_eq!(
+        servers(vec![Listing(first), same(), call(), rollout()]),
+        ["db-a", "db-b"]
+    );
+}
+
+const POLICY: &str = "
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: {name: db, namespace: x}
+spec:
+  podSelector: {matchLabels: {app: db}}
+  ingress:
+  - {from: [{podSelector: {matchLabels: {app: job}}}], ports: [{port: 5432}]}
+  - {from: [{namespaceSelector: {matchLabels: {team: a}}}], ports: [{port: 5433}]}
+";
+
+fn judged(policies: &[NetworkPolicy], (conversations, cluster): &(Conversations, Cluster)) -> Vec<String> {
+    let judge = Judge::new(policies, cluster);
+    let seen = conversations.seen.keys();
+    seen.map(|it| format!("{} {}", it.port, short(&judge.judge(it).ingress)))
+        .collect()
+}
+
+#[test]
+fn verdicts_are_those_of_the_flows_time_and_suggested_policies_allow_them() {
+    let namespace = |team: &str| {
+        let mut change = listing(Vec::new());
+        change.objects.namespaces[0].labels = [("team".to_owned(), team.to_owned())].into();
+        change
+    };
+    let observed = observe(vec![
+        with_db(vec![pod("job", 1, "job"), pod("other", 4, "other")]),
+        Listing(namespace("a")),
+        Flow(1, 5432),
+        Flow(4, 5433),
+        Listing(ClusterChange::default()),
+        Listing(listing(vec![ended("job", 1, "job"), pod("new", 1, "new")])),
+        Flow(1, 5432),
+        Listing(namespace("b")),
+        Flow(4, 5433),
+    ]);
+    let policies = policies("p.yaml", POLICY, "default").unwrap();
+    let mut found = judged(&policies, &observed);
+    found.sort();
+    assert_eq!(
+        found,
+        [
+            "5432 deny x/db",
+            "5432 x/db ingress[0].from[0] and .ports[0]",
+            "5433 deny x/db",
+            "5433 x/db ingress[1].from[0] and .ports[0]",
+        ]
+    );
+    let (conversations, cluster) = &observed;
+    let suggested = suggest(conversations, cluster, &SuggestOptions::default());
+    let suggested: Vec<_> = suggested.policies.into_iter().map(|it| it.policy).collect();
+    let judge = Judge::new(&suggested, cluster);
+    for conversation in conversations.seen.keys() {
+        assert_eq!(
+            judge.judge(conversation).outcome(),
+            Outcome::Allowed,
+            "{conversation:?}"
+        );
+    }
+}
+
+#[test]
+fn a_pods_start_is_read_from_the_api() {
+    let value = |text: &str| serde_json::from_str::<serde_json::Value>(text).unwrap();
+    let pod = value(
+        r#"{"kind": "Pod", "metadata": {"name": "web", "namespace": "x", "creationTimestamp": "1970-01-01T00:00:10Z"},
+            "status": {"containerStatuses": [
+                {"state": {"running": {"startedAt": "1970-01-01T00:00:30Z"}},
+                 "lastState": {"terminated": {"startedAt": "1970-01-01T00:00:14Z"}}}]}}"#,
+    );
+    let [start] = &starts_of([&pod])[..] else { panic!() };
+    let seconds = |time: Timestamp| time.as_nanos() / 1_000_000_000;
+    assert_eq!(
+        (seconds(start.created), start.started.map(seconds)),
+        (10, Some(15))
+    );
+    assert!(starts_of([&value(r#"{"kind": "Pod", "metadata": {"name": "web"}}"#)]).is_empty());
+    assert!(objects("p.json", &pod.to_string()).is_ok());
+}
