@@ -1,7 +1,6 @@
 //! Findings in words, and the outbox that keeps them from being repeated.
 
 use std::collections::HashMap;
-use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -121,7 +120,8 @@ impl Draft {
         }
     }
 
-    pub(super) fn port_scan(subject: &str, flow: &Flow, addr: IpAddr, ports: usize, seconds: f64) -> Self {
+    pub(super) fn port_scan(subject: &str, flow: &Flow, ports: usize, seconds: f64) -> Self {
+        let addr = flow.remote.addr;
         Self {
             kind: FindingKind::FanOut,
             flow: flow.clone(),
@@ -179,17 +179,20 @@ impl Draft {
         )
     }
 
-    pub(super) fn sent_surge(subject: &str, flow: &Flow, bytes: u64, surge: Surge) -> Self {
+    /// `flow`: one to the peer that got the most, `to_peer` bytes at least.
+    pub(super) fn sent_surge(subject: &str, flow: &Flow, to_peer: u64, bytes: u64, surge: Surge) -> Self {
+        let mut numbers = volume(bytes, surge);
+        numbers.push(("peer_bytes", to_peer as f64));
         Self {
             kind: FindingKind::VolumeSurge,
             flow: flow.clone(),
             subject: subject.into(),
             object: "".into(),
             text: format!(
-                "{subject} sent {bytes} bytes to external peers, the newest of them {}; {:.0} are usual",
+                "{subject} sent {bytes} bytes to external peers, the largest part ({to_peer} bytes) to {}; {:.0} are usual",
                 flow.remote.addr, surge.median
             ),
-            numbers: volume(bytes, surge),
+            numbers,
         }
     }
 

@@ -29,6 +29,7 @@ impl Watch {
         for (subject, sent) in std::mem::take(&mut self.sent) {
             self.close_sent(subject, &sent, learning);
         }
+        self.failing.clear();
         let limit = self
             .seconds()
             .saturating_sub(u32::try_from(self.config.forget.as_secs()).unwrap_or(u32::MAX));
@@ -48,7 +49,7 @@ impl Watch {
             opened,
             failed,
         } = std::mem::take(&mut contact.now);
-        let flow = contact.newest.take();
+        let flow = contact.flow.take();
         let mut drafts = Vec::new();
         let tried = opened + failed;
         let usual = contact.failures.get();
@@ -77,7 +78,8 @@ impl Watch {
             && failed as usize >= failure.failures.get()
             && ratio >= failure.ratio
         {
-            drafts.push(Draft::failure_surge(subject, key, &flow, failed, tried, usual));
+            let failing = self.failing.get(key).unwrap_or(&flow);
+            drafts.push(Draft::failure_surge(subject, key, failing, failed, tried, usual));
         }
         let volume = &self.config.volume_surge;
         if let Some(surge) = surge
@@ -104,8 +106,7 @@ impl Watch {
     }
 
     fn close_tried(&mut self, number: u32, tried: &Tried, learning: bool) {
-        let ports = tried.ports_by_address();
-        let destinations = ports.len();
+        let destinations = tried.destinations();
         let Some(subject) = self.memory.subject_mut(number) else {
             return;
         };
@@ -127,9 +128,10 @@ impl Watch {
         {
             drafts.push(Draft::fan_out(name, flow, destinations, usual, seconds));
         }
-        let most = ports.into_iter().max_by_key(|(_, ports)| *ports);
-        if let Some((addr, ports)) = most.filter(|(_, ports)| *ports >= self.config.fan_out.ports.get()) {
-            drafts.push(Draft::port_scan(name, flow, addr, ports, seconds));
+        if let Some((ports, flow)) = &tried.most
+            && *ports >= self.config.fan_out.ports.get()
+        {
+            drafts.push(Draft::port_scan(name, flow, *ports, seconds));
         }
         for draft in drafts {
             self.outbox.put_of_subject(draft, self.now);
@@ -145,14 +147,14 @@ impl Watch {
             subject.sent.push(sent.bytes);
         }
         let volume = &self.config.volume_surge;
-        if let (Some(flow), Some(surge)) = (&sent.newest, surge)
+        if let (Some((flow, to_peer)), Some(surge)) = (sent.largest(), surge)
             && !learning
             && volume.enabled
             && sent.bytes >= volume.bytes
             && surge.score >= volume.score
             && sent.bytes as f64 >= surge.median * VOLUME_MULTIPLE
         {
-            let draft = Draft::sent_surge(self.memory.name(number), flow, sent.bytes, surge);
+            let draft = Draft::sent_surge(self.memory.name(number), flow, to_peer, sent.bytes, surge);
             self.outbox.put_of_subject(draft, self.now);
         }
     }

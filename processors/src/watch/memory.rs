@@ -25,9 +25,37 @@ pub(super) struct Contact {
     /// Of the open interval.
     #[serde(skip)]
     pub(super) now: Activity,
-    /// A flow of the open interval.
+    /// A flow of the open interval: of the address that moved most of the bytes, if one moved more than half of them.
     #[serde(skip)]
-    pub(super) newest: Option<Box<Flow>>,
+    pub(super) flow: Option<Box<Flow>>,
+    /// Bytes that this address is ahead of all others.
+    #[serde(skip)]
+    lead: u64,
+}
+
+impl Contact {
+    /// Adds a record to the open interval. Returns whether it is the first one.
+    ///
+    /// The flow that is kept is that of a majority vote (Boyer and Moore), which needs one place, however many addresses the other
+    /// end has.
+    pub(super) fn vote(&mut self, flow: &Flow, bytes: u64) -> bool {
+        match &mut self.flow {
+            None => {
+                self.flow = Some(Box::new(flow.clone()));
+                self.lead = bytes;
+                return true;
+            }
+            Some(leads) if leads.remote.addr == flow.remote.addr => {
+                self.lead = self.lead.saturating_add(bytes);
+            }
+            Some(leads) if bytes > self.lead => {
+                (**leads).clone_from(flow);
+                self.lead = bytes - self.lead;
+            }
+            Some(_) => self.lead -= bytes,
+        }
+        false
+    }
 }
 
 /// Activity of a contact in the open interval.

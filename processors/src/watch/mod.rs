@@ -41,7 +41,7 @@ use opentelemetry::metrics::Gauge;
 
 use self::attempts::{Sent, Tried};
 use self::ends::{ContactKey, Names, Object, is_external, server_port};
-use self::findings::{Draft, Outbox};
+use self::findings::{Draft, MAX_WAITING, Outbox};
 use self::memory::{Country, Memory, country_code};
 use self::seen::Seen;
 use self::state::{Saved, Saver};
@@ -69,8 +69,10 @@ pub struct Watch {
     active: Vec<ContactKey>,
     /// Ends that subjects tried to reach in the open interval.
     tried: HashMap<u32, Tried>,
-    /// Bytes that subjects sent to external peers in the open interval, with the newest flow.
+    /// Bytes that subjects sent to external peers in the open interval.
     sent: HashMap<u32, Sent>,
+    /// A connect that failed, of contacts with so many in the open interval that they may be a surge. As many as findings that wait.
+    failing: HashMap<ContactKey, Flow>,
     outbox: Outbox,
     now: Timestamp,
     /// Whether its clock was set: it is part of a pipeline that runs.
@@ -112,6 +114,7 @@ impl Watch {
             active: Vec::new(),
             tried: HashMap::new(),
             sent: HashMap::new(),
+            failing: HashMap::new(),
             outbox: Outbox::new(Arc::clone(&context.findings), config.repeat, saved.said),
             now: Timestamp::default(),
             has_begun: false,
@@ -183,14 +186,19 @@ impl Watch {
         }
         let contact = self.memory.contact(key.clone());
         contact.last = now;
-        if contact.newest.is_none() {
-            contact.newest = Some(Box::new(flow.clone()));
-            self.active.push(key);
-        }
         contact.now.bytes += bytes;
         contact.now.opened += u32::from(seen.opened);
         contact.now.failed += u32::from(seen.failed);
         contact.rhythm.push(now, bytes);
+        if seen.failed
+            && contact.now.failed as usize == self.config.failure_surge.failures.get()
+            && self.failing.len() < MAX_WAITING
+        {
+            self.failing.insert(key.clone(), flow.clone());
+        }
+        if contact.vote(flow, bytes) {
+            self.active.push(key);
+        }
     }
 
     /// The two ends of a record.

@@ -1,6 +1,7 @@
 //! Each rule by itself. A labelled day is in `day`.
 
 mod day;
+mod edges;
 
 use std::net::Ipv4Addr;
 use std::path::Path;
@@ -296,16 +297,21 @@ fn a_surge_of_bytes_is_explained_by_what_is_usual_of_the_contact_and_of_the_subj
     scene.tick();
     scene.tick();
     // Sixteen doublings of 1,024, each of which is five of the least deviation.
-    let numbers = [("bytes", MUCH as f64), ("usual_bytes", 1_024.0), ("score", 80.0)];
+    let numbers = [
+        ("bytes", MUCH as f64),
+        ("usual_bytes", 1_024.0),
+        ("score", 80.0),
+        ("peer_bytes", MUCH as f64),
+    ];
     assert_eq!(
         scene.explained(),
         [
             (
                 "shop moved 67108864 bytes with 93.184.1.0/24, port 443; 1024 are usual",
-                &numbers[..]
+                &numbers[..3]
             ),
             (
-                "shop sent 67108864 bytes to external peers, the newest of them 93.184.1.34; 1024 are usual",
+                "shop sent 67108864 bytes to external peers, the largest part (67108864 bytes) to 93.184.1.34; 1024 are usual",
                 &numbers
             ),
         ]
