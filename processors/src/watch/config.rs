@@ -37,6 +37,9 @@ pub struct Config {
     /// Maximum number of contacts that are remembered: a subject, the other end, a port. At most 1,000 bytes each. Those
     /// beyond are counted, and nothing is found about them.
     pub max_contacts: NonZeroUsize,
+    /// Maximum number of subjects that are remembered: workloads, containers, processes. Traffic of further ones is that of a
+    /// subject `other`, and counted.
+    pub max_subjects: NonZeroUsize,
     /// File in which what was learned survives a restart. null: it is learned anew.
     pub state_file: Option<PathBuf>,
     /// Destinations that a workload has not talked to before.
@@ -144,6 +147,7 @@ impl Default for Config {
             repeat: Duration::from_secs(3600),
             forget: Duration::from_secs(14 * DAY),
             max_contacts: count(50_000),
+            max_subjects: count(4096),
             state_file: None,
             first_contact: FirstContact::default(),
             fan_out: FanOut::default(),

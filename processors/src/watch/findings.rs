@@ -8,6 +8,7 @@ use flowtap_pipeline::{FindingKind, FindingRecord, Findings, Flow, FlowBatch, Ti
 
 use super::ends::ContactKey;
 use super::history::{Regular, Surge};
+use super::memory::Memory;
 
 /// Findings whose repetition is watched for. With more, all of them may be repeated.
 const MAX_SAID: usize = 16_384;
@@ -254,6 +255,14 @@ impl Outbox {
         let repeat = self.repeat;
         self.said
             .retain(|_, said| *said <= now && now.since(*said) < repeat);
+    }
+
+    /// Drops what was found about subjects that are forgotten: their numbers are given to others.
+    pub(super) fn forget_subjects(&mut self, memory: &Memory) {
+        self.said.retain(|(_, key, _), _| {
+            let subject = key.as_ref().map(|key| key.subject);
+            subject.is_none_or(|subject| memory.has_subject(subject))
+        });
     }
 
     /// The findings whose repetition is watched for.

@@ -33,11 +33,26 @@ impl Watch {
         let limit = self
             .seconds()
             .saturating_sub(u32::try_from(self.config.forget.as_secs()).unwrap_or(u32::MAX));
+        self.make_room_for_subjects();
         self.memory.forget(limit);
+        // Their numbers will be those of others.
+        self.outbox.forget_subjects(&self.memory);
         self.telemetry.contacts.record(
             self.memory.contacts.len() as u64,
             std::slice::from_ref(&self.telemetry.processor),
         );
+    }
+
+    /// Once in an interval, as a flood of names would have it done for each of them.
+    fn make_room_for_subjects(&mut self) {
+        if !self.is_short_of_subjects {
+            return;
+        }
+        let whole_seconds = |duration: std::time::Duration| u32::try_from(duration.as_secs()).unwrap_or(u32::MAX);
+        let idle_since = self.seconds().saturating_sub(whole_seconds(self.config.interval));
+        let settled = whole_seconds(self.config.learn);
+        let max = self.config.max_subjects.get();
+        self.is_short_of_subjects = !self.memory.evict_subjects(max, idle_since, settled);
     }
 
     fn close_contact(&mut self, key: &ContactKey, learning: bool) {
@@ -48,6 +63,7 @@ impl Watch {
             bytes,
             opened,
             failed,
+            ..
         } = std::mem::take(&mut contact.now);
         let flow = contact.flow.take();
         let mut drafts = Vec::new();

@@ -28,9 +28,6 @@ pub(super) struct Contact {
     /// A flow of the open interval: of the address that moved most of the bytes, if one moved more than half of them.
     #[serde(skip)]
     pub(super) flow: Option<Box<Flow>>,
-    /// Bytes that this address is ahead of all others.
-    #[serde(skip)]
-    lead: u64,
 }
 
 impl Contact {
@@ -42,17 +39,17 @@ impl Contact {
         match &mut self.flow {
             None => {
                 self.flow = Some(Box::new(flow.clone()));
-                self.lead = bytes;
+                self.now.lead = bytes;
                 return true;
             }
             Some(leads) if leads.remote.addr == flow.remote.addr => {
-                self.lead = self.lead.saturating_add(bytes);
+                self.now.lead = self.now.lead.saturating_add(bytes);
             }
-            Some(leads) if bytes > self.lead => {
+            Some(leads) if bytes > self.now.lead => {
                 (**leads).clone_from(flow);
-                self.lead = bytes - self.lead;
+                self.now.lead = bytes - self.now.lead;
             }
-            Some(_) => self.lead -= bytes,
+            Some(_) => self.now.lead -= bytes,
         }
         false
     }
@@ -64,13 +61,16 @@ pub(super) struct Activity {
     pub(super) bytes: u64,
     pub(super) opened: u32,
     pub(super) failed: u32,
+    /// Bytes that the address of the contact's flow is ahead of all others.
+    lead: u64,
 }
 
 /// A subject, as remembered, without its contacts.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub(super) struct Subject {
     pub(super) name: String,
-    /// Seconds since the epoch when it was seen last.
+    /// Seconds since the epoch when it was seen first, and last.
+    first: u32,
     pub(super) last: u32,
     /// Bytes sent to external peers, per interval in which any were.
     pub(super) sent: History,
@@ -79,6 +79,27 @@ pub(super) struct Subject {
     /// Countries that it was in contact with.
     pub(super) countries: BTreeSet<Country>,
 }
+
+impl Subject {
+    /// It is active at `now`, in seconds.
+    pub(super) fn see(&mut self, now: u32) {
+        if self.first == 0 {
+            self.first = now;
+        }
+        self.last = now;
+    }
+
+    /// Seconds for which it is known.
+    const fn age(&self) -> u32 {
+        self.last.saturating_sub(self.first)
+    }
+}
+
+/// The subject of all traffic whose own subject has no room. As elsewhere: `other`.
+const OTHER: &str = "other";
+
+/// Part of the subjects that are forgotten at once, to make room.
+const EVICTED_PART: usize = 8;
 
 /// Code of a country, two letters of ISO 3166-1.
 pub(super) type Country = [u8; 2];
@@ -108,6 +129,9 @@ pub(super) struct Memory {
     pub(super) countries_since: u64,
     #[serde(skip)]
     numbers: HashMap<String, u32>,
+    /// Places of subjects that were forgotten.
+    #[serde(skip)]
+    free: Vec<u32>,
     /// Name servers by subject.
     #[serde(skip)]
     name_servers: HashMap<u32, usize>,
@@ -121,6 +145,7 @@ impl Memory {
         self.countries_since = self.countries_since.min(now.as_nanos());
         let seconds = seconds(now);
         for subject in self.subjects.iter_mut().flatten() {
+            subject.first = subject.first.min(seconds);
             subject.last = subject.last.min(seconds);
         }
         for contact in self.contacts.values_mut() {
@@ -136,19 +161,57 @@ impl Memory {
         if self.numbers.len() >= max {
             return None;
         }
-        let free = self.subjects.iter().position(Option::is_none);
-        let number = free.unwrap_or(self.subjects.len());
-        if free.is_none() {
-            self.subjects.push(None);
-        }
-        self.subjects[number] = Some(Subject {
+        let number = match self.free.pop() {
+            Some(free) => free,
+            None => {
+                let next = u32::try_from(self.subjects.len()).ok()?;
+                self.subjects.push(None);
+                next
+            }
+        };
+        *self.subjects.get_mut(number as usize)? = Some(Subject {
             name: name.clone(),
             ..Subject::default()
         });
-        // There are fewer than `max`.
-        let number = u32::try_from(number).ok()?;
         self.numbers.insert(name, number);
         Some(number)
+    }
+
+    /// The number of the subject `other`, which always has room.
+    pub(super) fn other(&mut self) -> Option<u32> {
+        self.number(OTHER.to_owned(), usize::MAX)
+    }
+
+    /// Forgets an eighth of `max` subjects: of those that were not seen since `idle_since`, and have been known for less than
+    /// `settled` (in seconds), the ones that have been known for the shortest time, which have learned least. Their contacts go with the
+    /// next [`forget`](Self::forget). Returns whether there were any.
+    pub(super) fn evict_subjects(&mut self, max: usize, idle_since: u32, settled: u32) -> bool {
+        let known = self.subjects.iter().zip(0_usize..);
+        let mut idle: Vec<_> = known
+            .filter_map(|(subject, place)| Some((subject.as_ref()?, place)))
+            .filter(|(subject, _)| {
+                subject.last < idle_since && subject.age() < settled && subject.name != OTHER
+            })
+            .map(|(subject, place)| (subject.age(), subject.last, place))
+            .collect();
+        idle.sort_unstable();
+        idle.truncate((max / EVICTED_PART).max(1));
+        for (_, _, place) in &idle {
+            self.remove_subject_if(*place, |_| true);
+        }
+        !idle.is_empty()
+    }
+
+    fn remove_subject_if(&mut self, place: usize, is_due: impl FnOnce(&Subject) -> bool) {
+        let place = self.subjects.get_mut(place);
+        if let Some(subject) = place.and_then(|place| place.take_if(|subject| is_due(subject))) {
+            self.numbers.remove(&subject.name);
+        }
+    }
+
+    /// Whether there is a subject with this number.
+    pub(super) fn has_subject(&self, number: u32) -> bool {
+        self.subjects.get(number as usize).is_some_and(Option::is_some)
     }
 
     pub(super) fn subject_mut(&mut self, number: u32) -> Option<&mut Subject> {
@@ -196,15 +259,13 @@ impl Memory {
     /// Forgets what was seen before `limit`, in seconds since the epoch.
     pub(super) fn forget(&mut self, limit: u32) {
         self.contacts.retain(|_, contact| contact.last >= limit);
-        for place in &mut self.subjects {
-            if let Some(subject) = place.take_if(|subject| subject.last < limit) {
-                self.numbers.remove(&subject.name);
-            }
+        for place in 0..self.subjects.len() {
+            self.remove_subject_if(place, |subject| subject.last < limit);
         }
         let subjects = &self.subjects;
         self.contacts
             .retain(|key, _| subjects.get(key.subject as usize).is_some_and(Option::is_some));
-        self.count_name_servers();
+        self.find_places();
     }
 
     /// Finds the numbers and name servers again after it was read from a file.
@@ -213,10 +274,15 @@ impl Memory {
         self.numbers = named
             .filter_map(|(subject, number)| Some((subject.as_ref()?.name.clone(), number)))
             .collect();
-        self.count_name_servers();
+        self.find_places();
     }
 
-    fn count_name_servers(&mut self) {
+    /// Finds free places, and name servers.
+    fn find_places(&mut self) {
+        let places = self.subjects.iter().zip(0_u32..);
+        self.free = places
+            .filter_map(|(subject, number)| subject.is_none().then_some(number))
+            .collect();
         self.name_servers.clear();
         for key in self.contacts.keys().filter(|key| key.is_dns()) {
             *self.name_servers.entry(key.subject).or_default() += 1;

@@ -46,9 +46,6 @@ use self::memory::{Country, Memory, country_code};
 use self::seen::Seen;
 use self::state::{Saved, Saver};
 
-/// Subjects that are remembered.
-const MAX_SUBJECTS: usize = 4096;
-
 /// Intervals between two saves of the state.
 const SAVE_EVERY: u32 = 5;
 
@@ -80,6 +77,8 @@ pub struct Watch {
     /// End of the open interval.
     closes: Timestamp,
     intervals: u32,
+    /// Whether subjects found no room since some were last forgotten.
+    is_short_of_subjects: bool,
     saver: Option<Saver>,
     /// For clients that ask what is watched.
     registration: Registration,
@@ -93,8 +92,11 @@ struct Telemetry {
     processor: KeyValue,
 }
 
-/// Why a record is not watched.
+/// Why a record is not watched: there is no room for its contact.
 const FULL: &str = "watch_full";
+
+/// Why a record is watched as one of the subject `other`: there is no room for its own.
+const SUBJECTS_FULL: &str = "watch_subjects_full";
 
 /// Why a finding is not reported.
 const FINDINGS_FULL: &str = "findings_full";
@@ -120,6 +122,7 @@ impl Watch {
             has_begun: false,
             closes: Timestamp::default(),
             intervals: 0,
+            is_short_of_subjects: false,
             saver,
             registration,
             telemetry: Telemetry {
@@ -133,7 +136,7 @@ impl Watch {
                     &context.meter,
                     &context.id,
                     &context.pipeline,
-                    &[FULL, FINDINGS_FULL],
+                    &[FULL, SUBJECTS_FULL, FINDINGS_FULL],
                 ),
                 processor: KeyValue::new("processor", context.id.to_string()),
             },
@@ -155,16 +158,10 @@ impl Watch {
         if !seen.tries() && bytes == 0 {
             return;
         }
-        let memory = &mut self.memory;
-        let subject = self.names.subject(flow, |name| memory.number(name, MAX_SUBJECTS));
-        let Some(subject) = subject else {
-            self.telemetry.untracked.dropped(1, bytes, FULL);
+        let Some(subject) = self.subject(flow, bytes) else {
             return;
         };
         let now = self.seconds();
-        if let Some(subject) = self.memory.subject_mut(subject) {
-            subject.last = now;
-        }
         let key = self.key(subject, seen);
         self.judge_lists(&key, flow);
         let (key, is_merged) = self.merged(key, flow);
@@ -199,6 +196,23 @@ impl Watch {
         if contact.vote(flow, bytes) {
             self.active.push(key);
         }
+    }
+
+    /// The number of the subject of `flow`, which it is seen with; that of `other` if there is no room.
+    fn subject(&mut self, flow: &Flow, bytes: u64) -> Option<u32> {
+        let (memory, max) = (&mut self.memory, self.config.max_subjects.get());
+        let own = self.names.subject(flow, |name| memory.number(name, max));
+        let subject = match own {
+            Some(own) => own,
+            None => {
+                self.is_short_of_subjects = true;
+                self.telemetry.untracked.dropped(1, bytes, SUBJECTS_FULL);
+                memory.other()?
+            }
+        };
+        let now = self.seconds();
+        self.memory.subject_mut(subject)?.see(now);
+        Some(subject)
     }
 
     /// The two ends of a record.

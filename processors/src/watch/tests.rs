@@ -629,7 +629,8 @@ fn a_flood_of_contacts_is_bounded_and_counted() {
 #[test]
 fn a_flood_of_subjects_is_bounded_and_counted() {
     let (mut scene, counters, _provider) = counted(&quick());
-    let flood = MAX_SUBJECTS + 500;
+    let max = quick().max_subjects.get();
+    let flood = max + 500;
     for name in 0..flood {
         scene.talk(
             &format!("worker-{name}"),
@@ -640,8 +641,10 @@ fn a_flood_of_subjects_is_bounded_and_counted() {
         );
     }
     scene.tick();
-    assert_eq!(scene.watch.memory.subjects.len(), MAX_SUBJECTS);
-    assert_eq!(counters.dropped(FULL), 500);
+    // And `other`.
+    assert_eq!(scene.watch.memory.subjects.len(), max + 1);
+    assert_eq!(counters.dropped(SUBJECTS_FULL), 500);
+    assert_eq!(counters.dropped(FULL), 0);
 }
 
 #[test]

@@ -88,3 +88,65 @@ fn a_scan_of_ports_has_a_flow_to_the_address_that_is_scanned() {
         [("shop tried 30 ports of 10.1.0.99 in 10 s", "10.1.0.99".to_owned())]
     );
 }
+
+#[test]
+fn traffic_of_subjects_that_have_no_room_is_that_of_other_and_lists_and_scans_are_judged() {
+    let mut config = quick();
+    config.max_subjects = 100.try_into().unwrap();
+    let (mut scene, counters, _provider) = counted(&config);
+    for _ in 0..13 {
+        for name in 0..100 {
+            scene.talk(&format!("worker-{name}"), ([10, 1, 0, 5], 80), Events::NONE, 10, 10);
+        }
+        scene.tick();
+    }
+    assert!(!scene.watch.is_learning());
+    scene.talk("evil", ([192, 0, 2, 66], 443), Events::OPENED, 10, 10);
+    scene.batch.tcp[0].flow.class = Some(PeerClass::AbnormalFlowBlackList);
+    for host in 0..60 {
+        scene.talk("evil", ([10, 9, 0, host], 22), Events::FAILED, 0, 0);
+    }
+    end_interval(&mut scene);
+    let texts: Vec<_> = scene.findings.iter().map(|finding| &*finding.text).collect();
+    assert_eq!(
+        texts,
+        [
+            "other has a connection with 192.0.2.66, port 443, which is on the black list",
+            "other talks to 192.0.2.0/24, port 443 for the first time (address 192.0.2.66)",
+            "other talks to 10.9.0.0/24, port 22 for the first time (address 10.9.0.0)",
+            "other tried 61 addresses in 10 s; 0 are usual",
+        ]
+    );
+    assert_eq!(counters.dropped(SUBJECTS_FULL), 61);
+}
+
+#[test]
+fn a_flood_of_subjects_makes_room_for_later_ones_and_not_of_those_that_are_settled_or_active() {
+    let mut config = quick();
+    config.max_subjects = 16.try_into().unwrap();
+    let mut scene = Scene::new(&config);
+    // `shop` is known for long, and `agent` is active.
+    for _ in 0..20 {
+        scene.talk("shop", ([10, 1, 0, 5], 80), Events::OPENED, 10, 10);
+        scene.tick();
+    }
+    for name in 0..30 {
+        scene.talk(&format!("flood-{name}"), ([10, 1, 0, 5], 80), Events::OPENED, 10, 10);
+    }
+    for _ in 0..8 {
+        scene.talk("agent", ([10, 1, 0, 5], 80), Events::OPENED, 10, 10);
+        scene.tick();
+    }
+    let memory = &scene.watch.memory;
+    let named = |name: &str| memory.subjects.iter().flatten().any(|subject| subject.name == name);
+    assert!(named("shop") && named("agent") && named("other"));
+    assert!(memory.subjects.iter().flatten().count() <= 17);
+    // An eighth of them went, with what they had.
+    let floods = (0..30).filter(|name| named(&format!("flood-{name}"))).count();
+    assert_eq!(floods, 13);
+    assert!(memory.contacts.keys().all(|key| memory.has_subject(key.subject)));
+    // The number of one that was forgotten is another's, and so is what was found.
+    let said = scene.watch.outbox.said().keys();
+    let mut keys = said.filter_map(|(_, key, _)| key.as_ref());
+    assert!(keys.all(|key| memory.has_subject(key.subject)));
+}
