@@ -150,3 +150,12 @@ fn a_flood_of_subjects_makes_room_for_later_ones_and_not_of_those_that_are_settl
     let mut keys = said.filter_map(|(_, key, _)| key.as_ref());
     assert!(keys.all(|key| memory.has_subject(key.subject)));
 }
+
+#[test]
+fn a_state_file_may_be_named_without_a_folder() {
+    use flowtap_pipeline::ComponentConfig as _;
+    let mut config = quick();
+    config.state_file = Some("watch.state".into());
+    assert!(config.validate().is_empty());
+    assert_eq!(config.contract().writes, [Path::new(".")]);
+}
