@@ -140,10 +140,11 @@ impl Draft {
         failed: u32,
         tried: u32,
         usual: f64,
+        seconds: f64,
     ) -> Self {
         let ratio = f64::from(failed) / f64::from(tried.max(1));
         let text = format!(
-            "{failed} of {tried} connects of {subject} to {}{} failed; {:.0} % are usual",
+            "{failed} of {tried} connects of {subject} to {}{} failed in {seconds:.0} s; {:.0} % are usual",
             key.object,
             port(key),
             usual * 100.0
@@ -153,6 +154,7 @@ impl Draft {
             ("tried", f64::from(tried)),
             ("ratio", ratio),
             ("usual_ratio", usual),
+            ("seconds", seconds),
         ];
         Self::of_contact(FindingKind::FailureSurge, subject, key, flow, text, numbers)
     }
@@ -163,9 +165,10 @@ impl Draft {
         flow: &Flow,
         bytes: u64,
         surge: Surge,
+        seconds: f64,
     ) -> Self {
         let text = format!(
-            "{subject} moved {bytes} bytes with {}{}; {:.0} are usual",
+            "{subject} moved {bytes} bytes with {}{} in {seconds:.0} s; {:.0} are usual",
             key.object,
             port(key),
             surge.median
@@ -176,13 +179,19 @@ impl Draft {
             key,
             flow,
             text,
-            volume(bytes, surge),
+            volume(bytes, surge, seconds),
         )
     }
 
-    /// `flow`: one to the peer that got the most, `to_peer` bytes at least.
-    pub(super) fn sent_surge(subject: &str, flow: &Flow, to_peer: u64, bytes: u64, surge: Surge) -> Self {
-        let mut numbers = volume(bytes, surge);
+    /// With a flow to the peer that got the most, and how many bytes that is at least.
+    pub(super) fn sent_surge(
+        subject: &str,
+        (flow, to_peer): (&Flow, u64),
+        bytes: u64,
+        surge: Surge,
+        seconds: f64,
+    ) -> Self {
+        let mut numbers = volume(bytes, surge, seconds);
         numbers.push(("peer_bytes", to_peer as f64));
         Self {
             kind: FindingKind::VolumeSurge,
@@ -190,7 +199,7 @@ impl Draft {
             subject: subject.into(),
             object: "".into(),
             text: format!(
-                "{subject} sent {bytes} bytes to external peers, the largest part ({to_peer} bytes) to {}; {:.0} are usual",
+                "{subject} sent {bytes} bytes to external peers in {seconds:.0} s, the largest part ({to_peer} bytes) to {}; {:.0} are usual",
                 flow.remote.addr, surge.median
             ),
             numbers,
@@ -217,11 +226,12 @@ impl Draft {
     }
 }
 
-fn volume(bytes: u64, surge: Surge) -> Vec<(&'static str, f64)> {
+fn volume(bytes: u64, surge: Surge, seconds: f64) -> Vec<(&'static str, f64)> {
     vec![
         ("bytes", bytes as f64),
         ("usual_bytes", surge.median),
         ("score", surge.score),
+        ("seconds", seconds),
     ]
 }
 

@@ -44,6 +44,12 @@ impl History {
         })
     }
 
+    /// Takes `factor` times as much for usual.
+    pub(super) fn scale(&mut self, factor: f64) {
+        let more = factor.log2() as f32;
+        self.doublings.iter_mut().for_each(|value| *value += more);
+    }
+
     /// Adds an amount; the oldest makes room.
     pub(super) fn push(&mut self, amount: u64) {
         if self.doublings.len() == LENGTH {
@@ -81,6 +87,11 @@ impl Mean {
     /// The mean; `None` before there are enough values.
     pub(super) fn get(&self) -> Option<f64> {
         (usize::from(self.seen) >= ENOUGH).then_some(self.value)
+    }
+
+    /// Takes `factor` times as much for usual.
+    pub(super) fn scale(&mut self, factor: f64) {
+        self.value *= factor;
     }
 
     pub(super) fn push(&mut self, value: f64) {

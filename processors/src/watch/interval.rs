@@ -48,14 +48,21 @@ impl Watch {
         if !self.is_short_of_subjects {
             return;
         }
-        let whole_seconds = |duration: std::time::Duration| u32::try_from(duration.as_secs()).unwrap_or(u32::MAX);
+        let whole_seconds =
+            |duration: std::time::Duration| u32::try_from(duration.as_secs()).unwrap_or(u32::MAX);
         let idle_since = self.seconds().saturating_sub(whole_seconds(self.config.interval));
         let settled = whole_seconds(self.config.learn);
         let max = self.config.max_subjects.get();
         self.is_short_of_subjects = !self.memory.evict_subjects(max, idle_since, settled);
     }
 
+    /// Length of the interval that ends: that which is set, or the pause between two looks at sockets, if that is longer.
+    fn interval_seconds(&self) -> f64 {
+        self.now.since(self.opened).as_secs_f64()
+    }
+
     fn close_contact(&mut self, key: &ContactKey, learning: bool) {
+        let seconds = self.interval_seconds();
         let Some(contact) = self.memory.contacts.get_mut(key) else {
             return;
         };
@@ -95,7 +102,9 @@ impl Watch {
             && ratio >= failure.ratio
         {
             let failing = self.failing.get(key).unwrap_or(&flow);
-            drafts.push(Draft::failure_surge(subject, key, failing, failed, tried, usual));
+            drafts.push(Draft::failure_surge(
+                subject, key, failing, failed, tried, usual, seconds,
+            ));
         }
         let volume = &self.config.volume_surge;
         if let Some(surge) = surge
@@ -104,7 +113,7 @@ impl Watch {
             && surge.score >= volume.score
             && bytes as f64 >= surge.median * VOLUME_MULTIPLE
         {
-            drafts.push(Draft::volume_surge(subject, key, &flow, bytes, surge));
+            drafts.push(Draft::volume_surge(subject, key, &flow, bytes, surge, seconds));
         }
         if let Some(regular) = regular
             && self.config.beacon.enabled
@@ -135,7 +144,7 @@ impl Watch {
         else {
             return;
         };
-        let seconds = self.config.interval.as_secs_f64();
+        let seconds = self.interval_seconds();
         let name = self.memory.name(number);
         let usual = usual.unwrap_or(0.0);
         let mut drafts = Vec::new();
@@ -155,6 +164,7 @@ impl Watch {
     }
 
     fn close_sent(&mut self, number: u32, sent: &Sent, learning: bool) {
+        let seconds = self.interval_seconds();
         let Some(subject) = self.memory.subject_mut(number) else {
             return;
         };
@@ -163,14 +173,14 @@ impl Watch {
             subject.sent.push(sent.bytes);
         }
         let volume = &self.config.volume_surge;
-        if let (Some((flow, to_peer)), Some(surge)) = (sent.largest(), surge)
+        if let (Some(largest), Some(surge)) = (sent.largest(), surge)
             && !learning
             && volume.enabled
             && sent.bytes >= volume.bytes
             && surge.score >= volume.score
             && sent.bytes as f64 >= surge.median * VOLUME_MULTIPLE
         {
-            let draft = Draft::sent_surge(self.memory.name(number), flow, to_peer, sent.bytes, surge);
+            let draft = Draft::sent_surge(self.memory.name(number), largest, sent.bytes, surge, seconds);
             self.outbox.put_of_subject(draft, self.now);
         }
     }

@@ -2,12 +2,13 @@
 
 use std::collections::hash_map::Entry;
 use std::collections::{BTreeSet, HashMap};
+use std::net::IpAddr;
 use std::time::Duration;
 
 use flowtap_pipeline::{Flow, Timestamp};
 use serde::{Deserialize, Serialize};
 
-use super::ends::ContactKey;
+use super::ends::{ContactKey, Object};
 use super::history::{History, Mean, Rhythm};
 
 /// A contact, as remembered.
@@ -31,6 +32,15 @@ pub(super) struct Contact {
 }
 
 impl Contact {
+    /// Adds what is known of a part of the same end. How much is usual of both together is not known, and learned anew.
+    fn merge(&mut self, part: &Self) {
+        *self = Self {
+            last: self.last.max(part.last),
+            is_regular: self.is_regular || part.is_regular,
+            ..Self::default()
+        };
+    }
+
     /// Adds a record to the open interval. Returns whether it is the first one.
     ///
     /// The flow that is kept is that of a majority vote (Boyer and Moore), which needs one place, however many addresses the other
@@ -118,11 +128,37 @@ pub(super) fn seconds(at: Timestamp) -> u32 {
 /// with each server of the world.
 const NAME_SERVERS: usize = 8;
 
+/// Settings that what is learned depends on.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub(super) struct Basis {
+    /// Zero before anything was learned.
+    pub(super) interval: Duration,
+    pub(super) ipv4: Prefixes,
+    pub(super) ipv6: Prefixes,
+}
+
+/// Prefix lengths of the ranges that other ends are in, of one family.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub(super) struct Prefixes {
+    pub(super) length: u8,
+    /// Shorter ones that were set earlier. The ranges of that time can't be divided: what is in one is known.
+    pub(super) shorter: BTreeSet<u8>,
+}
+
+impl Prefixes {
+    fn replace(&mut self, length: u8) {
+        self.shorter.insert(self.length);
+        self.length = length;
+        self.shorter.retain(|shorter| *shorter < length);
+    }
+}
+
 /// Everything that was learned.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub(super) struct Memory {
     /// When learning began, in nanoseconds since the epoch; 0 before the first watermark.
     pub(super) since: u64,
+    pub(super) basis: Basis,
     pub(super) subjects: Vec<Option<Subject>>,
     pub(super) contacts: HashMap<ContactKey, Contact>,
     /// When a country was seen first, in nanoseconds since the epoch; 0 for never. Countries are learned from then on.
@@ -151,6 +187,68 @@ impl Memory {
         for contact in self.contacts.values_mut() {
             contact.last = contact.last.min(seconds);
         }
+    }
+
+    /// Brings what was learned with other settings to these. Returns what differs, as words.
+    ///
+    /// Amounts of a longer interval are larger, at most by as much as it is longer: that is taken for usual until it is learned anew, so
+    /// that nothing is found which is only another setting. Those of a shorter one are at most as large as before.
+    pub(super) fn adapt(&mut self, interval: Duration, ipv4_prefix: u8, ipv6_prefix: u8) -> Vec<String> {
+        let mut changes = Vec::new();
+        let before = std::mem::replace(&mut self.basis.interval, interval);
+        if before.is_zero() {
+            (self.basis.ipv4.length, self.basis.ipv6.length) = (ipv4_prefix, ipv6_prefix);
+            return changes;
+        }
+        if before != interval {
+            let factor = (interval.as_secs_f64() / before.as_secs_f64()).max(1.0);
+            for subject in self.subjects.iter_mut().flatten() {
+                subject.sent.scale(factor);
+                subject.destinations.scale(factor);
+            }
+            for contact in self.contacts.values_mut() {
+                contact.volume.scale(factor);
+            }
+            let [before, now] = [before, interval].map(|interval| interval.as_secs_f64());
+            changes.push(format!("interval {now} s instead of {before} s"));
+        }
+        let [before, before_ipv6] = [self.basis.ipv4.length, self.basis.ipv6.length];
+        if (before, before_ipv6) != (ipv4_prefix, ipv6_prefix) {
+            self.basis.ipv4.replace(ipv4_prefix);
+            self.basis.ipv6.replace(ipv6_prefix);
+            for (mut key, contact) in std::mem::take(&mut self.contacts) {
+                key.object = key.object.within(ipv4_prefix, ipv6_prefix);
+                match self.contacts.entry(key) {
+                    Entry::Occupied(mut known) => known.get_mut().merge(&contact),
+                    Entry::Vacant(new) => {
+                        new.insert(contact);
+                    }
+                }
+            }
+            self.find_places();
+            changes.push(format!(
+                "prefixes /{ipv4_prefix} and /{ipv6_prefix} instead of /{before} and /{before_ipv6}"
+            ));
+        }
+        changes
+    }
+
+    /// Whether the other end of `key` is in a range that was a contact when prefixes were shorter.
+    pub(super) fn knows_wider(&self, key: &ContactKey) -> bool {
+        let Object::Range(range) = &key.object else {
+            return false;
+        };
+        let prefixes = match range.addr() {
+            IpAddr::V4(_) => &self.basis.ipv4,
+            IpAddr::V6(_) => &self.basis.ipv6,
+        };
+        prefixes.shorter.iter().any(|length| {
+            let object = key.object.within(*length, *length);
+            self.contacts.contains_key(&ContactKey {
+                object,
+                ..key.clone()
+            })
+        })
     }
 
     /// The number of the subject of this name; a new one if there is room.

@@ -74,7 +74,8 @@ pub struct Watch {
     now: Timestamp,
     /// Whether its clock was set: it is part of a pipeline that runs.
     has_begun: bool,
-    /// End of the open interval.
+    /// Beginning and end of the open interval.
+    opened: Timestamp,
     closes: Timestamp,
     intervals: u32,
     /// Whether subjects found no room since some were last forgotten.
@@ -107,7 +108,18 @@ impl Watch {
     /// # Errors
     /// A state file that can't be read, in strict mode.
     pub fn new(config: &Config, context: &BuildContext) -> Result<Self, BuildError> {
-        let (saved, saver) = restore(config, context)?;
+        let (mut saved, saver) = restore(config, context)?;
+        let first = &config.first_contact;
+        let changes = saved
+            .memory
+            .adapt(config.interval, first.ipv4_prefix, first.ipv6_prefix);
+        if !changes.is_empty() {
+            tracing::info!(
+                processor = %context.id,
+                changes = changes.join(", "),
+                "what the processor `watch` has learned is of other settings; it is adapted, and amounts are learned anew"
+            );
+        }
         let registration = context.findings.register(context.id.as_str(), &context.pipeline);
         Ok(Self {
             config: config.clone(),
@@ -120,6 +132,7 @@ impl Watch {
             outbox: Outbox::new(Arc::clone(&context.findings), config.repeat, saved.said),
             now: Timestamp::default(),
             has_begun: false,
+            opened: Timestamp::default(),
             closes: Timestamp::default(),
             intervals: 0,
             is_short_of_subjects: false,
@@ -179,7 +192,7 @@ impl Watch {
             return;
         }
         if !is_merged {
-            self.judge_first(&key, flow, is_new);
+            self.judge_first(&key, flow, is_new && !self.memory.knows_wider(&key));
         }
         let contact = self.memory.contact(key.clone());
         contact.last = now;
@@ -275,6 +288,11 @@ impl Watch {
         self.outbox.put(key, draft, self.now);
     }
 
+    fn open_interval(&mut self) {
+        self.opened = self.now;
+        self.closes = self.now.plus(self.config.interval);
+    }
+
     fn save(&mut self) {
         self.intervals = self.intervals.wrapping_add(1);
         if let Some(saver) = &self.saver
@@ -325,7 +343,7 @@ impl Processor for Watch {
         self.memory.begin(at);
         let since = Timestamp::from_nanos(self.memory.since);
         self.registration.learns_until(since.plus(self.config.learn));
-        self.closes = at.plus(self.config.interval);
+        self.open_interval();
         self.outbox.begin(at);
     }
 
@@ -342,7 +360,7 @@ impl Processor for Watch {
         self.now = to;
         if to >= self.closes {
             self.close_interval();
-            self.closes = to.plus(self.config.interval);
+            self.open_interval();
             self.save();
         }
         self.outbox.take(batch, to);

@@ -275,12 +275,13 @@ fn a_surge_of_failures_is_explained_by_their_part_and_what_is_usual() {
     assert_eq!(
         scene.explained(),
         [(
-            "30 of 40 connects of shop to 10.1.0.0/24, port 80 failed; 0 % are usual",
+            "30 of 40 connects of shop to 10.1.0.0/24, port 80 failed in 10 s; 0 % are usual",
             &[
                 ("failed", 30.0),
                 ("tried", 40.0),
                 ("ratio", 0.75),
-                ("usual_ratio", 0.0)
+                ("usual_ratio", 0.0),
+                ("seconds", 10.0)
             ][..]
         )]
     );
@@ -301,17 +302,18 @@ fn a_surge_of_bytes_is_explained_by_what_is_usual_of_the_contact_and_of_the_subj
         ("bytes", MUCH as f64),
         ("usual_bytes", 1_024.0),
         ("score", 80.0),
+        ("seconds", 10.0),
         ("peer_bytes", MUCH as f64),
     ];
     assert_eq!(
         scene.explained(),
         [
             (
-                "shop moved 67108864 bytes with 93.184.1.0/24, port 443; 1024 are usual",
-                &numbers[..3]
+                "shop moved 67108864 bytes with 93.184.1.0/24, port 443 in 10 s; 1024 are usual",
+                &numbers[..4]
             ),
             (
-                "shop sent 67108864 bytes to external peers, the largest part (67108864 bytes) to 93.184.1.34; 1024 are usual",
+                "shop sent 67108864 bytes to external peers in 10 s, the largest part (67108864 bytes) to 93.184.1.34; 1024 are usual",
                 &numbers
             ),
         ]

@@ -36,13 +36,20 @@ fn a_surge_names_the_peer_that_most_bytes_went_to() {
     end_interval(&mut scene);
     let bytes = MUCH + 160 * 100 + 1024;
     let text = format!(
-        "shop sent {bytes} bytes to external peers, the largest part ({MUCH} bytes) to 203.0.113.7; 1024 are usual"
+        "shop sent {bytes} bytes to external peers in 10 s, the largest part ({MUCH} bytes) to 203.0.113.7; 1024 are usual"
     );
     assert_eq!(
         peers(&scene, FindingKind::VolumeSurge),
         [(&*text, "203.0.113.7".to_owned())]
     );
-    assert!(scene.findings.last().unwrap().numbers.contains(&("peer_bytes", MUCH as f64)));
+    assert!(
+        scene
+            .findings
+            .last()
+            .unwrap()
+            .numbers
+            .contains(&("peer_bytes", MUCH as f64))
+    );
 }
 
 #[test]
@@ -96,7 +103,13 @@ fn traffic_of_subjects_that_have_no_room_is_that_of_other_and_lists_and_scans_ar
     let (mut scene, counters, _provider) = counted(&config);
     for _ in 0..13 {
         for name in 0..100 {
-            scene.talk(&format!("worker-{name}"), ([10, 1, 0, 5], 80), Events::NONE, 10, 10);
+            scene.talk(
+                &format!("worker-{name}"),
+                ([10, 1, 0, 5], 80),
+                Events::NONE,
+                10,
+                10,
+            );
         }
         scene.tick();
     }
@@ -131,14 +144,26 @@ fn a_flood_of_subjects_makes_room_for_later_ones_and_not_of_those_that_are_settl
         scene.tick();
     }
     for name in 0..30 {
-        scene.talk(&format!("flood-{name}"), ([10, 1, 0, 5], 80), Events::OPENED, 10, 10);
+        scene.talk(
+            &format!("flood-{name}"),
+            ([10, 1, 0, 5], 80),
+            Events::OPENED,
+            10,
+            10,
+        );
     }
     for _ in 0..8 {
         scene.talk("agent", ([10, 1, 0, 5], 80), Events::OPENED, 10, 10);
         scene.tick();
     }
     let memory = &scene.watch.memory;
-    let named = |name: &str| memory.subjects.iter().flatten().any(|subject| subject.name == name);
+    let named = |name: &str| {
+        memory
+            .subjects
+            .iter()
+            .flatten()
+            .any(|subject| subject.name == name)
+    };
     assert!(named("shop") && named("agent") && named("other"));
     assert!(memory.subjects.iter().flatten().count() <= 17);
     // An eighth of them went, with what they had.
@@ -158,4 +183,83 @@ fn a_state_file_may_be_named_without_a_folder() {
     config.state_file = Some("watch.state".into());
     assert!(config.validate().is_empty());
     assert_eq!(config.contract().writes, [Path::new(".")]);
+}
+
+/// A scene with `after`, which has what `before` has learned of steady traffic in each network of `networks`.
+fn with_other_settings(before: &Config, after: &Config, networks: &[[u8; 3]]) -> (Scene, tempfile::TempDir) {
+    let folder = tempfile::tempdir().unwrap();
+    let file = Some(folder.path().join("watch.state"));
+    let mut scene = Scene::new(&Config {
+        state_file: file.clone(),
+        ..before.clone()
+    });
+    for _ in 0..40 {
+        steady(&mut scene, networks);
+    }
+    assert!(scene.findings.is_empty(), "{:?}", scene.kinds());
+    let now = scene.now;
+    drop(scene);
+    let after = Config {
+        state_file: file,
+        ..after.clone()
+    };
+    (Scene::at(&after, now), folder)
+}
+
+/// Five seconds in which `shop` sends 2 MiB to an address of each network.
+fn steady(scene: &mut Scene, networks: &[[u8; 3]]) {
+    for [a, b, c] in networks {
+        scene.talk("shop", ([*a, *b, *c, 5], 443), Events::OPENED, 2 << 20, 0);
+    }
+    scene.tick();
+}
+
+#[test]
+fn a_longer_or_shorter_interval_is_not_a_surge_and_one_is_found_with_it() {
+    let networks = [[93, 184, 1], [10, 1, 0]];
+    for seconds in [5, 120] {
+        let mut config = quick();
+        config.interval = std::time::Duration::from_secs(seconds);
+        let (mut scene, _folder) = with_other_settings(&quick(), &config, &networks);
+        // A crawler's addresses are more in a longer interval, too.
+        for _ in 0..80 {
+            steady(&mut scene, &networks);
+        }
+        assert!(scene.findings.is_empty(), "{seconds} s: {:?}", scene.explained());
+        scene.talk("shop", ([10, 1, 0, 5], 443), Events::NONE, 64 << 30, 0);
+        for _ in 0..seconds / 5 + 1 {
+            scene.tick();
+        }
+        assert_eq!(scene.kinds(), [FindingKind::VolumeSurge], "{seconds} s");
+        assert!(scene.findings[0].text.contains(&format!(" in {seconds} s; ")));
+    }
+}
+
+#[test]
+fn with_a_shorter_prefix_contacts_are_merged_and_with_a_longer_one_their_parts_are_known() {
+    let networks = [[93, 184, 1], [93, 184, 2], [10, 1, 0]];
+    for (before, after) in [(24, 16), (24, 0), (16, 24), (0, 24), (24, 32)] {
+        let prefix = |length| {
+            let mut config = quick();
+            config.first_contact.ipv4_prefix = length;
+            config
+        };
+        let (mut scene, _folder) = with_other_settings(&prefix(before), &prefix(after), &networks);
+        if after < before {
+            // One or two contacts, and no others.
+            let contacts = &scene.watch.memory.contacts;
+            assert_eq!(contacts.len(), if after == 0 { 1 } else { 2 }, "{contacts:?}");
+        }
+        for _ in 0..40 {
+            steady(&mut scene, &networks);
+        }
+        assert!(
+            scene.findings.is_empty(),
+            "{before} to {after}: {:?}",
+            scene.explained()
+        );
+        scene.talk("shop", ([172, 16, 0, 5], 80), Events::OPENED, 10, 0);
+        scene.tick();
+        assert_eq!(scene.kinds(), [FindingKind::FirstContact], "{before} to {after}");
+    }
 }
