@@ -77,9 +77,11 @@ impl Watch {
         let tried = opened + failed;
         let usual = contact.failures.get();
         let surge = contact.volume.compare(bytes);
-        let regular = contact
-            .rhythm
-            .regular(self.config.beacon.variation, self.config.beacon.bytes);
+        let regular = contact.rhythm.regular(
+            self.config.beacon.variation,
+            self.config.beacon.bytes,
+            self.pace.interval(),
+        );
         let was_regular = contact.is_regular;
         if tried > 0 {
             contact.failures.push(f64::from(failed) / f64::from(tried));

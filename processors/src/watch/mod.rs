@@ -16,6 +16,7 @@
 //! Its clock is the watermarks, so a recording gives the same findings. `docs/findings.md` explains each kind.
 
 mod attempts;
+mod clock;
 mod config;
 mod ends;
 mod findings;
@@ -40,6 +41,7 @@ use opentelemetry::KeyValue;
 use opentelemetry::metrics::Gauge;
 
 use self::attempts::{Sent, Tried};
+use self::clock::Pace;
 use self::ends::{ContactKey, Names, Object, is_external, server_port};
 use self::findings::{Draft, MAX_WAITING, Outbox};
 use self::memory::{Country, Memory, country_code};
@@ -72,6 +74,7 @@ pub struct Watch {
     failing: HashMap<ContactKey, Flow>,
     outbox: Outbox,
     now: Timestamp,
+    pace: Pace,
     /// Whether its clock was set: it is part of a pipeline that runs.
     has_begun: bool,
     /// Beginning and end of the open interval.
@@ -131,6 +134,7 @@ impl Watch {
             failing: HashMap::new(),
             outbox: Outbox::new(Arc::clone(&context.findings), config.repeat, saved.said),
             now: Timestamp::default(),
+            pace: Pace::default(),
             has_begun: false,
             opened: Timestamp::default(),
             closes: Timestamp::default(),
@@ -199,7 +203,7 @@ impl Watch {
         contact.now.bytes += bytes;
         contact.now.opened += u32::from(seen.opened);
         contact.now.failed += u32::from(seen.failed);
-        contact.rhythm.push(now, bytes);
+        contact.rhythm.push(now, bytes, self.pace.interval());
         if seen.failed
             && contact.now.failed as usize == self.config.failure_surge.failures.get()
             && self.failing.len() < MAX_WAITING
@@ -357,6 +361,7 @@ impl Processor for Watch {
     }
 
     fn advance(&mut self, to: Timestamp, batch: &mut FlowBatch) {
+        self.pace.push(to.since(self.now));
         self.now = to;
         if to >= self.closes {
             self.close_interval();

@@ -6,6 +6,7 @@ mod edges;
 use std::net::Ipv4Addr;
 use std::path::Path;
 use std::sync::Weak;
+use std::time::Duration;
 
 use flowtap_pipeline::{
     Endpoint, Events, FindingRecord, Flow, FlowKind, NodeInfo, Place, Role, TcpRecord, Transport, UdpRecord,
@@ -118,9 +119,14 @@ impl Scene {
 
     /// Passes what was said on, and lets five seconds pass.
     fn tick(&mut self) {
+        self.tick_after(5);
+    }
+
+    /// The same, with so many seconds between two looks at sockets.
+    fn tick_after(&mut self, seconds: u64) {
         self.watch.process(&mut self.batch);
         self.batch.clear();
-        self.now += 5;
+        self.now += seconds;
         self.watch
             .advance(Timestamp::from_nanos(self.now * 1_000_000_000), &mut self.batch);
         self.findings.append(&mut self.batch.findings);
@@ -133,8 +139,8 @@ impl Scene {
 
 fn quick() -> Config {
     Config {
-        learn: std::time::Duration::from_secs(60),
-        interval: std::time::Duration::from_secs(10),
+        learn: Duration::from_secs(60),
+        interval: Duration::from_secs(10),
         ..Config::default()
     }
 }
@@ -538,7 +544,7 @@ fn peers_that_are_not_on_the_white_list_are_found_by_choice() {
 #[test]
 fn lists_are_judged_from_the_start_and_repeated_after_a_while() {
     let mut config = quick();
-    config.repeat = std::time::Duration::from_secs(100);
+    config.repeat = Duration::from_secs(100);
     let mut scene = Scene::new(&config);
     for _ in 0..30 {
         scene.talk("shop", ([192, 0, 2, 66], 80), Events::NONE, 10, 10);
@@ -567,7 +573,7 @@ impl MetricReader for Counters {
         self.0.force_flush()
     }
 
-    fn shutdown_with_timeout(&self, timeout: std::time::Duration) -> OTelSdkResult {
+    fn shutdown_with_timeout(&self, timeout: Duration) -> OTelSdkResult {
         self.0.shutdown_with_timeout(timeout)
     }
 
@@ -713,7 +719,7 @@ fn all_that_was_learned_is_in_the_state_file() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("watch.state");
     let mut config = quick();
-    config.learn = std::time::Duration::from_secs(600);
+    config.learn = Duration::from_secs(600);
     config.state_file = Some(file.clone());
     let mut scene = Scene::new(&config);
     for tick in 0..130 {
@@ -745,7 +751,7 @@ fn all_that_was_learned_is_in_the_state_file() {
     // Every part of it has something in it.
     let any = |is: &dyn Fn(&memory::Contact) -> bool| memory.contacts.values().any(is);
     assert!(any(
-        &|contact| contact.is_regular && contact.rhythm.regular(0.1, 100).is_some()
+        &|contact| contact.is_regular && contact.rhythm.regular(0.1, 100, Duration::ZERO).is_some()
     ));
     assert!(any(&|contact| contact.failures.get() == Some(0.5)));
     assert!(any(&|contact| contact.volume.compare(1).is_some()));
@@ -765,7 +771,7 @@ fn a_restart_does_not_repeat_a_finding_before_its_time() {
     let folder = tempfile::tempdir().unwrap();
     let mut config = quick();
     config.state_file = Some(folder.path().join("watch.state"));
-    config.repeat = std::time::Duration::from_secs(100);
+    config.repeat = Duration::from_secs(100);
     let on_list = |scene: &mut Scene| {
         scene.talk("shop", ([192, 0, 2, 66], 80), Events::NONE, 10, 10);
         scene.batch.tcp[0].flow.class = Some(PeerClass::AbnormalFlowBlackList);

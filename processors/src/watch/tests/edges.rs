@@ -219,7 +219,7 @@ fn a_longer_or_shorter_interval_is_not_a_surge_and_one_is_found_with_it() {
     let networks = [[93, 184, 1], [10, 1, 0]];
     for seconds in [5, 120] {
         let mut config = quick();
-        config.interval = std::time::Duration::from_secs(seconds);
+        config.interval = Duration::from_secs(seconds);
         let (mut scene, _folder) = with_other_settings(&quick(), &config, &networks);
         // A crawler's addresses are more in a longer interval, too.
         for _ in 0..80 {
@@ -261,5 +261,41 @@ fn with_a_shorter_prefix_contacts_are_merged_and_with_a_longer_one_their_parts_a
         scene.talk("shop", ([172, 16, 0, 5], 80), Events::OPENED, 10, 0);
         scene.tick();
         assert_eq!(scene.kinds(), [FindingKind::FirstContact], "{before} to {after}");
+    }
+}
+
+/// The kinds of findings about traffic at these seconds, with looks at sockets every `looks` seconds for six hours.
+fn seen_by_looks(looks: u64, mut pause: impl FnMut() -> u64) -> Vec<FindingKind> {
+    let mut config = quick();
+    config.first_contact.enabled = false;
+    let mut scene = Scene::new(&config);
+    while scene.watch.is_learning() {
+        scene.tick_after(looks);
+    }
+    let (end, mut next) = (scene.now + 6 * 3600, scene.now);
+    while scene.now < end {
+        while next < scene.now + looks {
+            scene.talk("shop", ([185, 220, 101, 1], 443), Events::NONE, 100, 0);
+            next += pause();
+        }
+        scene.tick_after(looks);
+    }
+    scene.kinds()
+}
+
+#[test]
+fn looks_at_sockets_make_no_beacon_of_a_chat_at_any_interval_of_a_receiver() {
+    for looks in [1, 5, 10, 20, 30, 60, 120] {
+        let mut random = fastrand::Rng::with_seed(looks);
+        let chat = seen_by_looks(looks, || random.u64(1..16));
+        assert!(chat.is_empty(), "{looks} s: {chat:?}");
+        let busy = seen_by_looks(looks, || random.u64(1..3));
+        assert!(busy.is_empty(), "{looks} s: {busy:?}");
+        let slow = seen_by_looks(looks, || random.u64(40..100));
+        assert!(slow.is_empty(), "{looks} s: {slow:?}");
+        // A beacon whose pause has four looks is found.
+        let period = 60.max(looks * 5);
+        let beacon = seen_by_looks(looks, || period);
+        assert!(beacon.contains(&FindingKind::Beacon), "{looks} s");
     }
 }
