@@ -59,9 +59,6 @@ struct Peer {
 
 impl Sent {
     pub(super) fn push(&mut self, flow: &Flow, bytes: u64) {
-        if bytes == 0 {
-            return;
-        }
         self.bytes += bytes;
         let addr = flow.remote.addr;
         if let Some(peer) = self.peers.iter_mut().find(|peer| peer.flow.remote.addr == addr) {

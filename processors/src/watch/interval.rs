@@ -171,9 +171,7 @@ impl Watch {
             return;
         };
         let surge = subject.sent.compare(sent.bytes);
-        if sent.bytes > 0 {
-            subject.sent.push(sent.bytes);
-        }
+        subject.sent.push(sent.bytes);
         let volume = &self.config.volume_surge;
         if let (Some(largest), Some(surge)) = (sent.largest(), surge)
             && !learning

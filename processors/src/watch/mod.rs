@@ -182,13 +182,12 @@ impl Watch {
         let key = self.key(subject, seen);
         self.judge_lists(&key, flow);
         let (key, is_merged) = self.merged(key, flow);
-        if !key.serves {
-            if seen.tries() && !seen.is_dns() {
-                self.tried.entry(subject).or_default().push(flow);
-            }
-            if is_external(flow.class) {
-                self.sent.entry(subject).or_default().push(flow, seen.sent);
-            }
+        if !key.serves && seen.tries() && !seen.is_dns() {
+            self.tried.entry(subject).or_default().push(flow);
+        }
+        // Whichever side opened the connection: bytes leave by both.
+        if is_external(flow.class) && seen.sent > 0 {
+            self.sent.entry(subject).or_default().push(flow, seen.sent);
         }
         let is_new = !self.memory.contacts.contains_key(&key);
         if is_new && self.memory.contacts.len() >= self.config.max_contacts.get() {

@@ -299,3 +299,35 @@ fn looks_at_sockets_make_no_beacon_of_a_chat_at_any_interval_of_a_receiver() {
         assert!(beacon.contains(&FindingKind::Beacon), "{looks} s");
     }
 }
+
+#[test]
+fn bytes_that_leave_on_a_connection_that_the_peer_opened_are_a_part_of_what_a_subject_sends() {
+    const MUCH: u64 = 50 << 20;
+    let served = |scene: &mut Scene, to: [u8; 4], udp: bool, sent: u64| {
+        if udp {
+            scene.talk_udp("shop", (to, 40_001), true, sent, 10);
+            scene.batch.udp.last_mut().unwrap().flow.kind = Some(FlowKind::Ingress);
+        } else {
+            scene.talk("shop", (to, 40_001), Events::OPENED, sent, 10);
+            scene.batch.tcp.last_mut().unwrap().flow.kind = Some(FlowKind::Ingress);
+        }
+    };
+    for udp in [false, true] {
+        let mut scene = Scene::new(&quick());
+        for _ in 0..24 {
+            served(&mut scene, [198, 51, 100, 1], udp, 2_000);
+            scene.tick();
+        }
+        assert!(scene.findings.is_empty(), "{:?}", scene.explained());
+        served(&mut scene, [203, 0, 113, 7], udp, MUCH);
+        end_interval(&mut scene);
+        let texts = peers(&scene, FindingKind::VolumeSurge);
+        let of_subject = format!(
+            "shop sent {MUCH} bytes to external peers in 10 s, the largest part ({MUCH} bytes) to 203.0.113.7; 4000 are usual"
+        );
+        assert!(
+            texts.contains(&(&*of_subject, "203.0.113.7".to_owned())),
+            "{texts:?}"
+        );
+    }
+}
