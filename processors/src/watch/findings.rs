@@ -275,6 +275,12 @@ impl Outbox {
         });
     }
 
+    /// The newest findings, for clients.
+    #[cfg(test)]
+    pub(super) fn newest(&self) -> &Findings {
+        &self.newest
+    }
+
     /// The findings whose repetition is watched for.
     pub(super) const fn said(&self) -> &Said {
         &self.said

@@ -58,7 +58,7 @@ impl Watch {
 
     /// Length of the interval that ends: that which is set, or the pause between two looks at sockets, if that is longer.
     fn interval_seconds(&self) -> f64 {
-        self.now.since(self.opened).as_secs_f64()
+        self.now().since(self.opened).as_secs_f64()
     }
 
     fn close_contact(&mut self, key: &ContactKey, learning: bool) {
@@ -80,7 +80,7 @@ impl Watch {
         let regular = contact.rhythm.regular(
             self.config.beacon.variation,
             self.config.beacon.bytes,
-            self.pace.interval(),
+            self.clock.pace.interval(),
         );
         let was_regular = contact.is_regular;
         if tried > 0 {
@@ -128,7 +128,7 @@ impl Watch {
             drafts.push(Draft::beacon(subject, key, &flow, regular));
         }
         for draft in drafts {
-            self.outbox.put(key, draft, self.now);
+            self.outbox.put(key, draft, self.now());
         }
     }
 
@@ -161,7 +161,7 @@ impl Watch {
             drafts.push(Draft::port_scan(name, flow, *ports, seconds));
         }
         for draft in drafts {
-            self.outbox.put_of_subject(draft, self.now);
+            self.outbox.put_of_subject(draft, self.now());
         }
     }
 
@@ -181,7 +181,7 @@ impl Watch {
             && sent.bytes as f64 >= surge.median * VOLUME_MULTIPLE
         {
             let draft = Draft::sent_surge(self.memory.name(number), largest, sent.bytes, surge, seconds);
-            self.outbox.put_of_subject(draft, self.now);
+            self.outbox.put_of_subject(draft, self.now());
         }
     }
 }

@@ -14,7 +14,7 @@ use super::history::{History, Mean, Rhythm};
 /// A contact, as remembered.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub(super) struct Contact {
-    /// Seconds since the epoch when it was seen last.
+    /// Seconds of the clock of `watch` when it was seen last.
     pub(super) last: u32,
     /// Bytes per interval in which any moved.
     pub(super) volume: History,
@@ -79,7 +79,7 @@ pub(super) struct Activity {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub(super) struct Subject {
     pub(super) name: String,
-    /// Seconds since the epoch when it was seen first, and last.
+    /// Seconds of the clock of `watch` when it was seen first, and last.
     first: u32,
     pub(super) last: u32,
     /// Bytes sent to external peers, per interval in which any were.
@@ -119,7 +119,7 @@ pub(super) fn country_code(country: &Country) -> &str {
     str::from_utf8(country).unwrap_or("")
 }
 
-/// Seconds since the epoch.
+/// Whole seconds.
 pub(super) fn seconds(at: Timestamp) -> u32 {
     u32::try_from(at.as_nanos() / 1_000_000_000).unwrap_or(u32::MAX)
 }
@@ -156,12 +156,15 @@ impl Prefixes {
 /// Everything that was learned.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub(super) struct Memory {
-    /// When learning began, in nanoseconds since the epoch; 0 before the first watermark.
+    /// When learning began, in nanoseconds of the clock of `watch`; 0 before the first watermark.
     pub(super) since: u64,
+    /// The newest watermark by that clock, and by the system's.
+    pub(super) now: u64,
+    pub(super) system: u64,
     pub(super) basis: Basis,
     pub(super) subjects: Vec<Option<Subject>>,
     pub(super) contacts: HashMap<ContactKey, Contact>,
-    /// When a country was seen first, in nanoseconds since the epoch; 0 for never. Countries are learned from then on.
+    /// When a country was seen first, by the same clock; 0 for never. Countries are learned from then on.
     pub(super) countries_since: u64,
     #[serde(skip)]
     numbers: HashMap<String, u32>,
@@ -174,19 +177,26 @@ pub(super) struct Memory {
 }
 
 impl Memory {
-    /// Moves what is later than `now` to `now`: a clock that was ahead has left it, and learning would not end before that time, nor
-    /// would anything be forgotten.
-    pub(super) fn begin(&mut self, now: Timestamp) {
-        self.since = self.since.min(now.as_nanos());
-        self.countries_since = self.countries_since.min(now.as_nanos());
-        let seconds = seconds(now);
-        for subject in self.subjects.iter_mut().flatten() {
-            subject.first = subject.first.min(seconds);
-            subject.last = subject.last.min(seconds);
+    /// The time at the start, when the system's clock shows `at`. Of the time since it was saved, half of `forget` counts at most, as the
+    /// clock may be ahead: what is used is still known then. As learning it does not count.
+    pub(super) fn resume(&mut self, at: Timestamp, learn: Duration, forget: Duration) -> Timestamp {
+        // 0 stands for never.
+        let at = at.max(Timestamp::from_nanos(1_000_000_000));
+        if self.since == 0 {
+            (self.since, self.now, self.system) = (at.as_nanos(), at.as_nanos(), at.as_nanos());
+            return at;
         }
-        for contact in self.contacts.values_mut() {
-            contact.last = contact.last.min(seconds);
+        let stopped = at.since(Timestamp::from_nanos(self.system)).min(forget / 2);
+        let saved = Timestamp::from_nanos(self.now);
+        let now = saved.plus(stopped);
+        (self.now, self.system) = (now.as_nanos(), at.as_nanos());
+        for since in [&mut self.since, &mut self.countries_since] {
+            let began = Timestamp::from_nanos(*since);
+            if *since > 0 && saved.since(began) < learn {
+                *since = began.plus(stopped).as_nanos();
+            }
         }
+        now
     }
 
     /// Brings what was learned with other settings to these. Returns what differs, as words.
@@ -354,7 +364,7 @@ impl Memory {
         subject.countries.insert(country) && now.since(since) >= learn
     }
 
-    /// Forgets what was seen before `limit`, in seconds since the epoch.
+    /// Forgets what was seen before `limit`, in seconds of the clock of `watch`.
     pub(super) fn forget(&mut self, limit: u32) {
         self.contacts.retain(|_, contact| contact.last >= limit);
         for place in 0..self.subjects.len() {

@@ -13,7 +13,7 @@
 //! Of UDP a flow's first record is an attempt, and no failures are judged. A subject that asks many name servers is a resolver, all of
 //! whose servers are one contact.
 //!
-//! Its clock is the watermarks, so a recording gives the same findings. `docs/findings.md` explains each kind.
+//! Its clock is the time between watermarks, so a recording gives the same findings. `docs/findings.md` explains each kind.
 
 mod attempts;
 mod clock;
@@ -38,10 +38,10 @@ use flowtap_pipeline::{
     Stability, Timestamp,
 };
 use opentelemetry::KeyValue;
-use opentelemetry::metrics::Gauge;
+use opentelemetry::metrics::{Counter, Gauge};
 
 use self::attempts::{Sent, Tried};
-use self::clock::Pace;
+use self::clock::{Clock, Jump};
 use self::ends::{ContactKey, Names, Object, is_external, server_port};
 use self::findings::{Draft, MAX_WAITING, Outbox};
 use self::memory::{Country, Memory, country_code};
@@ -73,8 +73,9 @@ pub struct Watch {
     /// A connect that failed, of contacts with so many in the open interval that they may be a surge. As many as findings that wait.
     failing: HashMap<ContactKey, Flow>,
     outbox: Outbox,
-    now: Timestamp,
-    pace: Pace,
+    clock: Clock,
+    /// Whether a jump of the system's clock was logged.
+    has_logged_jump: bool,
     /// Whether its clock was set: it is part of a pipeline that runs.
     has_begun: bool,
     /// Beginning and end of the open interval.
@@ -92,6 +93,7 @@ pub struct Watch {
 #[derive(Debug)]
 struct Telemetry {
     contacts: Gauge<u64>,
+    jumps: Counter<u64>,
     untracked: ProcessorTelemetry,
     processor: KeyValue,
 }
@@ -133,8 +135,8 @@ impl Watch {
             sent: HashMap::new(),
             failing: HashMap::new(),
             outbox: Outbox::new(Arc::clone(&context.findings), config.repeat, saved.said),
-            now: Timestamp::default(),
-            pace: Pace::default(),
+            clock: Clock::default(),
+            has_logged_jump: false,
             has_begun: false,
             opened: Timestamp::default(),
             closes: Timestamp::default(),
@@ -149,6 +151,12 @@ impl Watch {
                     .with_description("Contacts that the processor `watch` remembers.")
                     .with_unit("{contact}")
                     .build(),
+                jumps: context
+                    .meter
+                    .u64_counter("processor_watch_clock_jumps")
+                    .with_description("Jumps of the system's clock, and sleeps of the machine, that the processor `watch` did not count as time.")
+                    .with_unit("{jump}")
+                    .build(),
                 untracked: ProcessorTelemetry::new(
                     &context.meter,
                     &context.id,
@@ -162,11 +170,16 @@ impl Watch {
 
     fn is_learning(&self) -> bool {
         let since = Timestamp::from_nanos(self.memory.since);
-        self.memory.since == 0 || self.now.since(since) < self.config.learn
+        self.memory.since == 0 || self.now().since(since) < self.config.learn
+    }
+
+    /// Time by its own clock.
+    const fn now(&self) -> Timestamp {
+        self.clock.now()
     }
 
     fn seconds(&self) -> u32 {
-        memory::seconds(self.now)
+        memory::seconds(self.now())
     }
 
     fn observe(&mut self, seen: &Seen<'_>) {
@@ -202,7 +215,7 @@ impl Watch {
         contact.now.bytes += bytes;
         contact.now.opened += u32::from(seen.opened);
         contact.now.failed += u32::from(seen.failed);
-        contact.rhythm.push(now, bytes, self.pace.interval());
+        contact.rhythm.push(now, bytes, self.clock.pace.interval());
         if seen.failed
             && contact.now.failed as usize == self.config.failure_surge.failures.get()
             && self.failing.len() < MAX_WAITING
@@ -263,7 +276,7 @@ impl Watch {
         let country = place.and_then(|place| Country::try_from(place.country.as_bytes()).ok());
         let is_new_country = country.is_some_and(|country| {
             self.memory
-                .visit(key.subject, country, self.now, self.config.learn)
+                .visit(key.subject, country, self.now(), self.config.learn)
         });
         if !self.config.first_contact.enabled || self.is_learning() {
             return;
@@ -272,10 +285,10 @@ impl Watch {
         let country = country.as_ref().map_or("", country_code);
         if is_new {
             let draft = Draft::first_contact(subject, key, flow, country, is_new_country);
-            self.outbox.put(key, draft, self.now);
+            self.outbox.put(key, draft, self.now());
         } else if is_new_country {
             let draft = Draft::first_in_country(subject, flow, country);
-            self.outbox.put_of_subject(draft, self.now);
+            self.outbox.put_of_subject(draft, self.now());
         }
     }
 
@@ -288,12 +301,34 @@ impl Watch {
             _ => return,
         };
         let draft = Draft::on_list(kind, self.memory.name(key.subject), key, flow);
-        self.outbox.put(key, draft, self.now);
+        self.outbox.put(key, draft, self.now());
     }
 
     fn open_interval(&mut self) {
-        self.opened = self.now;
-        self.closes = self.now.plus(self.config.interval);
+        self.opened = self.now();
+        self.closes = self.opened.plus(self.config.interval);
+    }
+
+    /// The end of learning, by the system's clock.
+    fn report_learning(&self) {
+        let learned = self.now().since(Timestamp::from_nanos(self.memory.since));
+        let left = self.config.learn.saturating_sub(learned);
+        self.registration.learns_until(self.clock.system().plus(left));
+    }
+
+    fn report_jump(&mut self, jump: Jump) {
+        self.report_learning();
+        self.telemetry
+            .jumps
+            .add(1, std::slice::from_ref(&self.telemetry.processor));
+        if !std::mem::replace(&mut self.has_logged_jump, true) {
+            tracing::warn!(
+                processor = %self.telemetry.processor.value,
+                seconds = jump.seconds,
+                "the system's clock was set, or the machine slept; the processor `watch` does not count that as time. Further jumps are \
+                 counted in flowtap_processor_watch_clock_jumps_total"
+            );
+        }
     }
 
     fn save(&mut self) {
@@ -339,15 +374,11 @@ fn restore(config: &Config, context: &BuildContext) -> Result<(Saved, Option<Sav
 impl Processor for Watch {
     fn begin(&mut self, at: Timestamp) {
         self.has_begun = true;
-        self.now = at;
-        if self.memory.since == 0 {
-            self.memory.since = at.as_nanos();
-        }
-        self.memory.begin(at);
-        let since = Timestamp::from_nanos(self.memory.since);
-        self.registration.learns_until(since.plus(self.config.learn));
+        let now = self.memory.resume(at, self.config.learn, self.config.forget);
+        self.clock = Clock::new(now, at);
+        self.report_learning();
         self.open_interval();
-        self.outbox.begin(at);
+        self.outbox.begin(now);
     }
 
     fn process(&mut self, batch: &mut FlowBatch) {
@@ -360,9 +391,11 @@ impl Processor for Watch {
     }
 
     fn advance(&mut self, to: Timestamp, batch: &mut FlowBatch) {
-        self.pace.push(to.since(self.now));
-        self.now = to;
-        if to >= self.closes {
+        if let Some(jump) = self.clock.advance(to, self.config.interval) {
+            self.report_jump(jump);
+        }
+        (self.memory.now, self.memory.system) = (self.now().as_nanos(), self.clock.system().as_nanos());
+        if self.now() >= self.closes {
             self.close_interval();
             self.open_interval();
             self.save();

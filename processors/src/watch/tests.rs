@@ -491,32 +491,6 @@ fn with_a_prefix_of_0_ports_are_first_contacts() {
 }
 
 #[test]
-fn what_a_clock_that_was_ahead_has_learned_is_of_the_time_of_the_next_start() {
-    let folder = tempfile::tempdir().unwrap();
-    let mut config = quick();
-    config.state_file = Some(folder.path().join("watch.state"));
-    let mut scene = Scene::at(&config, START + 1_000_000);
-    scene.talk("shop", ([10, 1, 0, 5], 443), Events::OPENED, 10, 10);
-    scene.tick();
-    drop(scene);
-    let mut scene = Scene::at(&config, START);
-    let memory = &scene.watch.memory;
-    let start = u32::try_from(START).unwrap();
-    assert!(memory.contacts.values().all(|contact| contact.last == start));
-    assert!(
-        memory
-            .subjects
-            .iter()
-            .flatten()
-            .all(|subject| subject.last == start)
-    );
-    scene.learn(([10, 1, 0, 5], 443), 10);
-    scene.talk("shop", ([10, 2, 0, 5], 443), Events::OPENED, 10, 10);
-    scene.tick();
-    assert_eq!(scene.kinds(), [FindingKind::FirstContact]);
-}
-
-#[test]
 fn peers_that_are_not_on_the_white_list_are_found_by_choice() {
     for chosen in [false, true] {
         let mut config = quick();

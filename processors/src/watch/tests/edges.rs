@@ -331,3 +331,107 @@ fn bytes_that_leave_on_a_connection_that_the_peer_opened_are_a_part_of_what_a_su
         );
     }
 }
+
+/// Steady traffic for so many seconds.
+fn live(scene: &mut Scene, seconds: u64) {
+    for _ in 0..seconds / 5 {
+        scene.talk("shop", ([10, 1, 0, 5], 443), Events::OPENED, 1_000, 0);
+        scene.tick();
+    }
+}
+
+/// A scan and a new contact are found within an interval, of the length that it has.
+fn assert_watches(scene: &mut Scene, network: u8) {
+    assert!(scene.findings.is_empty(), "{:?}", scene.explained());
+    for host in 0..60 {
+        scene.talk("shop", ([10, 9, network, host], 22), Events::FAILED, 0, 0);
+    }
+    live(scene, 15);
+    let texts: Vec<_> = scene.findings.iter().map(|finding| &*finding.text).collect();
+    let texts = texts.iter().map(|text| text.split(';').next().unwrap());
+    assert_eq!(
+        Vec::from_iter(texts),
+        [
+            format!(
+                "shop talks to 10.9.{network}.0/24, port 22 for the first time (address 10.9.{network}.0)"
+            ),
+            "shop tried 61 addresses in 10 s".to_owned(),
+        ]
+    );
+    let at = scene.findings[1].at.as_nanos() / 1_000_000_000;
+    assert!(scene.now - at <= 15, "by the system's clock");
+    scene.findings.clear();
+}
+
+#[test]
+fn a_clock_that_is_set_back_or_ahead_changes_neither_intervals_nor_what_was_learned() {
+    const DAYS: i64 = 86_400;
+    for jumps in [
+        &[-3_600][..],
+        &[-90, -90],
+        &[15 * DAYS, -15 * DAYS],
+        &[20 * DAYS],
+        &[-5 * 365 * DAYS],
+    ] {
+        let (mut scene, _, _provider) = counted(&quick());
+        live(&mut scene, 300);
+        for jump in jumps {
+            scene.now = scene.now.checked_add_signed(*jump).unwrap();
+            live(&mut scene, 120);
+        }
+        assert_watches(&mut scene, 1);
+    }
+}
+
+#[test]
+fn learning_goes_on_when_a_clock_without_a_battery_is_set() {
+    let mut scene = Scene::at(&quick(), 20);
+    live(&mut scene, 30);
+    scene.now = START;
+    live(&mut scene, 20);
+    assert!(scene.watch.is_learning());
+    let learns_until = scene.watch.outbox.newest().watchers()[0].learns_until.unwrap();
+    assert!((START..START + 60).contains(&(learns_until.as_nanos() / 1_000_000_000)));
+    live(&mut scene, 300);
+    assert_watches(&mut scene, 1);
+}
+
+#[test]
+fn a_restart_with_a_clock_of_another_time_keeps_what_was_learned() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut config = quick();
+    config.state_file = Some(folder.path().join("watch.state"));
+    config.repeat = Duration::from_secs(10);
+    let mut scene = Scene::at(&config, START);
+    live(&mut scene, 300);
+    for (network, at) in [20, START + 100_000, START - 100_000_000, START + 100_000_000]
+        .into_iter()
+        .enumerate()
+    {
+        drop(scene);
+        scene = Scene::at(&config, at);
+        live(&mut scene, 60);
+        // NTP sets it.
+        scene.now = START + 1_000;
+        live(&mut scene, 60);
+        assert!(!scene.watch.is_learning());
+        assert_watches(&mut scene, u8::try_from(network).unwrap());
+    }
+}
+
+#[test]
+fn the_time_between_a_stop_and_a_start_is_not_learning() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut config = quick();
+    config.state_file = Some(folder.path().join("watch.state"));
+    let mut scene = Scene::at(&config, START);
+    live(&mut scene, 20);
+    drop(scene);
+    let mut scene = Scene::at(&config, START + 3_600);
+    live(&mut scene, 20);
+    scene.talk("shop", ([10, 9, 0, 5], 22), Events::OPENED, 10, 0);
+    scene.tick();
+    assert!(scene.watch.is_learning() && scene.findings.is_empty());
+    live(&mut scene, 60);
+    assert_watches(&mut scene, 1);
+}
