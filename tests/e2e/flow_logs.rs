@@ -8,7 +8,7 @@ use std::path::Path;
 
 use serde_json::Value;
 
-use crate::daemon::{Daemon, Launch, get, read};
+use crate::daemon::{Daemon, Launch, free_address, get, read};
 use crate::peers::ask_until;
 use crate::require;
 use crate::traffic::{Counted, Held, exchange};
@@ -285,7 +285,8 @@ fn a_finding_is_a_record_and_is_listed_once_whichever_pipelines_make_it() {
         ],
         ..Launch::default()
     });
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    // Ephemeral ports are one contact, which another test of this process may have already.
+    let listener = TcpListener::bind(free_address()).unwrap();
     let port = listener.local_addr().unwrap().port();
     let found = ask_until("the record of a first contact", || {
         drop(TcpStream::connect((Ipv4Addr::LOCALHOST, port)).unwrap());

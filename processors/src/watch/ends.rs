@@ -153,7 +153,7 @@ pub(super) struct ContactKey {
     /// Number of the subject.
     pub(super) subject: u32,
     pub(super) object: Object,
-    /// 0 if it is not known.
+    /// 0 for all ephemeral ones, and for one that is not known: then both are ephemeral.
     pub(super) port: u16,
     /// Whether the subject serves.
     pub(super) serves: bool,

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use flowtap_pipeline::{FindingKind, FindingRecord, Findings, Flow, FlowBatch, Timestamp};
 
-use super::ends::ContactKey;
+use super::ends::{ContactKey, server_port};
 use super::history::{Regular, Surge};
 use super::memory::Memory;
 
@@ -28,10 +28,20 @@ pub(super) struct Draft {
 }
 
 fn port(key: &ContactKey) -> String {
-    if key.port == 0 {
-        String::new()
-    } else {
-        format!(", port {}{}", key.port, if key.is_udp { "/udp" } else { "" })
+    match (key.port, key.is_udp) {
+        (0, false) => ", an ephemeral port".to_owned(),
+        (0, true) => ", an ephemeral port of UDP".to_owned(),
+        (port, false) => format!(", port {port}"),
+        (port, true) => format!(", port {port}/udp"),
+    }
+}
+
+/// The address of the peer, and which of the ephemeral ports it is, if that is known.
+fn address(key: &ContactKey, flow: &Flow) -> String {
+    let addr = flow.remote.addr;
+    match server_port(flow) {
+        port if key.port == 0 && port != 0 => format!("{addr}, port {port}"),
+        _ => addr.to_string(),
     }
 }
 
@@ -71,7 +81,7 @@ impl Draft {
             "{subject} talks to {}{} for the first time (address {}{country})",
             key.object,
             port(key),
-            flow.remote.addr
+            address(key, flow)
         );
         let numbers = Vec::from_iter(is_new_country.then_some(("new_country", 1.0)));
         Self::of_contact(FindingKind::FirstContact, subject, key, flow, text, numbers)
@@ -101,7 +111,10 @@ impl Draft {
         let text = format!(
             "{subject} has {what} with {}{}, {which}",
             flow.remote.addr,
-            port(key)
+            port(&ContactKey {
+                port: server_port(flow),
+                ..key.clone()
+            })
         );
         Self::of_contact(kind, subject, key, flow, text, Vec::new())
     }

@@ -10,6 +10,8 @@
 //!    peers, is a `volume_surge`; an external contact with small traffic at regular pauses is a `beacon`.
 //! 4. A finding about the same ends and of the same kind is not repeated for `repeat`.
 //!
+//! Ephemeral ports are one port: a server whose port the kernel chose has another one after each start.
+//!
 //! Of UDP a flow's first record is an attempt, and no failures are judged. A subject that asks many name servers is a resolver, all of
 //! whose servers are one contact.
 //!
@@ -34,8 +36,8 @@ use std::sync::Arc;
 use flowtap_pipeline::findings::Registration;
 use flowtap_pipeline::telemetry::ProcessorTelemetry;
 use flowtap_pipeline::{
-    BuildContext, BuildError, Factory, FindingKind, Flow, FlowBatch, PeerClass, Processor, ProcessorConfig,
-    Stability, Timestamp,
+    BuildContext, BuildError, Factory, FindingKind, Flow, FlowBatch, NodeInfo, PeerClass, Processor,
+    ProcessorConfig, Stability, Subscription, Timestamp,
 };
 use opentelemetry::KeyValue;
 use opentelemetry::metrics::{Counter, Gauge};
@@ -63,6 +65,8 @@ pub const FACTORY: Factory<dyn ProcessorConfig> = Factory::of::<Config>(
 pub struct Watch {
     config: Config,
     memory: Memory,
+    /// Has the range of ephemeral ports.
+    node: Subscription<NodeInfo>,
     names: Names,
     /// Contacts that did something in the open interval.
     active: Vec<ContactKey>,
@@ -129,6 +133,7 @@ impl Watch {
         Ok(Self {
             config: config.clone(),
             memory: saved.memory,
+            node: Subscription::new(&context.node),
             names: Names::default(),
             active: Vec::new(),
             tried: HashMap::new(),
@@ -247,10 +252,11 @@ impl Watch {
     /// The two ends of a record.
     fn key(&mut self, subject: u32, seen: &Seen<'_>) -> ContactKey {
         let first = &self.config.first_contact;
+        let (port, ephemeral) = (server_port(seen.flow), self.node.last().ephemeral_ports);
         ContactKey {
             subject,
             object: self.names.object(seen.flow, first.ipv4_prefix, first.ipv6_prefix),
-            port: server_port(seen.flow),
+            port: if ephemeral.contains(port) { 0 } else { port },
             serves: seen.serves(),
             is_udp: seen.is_udp(),
         }
@@ -382,6 +388,7 @@ impl Processor for Watch {
     }
 
     fn process(&mut self, batch: &mut FlowBatch) {
+        self.node.refresh();
         for record in &batch.tcp {
             self.observe(&Seen::of_tcp(record));
         }

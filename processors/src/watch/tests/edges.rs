@@ -435,3 +435,44 @@ fn the_time_between_a_stop_and_a_start_is_not_learning() {
     live(&mut scene, 60);
     assert_watches(&mut scene, 1);
 }
+
+#[test]
+fn a_server_whose_port_the_kernel_chose_is_one_contact_at_every_port() {
+    for udp in [false, true] {
+        let mut scene = Scene::new(&quick());
+        let talk = |scene: &mut Scene, port| {
+            if udp {
+                scene.talk_udp("shop", ([10, 1, 0, 5], port), true, 10, 10);
+            } else {
+                scene.talk("shop", ([10, 1, 0, 5], port), Events::OPENED, 10, 10);
+            }
+            scene.tick();
+        };
+        for _ in 0..20 {
+            talk(&mut scene, 443);
+        }
+        for port in 0..100 {
+            talk(&mut scene, 33_000 + port * 100);
+        }
+        let kind = if udp { " of UDP" } else { "" };
+        let text = format!(
+            "shop talks to 10.1.0.0/24, an ephemeral port{kind} for the first time (address 10.1.0.5, port 33000)"
+        );
+        assert_eq!(scene.explained(), [(&*text, &[][..])]);
+        assert_eq!(scene.watch.memory.contacts.len(), 2);
+        // Others are ports of their own.
+        scene.findings.clear();
+        talk(&mut scene, 8_080);
+        assert_eq!(scene.kinds(), [FindingKind::FirstContact]);
+    }
+}
+
+#[test]
+fn a_peer_on_a_list_is_named_with_its_ephemeral_port() {
+    let mut scene = Scene::new(&quick());
+    scene.talk("shop", ([192, 0, 2, 66], 50_051), Events::OPENED, 10, 10);
+    scene.batch.tcp[0].flow.class = Some(PeerClass::AbnormalFlowBlackList);
+    scene.tick();
+    let text = "shop has a connection with 192.0.2.66, port 50051, which is on the black list";
+    assert_eq!(scene.explained(), [(text, &[][..])]);
+}
