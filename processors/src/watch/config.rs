@@ -1,7 +1,9 @@
 //! Config of the processor `watch`.
 
+use std::fs;
+use std::io;
 use std::num::NonZeroUsize;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use flowtap_pipeline::schema::DurationText;
@@ -13,6 +15,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::Watch;
+use super::state::folder_of;
 
 /// Settings.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -218,6 +221,31 @@ impl Default for Lists {
     }
 }
 
+/// Why a state file can most likely not be written. A missing folder is created; if the one that it would be in is missing as well, the
+/// path is wrong more often than not.
+fn unsaved(file: &Path) -> Option<String> {
+    let folder = folder_of(file);
+    match fs::metadata(folder) {
+        Ok(found) if !found.is_dir() => Some(format!(
+            "`{}` is not a folder, so that nothing that is learned can be saved; hint: /var/lib/flowtap/watch.state",
+            folder.display()
+        )),
+        Err(error) if error.kind() == io::ErrorKind::NotADirectory => Some(format!(
+            "`{}` is not in a folder, so that nothing that is learned can be saved; hint: /var/lib/flowtap/watch.state",
+            folder.display()
+        )),
+        Err(error) if error.kind() == io::ErrorKind::NotFound && !folder_of(folder).is_dir() => {
+            Some(format!(
+                "neither the folder `{}` nor the one that it would be in exists: if flowtap may not create them, nothing that is learned is \
+             saved; hint: correct the path, or create the folder, for the user that flowtap runs as",
+                folder.display()
+            ))
+        }
+        // One that this user can't see may be open to the daemon's.
+        _ => None,
+    }
+}
+
 impl ComponentConfig for Config {
     fn validate(&self) -> Vec<Violation> {
         let mut faults = Vec::new();
@@ -267,7 +295,10 @@ impl ComponentConfig for Config {
     fn warnings(&self) -> Vec<Violation> {
         let forgets = self.state_file.is_none() && self.learn >= Duration::from_secs(3600);
         let message = "what is learned is lost when flowtap restarts; hint: set a file, such as /var/lib/flowtap/watch.state";
-        Vec::from_iter(forgets.then(|| Violation::new("state_file", message)))
+        let warning = |message: String| Violation::new("state_file", message);
+        let forgets = forgets.then(|| warning(message.to_owned()));
+        let unsaved = self.state_file.as_deref().and_then(unsaved).map(warning);
+        forgets.into_iter().chain(unsaved).collect()
     }
 
     fn contract(&self) -> Contract {
@@ -287,7 +318,7 @@ impl ComponentConfig for Config {
             Some(file) => contract.owns("state_file", file),
             None => contract,
         };
-        let folder = self.state_file.as_deref().and_then(std::path::Path::parent);
+        let folder = self.state_file.as_deref().map(folder_of);
         match folder {
             Some(folder) => contract.reads([folder]).writes([folder]),
             None => contract,

@@ -102,9 +102,24 @@ fn beside(file: &Path, pipeline: &str) -> PathBuf {
     PathBuf::from(name)
 }
 
+/// The folder that `file` is in.
+pub(super) fn folder_of(file: &Path) -> &Path {
+    match file.parent() {
+        Some(folder) if !folder.as_os_str().is_empty() => folder,
+        _ => Path::new("."),
+    }
+}
+
 fn write(file: &Path, pipeline: &str, content: &[u8]) -> io::Result<()> {
     let beside = beside(file, pipeline);
-    let mut new = File::create(&beside)?;
+    let mut new = match File::create(&beside) {
+        // The sandbox has created the folder; there may be none, or somebody has removed it.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            fs::create_dir_all(folder_of(file))?;
+            File::create(&beside)?
+        }
+        new => new?,
+    };
     new.write_all(content)?;
     new.sync_all()?;
     fs::rename(&beside, file)

@@ -476,3 +476,33 @@ fn a_peer_on_a_list_is_named_with_its_ephemeral_port() {
     let text = "shop has a connection with 192.0.2.66, port 50051, which is on the black list";
     assert_eq!(scene.explained(), [(text, &[][..])]);
 }
+
+#[test]
+fn a_state_file_that_can_not_be_saved_is_a_warning_and_its_folder_is_created() {
+    use flowtap_pipeline::ComponentConfig as _;
+    let folder = tempfile::tempdir().unwrap();
+    let warnings = |file: &Path| {
+        let mut config = Config::default();
+        config.state_file = Some(file.to_owned());
+        let warnings = config.warnings().into_iter();
+        warnings.map(|warning| warning.message).collect::<Vec<_>>()
+    };
+    let file = |name: &str| folder.path().join(name);
+    std::fs::write(file("a-file"), "").unwrap();
+    for name in ["watch.state", "new/watch.state"] {
+        assert_eq!(warnings(&file(name)), [""; 0], "{name}");
+    }
+    assert_eq!(warnings(Path::new("watch.state")), [""; 0]);
+    for (name, reason) in [
+        ("no/folder/watch.state", "neither the folder"),
+        ("a-file/watch.state", "is not a folder"),
+        ("a-file/folder/watch.state", "is not in a folder"),
+    ] {
+        let found = warnings(&file(name));
+        assert!(found.len() == 1 && found[0].contains(reason), "{name}: {found:?}");
+    }
+    let mut config = quick();
+    config.state_file = Some(file("new/watch.state"));
+    drop(Scene::new(&config));
+    assert!(file("new/watch.state").is_file());
+}
