@@ -1,5 +1,6 @@
 //! Config of the processor `watch`.
 
+use std::fmt;
 use std::fs;
 use std::io;
 use std::num::NonZeroUsize;
@@ -12,7 +13,8 @@ use flowtap_pipeline::{
     Signal, Violation,
 };
 use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
+use serde::de::{self, Unexpected, Visitor};
+use serde::{Deserialize, Deserializer, Serialize};
 
 use super::Watch;
 use super::state::folder_of;
@@ -66,8 +68,12 @@ pub struct FirstContact {
     /// Whether they are reported.
     pub enabled: bool,
     /// Prefix length by which IPv4 addresses without a name count as one destination.
+    #[serde(deserialize_with = "prefix::<32, _>")]
+    #[schemars(range(max = 32))]
     pub ipv4_prefix: u8,
     /// The same of IPv6.
+    #[serde(deserialize_with = "prefix::<128, _>")]
+    #[schemars(range(max = 128))]
     pub ipv6_prefix: u8,
 }
 
@@ -131,6 +137,35 @@ pub struct Lists {
     pub black_list: bool,
     /// Whether traffic to external peers that are not on the white list is reported. Also while it learns.
     pub not_on_white_list: bool,
+}
+
+/// Reads a prefix length of at most `MAX`, so that a message has this limit and not that of 8 bits.
+fn prefix<'de, const MAX: u8, D: Deserializer<'de>>(deserializer: D) -> Result<u8, D::Error> {
+    struct Length<const MAX: u8>;
+
+    impl<const MAX: u8> Visitor<'_> for Length<MAX> {
+        type Value = u8;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            write!(f, "a whole number from 0 to {MAX}")
+        }
+
+        fn visit_u64<E: de::Error>(self, length: u64) -> Result<u8, E> {
+            match u8::try_from(length) {
+                Ok(length) if length <= MAX => Ok(length),
+                _ => Err(E::invalid_value(Unexpected::Unsigned(length), &self)),
+            }
+        }
+
+        fn visit_i64<E: de::Error>(self, length: i64) -> Result<u8, E> {
+            match u64::try_from(length) {
+                Ok(length) => self.visit_u64(length),
+                Err(_) => Err(E::invalid_value(Unexpected::Signed(length), &self)),
+            }
+        }
+    }
+
+    deserializer.deserialize_u8(Length::<MAX>)
 }
 
 const fn count(count: usize) -> NonZeroUsize {
@@ -259,10 +294,16 @@ impl ComponentConfig for Config {
             ));
         }
         if self.first_contact.ipv4_prefix > 32 {
-            faults.push(Violation::new("first_contact.ipv4_prefix", "must be at most 32"));
+            faults.push(Violation::new(
+                "first_contact.ipv4_prefix",
+                "must be from 0 to 32",
+            ));
         }
         if self.first_contact.ipv6_prefix > 128 {
-            faults.push(Violation::new("first_contact.ipv6_prefix", "must be at most 128"));
+            faults.push(Violation::new(
+                "first_contact.ipv6_prefix",
+                "must be from 0 to 128",
+            ));
         }
         if !(self.failure_surge.ratio > 0.0 && self.failure_surge.ratio <= 1.0) {
             faults.push(Violation::new(
@@ -271,7 +312,10 @@ impl ComponentConfig for Config {
             ));
         }
         if !(self.volume_surge.score > 0.0 && self.volume_surge.score.is_finite()) {
-            faults.push(Violation::new("volume_surge.score", "must be above 0"));
+            faults.push(Violation::new(
+                "volume_surge.score",
+                "must be a finite number above 0",
+            ));
         }
         if !(self.beacon.variation > 0.0 && self.beacon.variation <= 1.0) {
             faults.push(Violation::new(

@@ -506,3 +506,44 @@ fn a_state_file_that_can_not_be_saved_is_a_warning_and_its_folder_is_created() {
     drop(Scene::new(&config));
     assert!(file("new/watch.state").is_file());
 }
+
+#[test]
+fn limits_of_numbers_are_in_the_messages() {
+    let message = |text| {
+        flowtap_pipeline::testing::config(FACTORY, text)
+            .err()
+            .unwrap_or_default()
+    };
+    for (text, expected) in [
+        (
+            "{first_contact: {ipv4_prefix: 33}}",
+            "a whole number from 0 to 32",
+        ),
+        (
+            "{first_contact: {ipv4_prefix: 300}}",
+            "a whole number from 0 to 32",
+        ),
+        (
+            "{first_contact: {ipv4_prefix: -1}}",
+            "a whole number from 0 to 32",
+        ),
+        (
+            "{first_contact: {ipv6_prefix: 300}}",
+            "a whole number from 0 to 128",
+        ),
+        ("{volume_surge: {score: 0}}", "must be a finite number above 0"),
+    ] {
+        let found = message(text);
+        assert!(found.contains(expected), "{text}: {found}");
+    }
+    for text in [
+        "{first_contact: {ipv4_prefix: 0}}",
+        "{first_contact: {ipv4_prefix: 32, ipv6_prefix: 128}}",
+    ] {
+        assert_eq!(message(text), "", "{text}");
+    }
+    use flowtap_pipeline::ComponentConfig as _;
+    let mut config = Config::default();
+    config.volume_surge.score = f64::INFINITY;
+    assert_eq!(config.validate()[0].message, "must be a finite number above 0");
+}
