@@ -87,7 +87,7 @@ impl Clock {
 /// Gaps between watermarks that are remembered.
 const GAPS: usize = 8;
 
-/// How far apart watermarks are: the interval of the receivers.
+/// The time between watermarks: the interval of the receivers.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Pace {
     gaps: [Duration; GAPS],

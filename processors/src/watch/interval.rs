@@ -1,10 +1,12 @@
 //! State of the open interval, which is judged at its end.
 
+use std::time::Duration;
+
 use super::Watch;
 use super::attempts::{Sent, Tried};
 use super::ends::{ContactKey, Object, is_external};
 use super::findings::Draft;
-use super::memory::Activity;
+use super::memory::{Activity, seconds};
 
 /// Multiple of the usual number of destinations from which on it may be a scan.
 const FAN_OUT_MULTIPLE: f64 = 4.0;
@@ -14,6 +16,9 @@ const VOLUME_MULTIPLE: f64 = 4.0;
 
 /// Part of the ratio that is asked for which is the most that may be usual.
 const USUAL_FAILURES: f64 = 0.2;
+
+/// Time after which a subject is settled if `learn` is shorter: such a subject makes no room for others.
+const LEAST_SETTLED: Duration = Duration::from_secs(3600);
 
 impl Watch {
     /// Compares the interval with what was usual, then makes it a part of that.
@@ -48,10 +53,8 @@ impl Watch {
         if !self.is_short_of_subjects {
             return;
         }
-        let whole_seconds =
-            |duration: std::time::Duration| u32::try_from(duration.as_secs()).unwrap_or(u32::MAX);
-        let idle_since = self.seconds().saturating_sub(whole_seconds(self.config.interval));
-        let settled = whole_seconds(self.config.learn);
+        let idle_since = seconds(self.opened);
+        let settled = u32::try_from(self.config.learn.max(LEAST_SETTLED).as_secs()).unwrap_or(u32::MAX);
         let max = self.config.max_subjects.get();
         self.is_short_of_subjects = !self.memory.evict_subjects(max, idle_since, settled);
     }

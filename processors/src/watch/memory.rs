@@ -32,7 +32,7 @@ pub(super) struct Contact {
 }
 
 impl Contact {
-    /// Adds what is known of a part of the same end. How much is usual of both together is not known, and learned anew.
+    /// Adds what is known of a part of the same end. The usual amount of both together is not known, and learned anew.
     fn merge(&mut self, part: &Self) {
         *self = Self {
             last: self.last.max(part.last),

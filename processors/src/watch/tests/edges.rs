@@ -138,7 +138,7 @@ fn a_flood_of_subjects_makes_room_for_later_ones_and_not_of_those_that_are_settl
     let mut config = quick();
     config.max_subjects = 16.try_into().unwrap();
     let mut scene = Scene::new(&config);
-    // `shop` is known for long, and `agent` is active.
+    // `shop` is known for longer, and `agent` is active.
     for _ in 0..20 {
         scene.talk("shop", ([10, 1, 0, 5], 80), Events::OPENED, 10, 10);
         scene.tick();
@@ -221,7 +221,6 @@ fn a_longer_or_shorter_interval_is_not_a_surge_and_one_is_found_with_it() {
         let mut config = quick();
         config.interval = Duration::from_secs(seconds);
         let (mut scene, _folder) = with_other_settings(&quick(), &config, &networks);
-        // A crawler's addresses are more in a longer interval, too.
         for _ in 0..80 {
             steady(&mut scene, &networks);
         }
