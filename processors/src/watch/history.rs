@@ -46,9 +46,11 @@ impl History {
     }
 
     /// Takes `factor` times as much for usual.
-    pub(super) fn scale(&mut self, factor: f64) {
-        let more = factor.log2() as f32;
-        self.doublings.iter_mut().for_each(|value| *value += more);
+    pub(super) fn scale(&mut self, factor: f32) {
+        let more = factor.log2();
+        for value in &mut self.doublings {
+            *value += more;
+        }
     }
 
     /// Adds an amount; the oldest makes room.
@@ -91,8 +93,8 @@ impl Mean {
     }
 
     /// Takes `factor` times as much for usual.
-    pub(super) fn scale(&mut self, factor: f64) {
-        self.value *= factor;
+    pub(super) fn scale(&mut self, factor: f32) {
+        self.value *= f64::from(factor);
     }
 
     pub(super) fn push(&mut self, value: f64) {
@@ -118,8 +120,8 @@ const LOOKS: u32 = 4;
 /// Quiet time in seconds that separates two activities, with looks at sockets at intervals of `looks`: each of these shows traffic since the
 /// one before, so that one without traffic has to be between.
 fn quiet(looks: Duration) -> u32 {
-    let seconds = (looks.as_secs_f64() * 1.5).ceil();
-    QUIET.max(seconds as u32)
+    let seconds = (looks.saturating_mul(3) / 2).as_secs();
+    QUIET.max(u32::try_from(seconds).unwrap_or(u32::MAX))
 }
 
 /// An activity, up to the beginning of the next.

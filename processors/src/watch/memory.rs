@@ -211,7 +211,7 @@ impl Memory {
             return changes;
         }
         if before != interval {
-            let factor = (interval.as_secs_f64() / before.as_secs_f64()).max(1.0);
+            let factor = (interval.as_secs_f32() / before.as_secs_f32()).max(1.0);
             for subject in self.subjects.iter_mut().flatten() {
                 subject.sent.scale(factor);
                 subject.destinations.scale(factor);
@@ -269,13 +269,12 @@ impl Memory {
         if self.numbers.len() >= max {
             return None;
         }
-        let number = match self.free.pop() {
-            Some(free) => free,
-            None => {
-                let next = u32::try_from(self.subjects.len()).ok()?;
-                self.subjects.push(None);
-                next
-            }
+        let number = if let Some(free) = self.free.pop() {
+            free
+        } else {
+            let next = u32::try_from(self.subjects.len()).ok()?;
+            self.subjects.push(None);
+            next
         };
         *self.subjects.get_mut(number as usize)? = Some(Subject {
             name: name.clone(),

@@ -236,13 +236,12 @@ impl Watch {
     fn subject(&mut self, flow: &Flow, bytes: u64) -> Option<u32> {
         let (memory, max) = (&mut self.memory, self.config.max_subjects.get());
         let own = self.names.subject(flow, |name| memory.number(name, max));
-        let subject = match own {
-            Some(own) => own,
-            None => {
-                self.is_short_of_subjects = true;
-                self.telemetry.untracked.dropped(1, bytes, SUBJECTS_FULL);
-                memory.other()?
-            }
+        let subject = if let Some(own) = own {
+            own
+        } else {
+            self.is_short_of_subjects = true;
+            self.telemetry.untracked.dropped(1, bytes, SUBJECTS_FULL);
+            memory.other()?
         };
         let now = self.seconds();
         self.memory.subject_mut(subject)?.see(now);

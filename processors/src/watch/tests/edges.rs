@@ -1,5 +1,7 @@
 //! Results that were wrong at the edges: many peers, many subjects, clocks that jump, settings that change.
 
+use flowtap_pipeline::ComponentConfig as _;
+
 use super::*;
 
 /// An interval's end, after at least one more tick.
@@ -178,7 +180,6 @@ fn a_flood_of_subjects_makes_room_for_later_ones_and_not_of_those_that_are_settl
 
 #[test]
 fn a_state_file_may_be_named_without_a_folder() {
-    use flowtap_pipeline::ComponentConfig as _;
     let mut config = quick();
     config.state_file = Some("watch.state".into());
     assert!(config.validate().is_empty());
@@ -478,11 +479,12 @@ fn a_peer_on_a_list_is_named_with_its_ephemeral_port() {
 
 #[test]
 fn a_state_file_that_can_not_be_saved_is_a_warning_and_its_folder_is_created() {
-    use flowtap_pipeline::ComponentConfig as _;
     let folder = tempfile::tempdir().unwrap();
     let warnings = |file: &Path| {
-        let mut config = Config::default();
-        config.state_file = Some(file.to_owned());
+        let config = Config {
+            state_file: Some(file.to_owned()),
+            ..Config::default()
+        };
         let warnings = config.warnings().into_iter();
         warnings.map(|warning| warning.message).collect::<Vec<_>>()
     };
@@ -541,7 +543,6 @@ fn limits_of_numbers_are_in_the_messages() {
     ] {
         assert_eq!(message(text), "", "{text}");
     }
-    use flowtap_pipeline::ComponentConfig as _;
     let mut config = Config::default();
     config.volume_surge.score = f64::INFINITY;
     assert_eq!(config.validate()[0].message, "must be a finite number above 0");
