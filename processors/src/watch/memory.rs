@@ -289,24 +289,24 @@ impl Memory {
         self.number(OTHER.to_owned(), usize::MAX)
     }
 
-    /// Forgets an eighth of `max` subjects: of those that were not seen since `idle_since`, and have been known for less than
-    /// `settled` (in seconds), the ones that have been known for the shortest time, which have learned least. Their contacts go with the
-    /// next [`forget`](Self::forget). Returns whether there were any.
+    /// Makes room: of the eighth of `max` subjects that have been known for the shortest time, which have learned least, forgets those that
+    /// were not seen since `idle_since` and have been known for less than `settled` (in seconds). Older ones stay even if all of the
+    /// youngest are active, as in the interval of a flood. Their contacts go with the next [`forget`](Self::forget). Returns whether there
+    /// were any.
     pub(super) fn evict_subjects(&mut self, max: usize, idle_since: u32, settled: u32) -> bool {
         let known = self.subjects.iter().zip(0_usize..);
-        let mut idle: Vec<_> = known
+        let mut youngest: Vec<_> = known
             .filter_map(|(subject, place)| Some((subject.as_ref()?, place)))
-            .filter(|(subject, _)| {
-                subject.last < idle_since && subject.age() < settled && subject.name != OTHER
-            })
+            .filter(|(subject, _)| subject.age() < settled && subject.name != OTHER)
             .map(|(subject, place)| (subject.age(), subject.last, place))
             .collect();
-        idle.sort_unstable();
-        idle.truncate((max / EVICTED_PART).max(1));
-        for (_, _, place) in &idle {
+        youngest.sort_unstable();
+        youngest.truncate((max / EVICTED_PART).max(1));
+        youngest.retain(|(_, last, _)| *last < idle_since);
+        for (_, _, place) in &youngest {
             self.remove_subject_if(*place, |_| true);
         }
-        !idle.is_empty()
+        !youngest.is_empty()
     }
 
     fn remove_subject_if(&mut self, place: usize, is_due: impl FnOnce(&Subject) -> bool) {

@@ -227,7 +227,7 @@ fn a_longer_or_shorter_interval_is_not_a_surge_and_one_is_found_with_it() {
         }
         assert!(scene.findings.is_empty(), "{seconds} s: {:?}", scene.explained());
         scene.talk("shop", ([10, 1, 0, 5], 443), Events::NONE, 64 << 30, 0);
-        for _ in 0..seconds / 5 + 1 {
+        for _ in 0..=seconds / 5 {
             scene.tick();
         }
         assert_eq!(scene.kinds(), [FindingKind::VolumeSurge], "{seconds} s");
@@ -350,7 +350,7 @@ fn assert_watches(scene: &mut Scene, network: u8) {
     let texts: Vec<_> = scene.findings.iter().map(|finding| &*finding.text).collect();
     let texts = texts.iter().map(|text| text.split(';').next().unwrap());
     assert_eq!(
-        Vec::from_iter(texts),
+        texts.collect::<Vec<_>>(),
         [
             format!(
                 "shop talks to 10.9.{network}.0/24, port 22 for the first time (address 10.9.{network}.0)"
