@@ -64,7 +64,8 @@ fn a_scan_and_a_first_contact_are_the_same_in_the_collector_the_api_and_the_comm
         ],
         ..Launch::default()
     });
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    // Ephemeral ports are one contact, which another test of this process may have already.
+    let listener = TcpListener::bind(free_address()).unwrap();
     let port = listener.local_addr().unwrap().port();
     // Without a port that is reported, or a process that is alone with it, each port is still an end.
     for _ in 0..PORTS {

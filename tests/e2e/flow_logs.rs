@@ -8,7 +8,7 @@ use std::path::Path;
 
 use serde_json::Value;
 
-use crate::daemon::{Daemon, Launch, get, read};
+use crate::daemon::{Daemon, Launch, free_address, get, read};
 use crate::peers::ask_until;
 use crate::require;
 use crate::traffic::{Counted, Held, exchange};
@@ -173,7 +173,7 @@ fn records_that_a_full_queue_can_not_hold_are_named_in_warnings_with_their_numbe
     let Some(_machine) = require::root() else {
         return;
     };
-    let closed = crate::daemon::free_address();
+    let closed = free_address();
     let daemon = Daemon::launch(Launch {
         exporters: &format!(
             "  ipfix: {{endpoint: \"{closed}\", protocol: tcp, sending_queue: {{size: 1}}}}\n"
@@ -242,7 +242,7 @@ fn a_connect_that_nobody_accepts_is_a_record_with_its_reason() {
     };
     let dir = tempfile::tempdir().unwrap();
     let _daemon = launch(dir.path());
-    let port = crate::daemon::free_address().port();
+    let port = free_address().port();
     assert!(TcpStream::connect((Ipv4Addr::LOCALHOST, port)).is_err());
     let failed = ask_until("the record of a failure", || {
         let records = records(dir.path());
@@ -285,7 +285,8 @@ fn a_finding_is_a_record_and_is_listed_once_whichever_pipelines_make_it() {
         ],
         ..Launch::default()
     });
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    // Ephemeral ports are one contact, which another test of this process may have already.
+    let listener = TcpListener::bind(free_address()).unwrap();
     let port = listener.local_addr().unwrap().port();
     let found = ask_until("the record of a first contact", || {
         drop(TcpStream::connect((Ipv4Addr::LOCALHOST, port)).unwrap());

@@ -419,8 +419,8 @@ fn the_status_page_shows_a_finding_and_no_markup_of_its_subject() {
     let seen = until(
         "the finding on the page",
         || {
-            // Each is a new port: other programs of the machine have findings also, and the page shows the newest.
-            traffic("<b id=pwn>x</b>");
+            // Each is a new port, and not an ephemeral one: other programs of the machine have findings also, and the page shows the newest.
+            traffic_to(free_address(), "<b id=pwn>x</b>");
             browser.html()
         },
         |dom| dom.contains(subject) && dom.contains("since the start"),

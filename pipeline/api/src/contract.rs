@@ -313,14 +313,14 @@ impl Contract {
     /// Declares that it reads these files and directories.
     #[must_use]
     pub fn reads(mut self, paths: impl IntoIterator<Item = impl Into<PathBuf>>) -> Self {
-        self.reads.extend(paths.into_iter().map(Into::into));
+        self.reads.extend(paths.into_iter().map(named));
         self
     }
 
     /// Declares that it writes to these directories.
     #[must_use]
     pub fn writes(mut self, directories: impl IntoIterator<Item = impl Into<PathBuf>>) -> Self {
-        self.writes.extend(directories.into_iter().map(Into::into));
+        self.writes.extend(directories.into_iter().map(named));
         self
     }
 
@@ -477,9 +477,29 @@ impl Contract {
     }
 }
 
+/// The folder of a path without one has an empty name, which no system call takes.
+fn named(path: impl Into<PathBuf>) -> PathBuf {
+    let path = path.into();
+    if path.as_os_str().is_empty() {
+        return PathBuf::from(".");
+    }
+    path
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::path::Path;
+
+    #[test]
+    fn the_folder_of_a_file_without_one_is_the_current_one() {
+        let folder = Path::new("watch.state").parent();
+        let contract = Contract::default().reads(folder).writes(folder);
+        assert_eq!(
+            (contract.reads, contract.writes),
+            (vec![PathBuf::from(".")], vec![PathBuf::from(".")])
+        );
+    }
 
     #[test]
     fn signals_are_those_of_the_kind_unless_declared() {

@@ -1,7 +1,10 @@
 //! Config of the processor `watch`.
 
+use std::fmt;
+use std::fs;
+use std::io;
 use std::num::NonZeroUsize;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use flowtap_pipeline::schema::DurationText;
@@ -10,9 +13,11 @@ use flowtap_pipeline::{
     Signal, Violation,
 };
 use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
+use serde::de::{self, Unexpected, Visitor};
+use serde::{Deserialize, Deserializer, Serialize};
 
 use super::Watch;
+use super::state::folder_of;
 
 /// Settings.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -37,6 +42,9 @@ pub struct Config {
     /// Maximum number of contacts that are remembered: a subject, the other end, a port. At most 1,000 bytes each. Those
     /// beyond are counted, and nothing is found about them.
     pub max_contacts: NonZeroUsize,
+    /// Maximum number of subjects that are remembered: workloads, containers, processes. Traffic of further ones is that of a
+    /// subject `other`, and counted.
+    pub max_subjects: NonZeroUsize,
     /// File in which what was learned survives a restart. null: it is learned anew.
     pub state_file: Option<PathBuf>,
     /// Destinations that a workload has not talked to before.
@@ -60,8 +68,12 @@ pub struct FirstContact {
     /// Whether they are reported.
     pub enabled: bool,
     /// Prefix length by which IPv4 addresses without a name count as one destination.
+    #[serde(deserialize_with = "prefix::<32, _>")]
+    #[schemars(range(max = 32))]
     pub ipv4_prefix: u8,
     /// The same of IPv6.
+    #[serde(deserialize_with = "prefix::<128, _>")]
+    #[schemars(range(max = 128))]
     pub ipv6_prefix: u8,
 }
 
@@ -127,6 +139,35 @@ pub struct Lists {
     pub not_on_white_list: bool,
 }
 
+/// Reads a prefix length of at most `MAX`, so that a message has this limit and not that of 8 bits.
+fn prefix<'de, const MAX: u8, D: Deserializer<'de>>(deserializer: D) -> Result<u8, D::Error> {
+    struct Length<const MAX: u8>;
+
+    impl<const MAX: u8> Visitor<'_> for Length<MAX> {
+        type Value = u8;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            write!(f, "a whole number from 0 to {MAX}")
+        }
+
+        fn visit_u64<E: de::Error>(self, length: u64) -> Result<u8, E> {
+            match u8::try_from(length) {
+                Ok(length) if length <= MAX => Ok(length),
+                _ => Err(E::invalid_value(Unexpected::Unsigned(length), &self)),
+            }
+        }
+
+        fn visit_i64<E: de::Error>(self, length: i64) -> Result<u8, E> {
+            match u64::try_from(length) {
+                Ok(length) => self.visit_u64(length),
+                Err(_) => Err(E::invalid_value(Unexpected::Signed(length), &self)),
+            }
+        }
+    }
+
+    deserializer.deserialize_u8(Length::<MAX>)
+}
+
 const fn count(count: usize) -> NonZeroUsize {
     match NonZeroUsize::new(count) {
         Some(count) => count,
@@ -144,6 +185,7 @@ impl Default for Config {
             repeat: Duration::from_secs(3600),
             forget: Duration::from_secs(14 * DAY),
             max_contacts: count(50_000),
+            max_subjects: count(4096),
             state_file: None,
             first_contact: FirstContact::default(),
             fan_out: FanOut::default(),
@@ -214,6 +256,31 @@ impl Default for Lists {
     }
 }
 
+/// Why a state file can most likely not be written. A missing folder is created; if the one that it would be in is missing as well, the
+/// path is wrong more often than not.
+fn unsaved(file: &Path) -> Option<String> {
+    let folder = folder_of(file);
+    match fs::metadata(folder) {
+        Ok(found) if !found.is_dir() => Some(format!(
+            "`{}` is not a folder, so that nothing that is learned can be saved; hint: /var/lib/flowtap/watch.state",
+            folder.display()
+        )),
+        Err(error) if error.kind() == io::ErrorKind::NotADirectory => Some(format!(
+            "`{}` is not in a folder, so that nothing that is learned can be saved; hint: /var/lib/flowtap/watch.state",
+            folder.display()
+        )),
+        Err(error) if error.kind() == io::ErrorKind::NotFound && !folder_of(folder).is_dir() => {
+            Some(format!(
+                "neither the folder `{}` nor the one that it would be in exists: if flowtap may not create them, nothing that is learned is \
+             saved; hint: correct the path, or create the folder, for the user that flowtap runs as",
+                folder.display()
+            ))
+        }
+        // One that this user can't see may be open to the daemon's.
+        _ => None,
+    }
+}
+
 impl ComponentConfig for Config {
     fn validate(&self) -> Vec<Violation> {
         let mut faults = Vec::new();
@@ -227,10 +294,16 @@ impl ComponentConfig for Config {
             ));
         }
         if self.first_contact.ipv4_prefix > 32 {
-            faults.push(Violation::new("first_contact.ipv4_prefix", "must be at most 32"));
+            faults.push(Violation::new(
+                "first_contact.ipv4_prefix",
+                "must be from 0 to 32",
+            ));
         }
         if self.first_contact.ipv6_prefix > 128 {
-            faults.push(Violation::new("first_contact.ipv6_prefix", "must be at most 128"));
+            faults.push(Violation::new(
+                "first_contact.ipv6_prefix",
+                "must be from 0 to 128",
+            ));
         }
         if !(self.failure_surge.ratio > 0.0 && self.failure_surge.ratio <= 1.0) {
             faults.push(Violation::new(
@@ -239,7 +312,10 @@ impl ComponentConfig for Config {
             ));
         }
         if !(self.volume_surge.score > 0.0 && self.volume_surge.score.is_finite()) {
-            faults.push(Violation::new("volume_surge.score", "must be above 0"));
+            faults.push(Violation::new(
+                "volume_surge.score",
+                "must be a finite number above 0",
+            ));
         }
         if !(self.beacon.variation > 0.0 && self.beacon.variation <= 1.0) {
             faults.push(Violation::new(
@@ -263,7 +339,10 @@ impl ComponentConfig for Config {
     fn warnings(&self) -> Vec<Violation> {
         let forgets = self.state_file.is_none() && self.learn >= Duration::from_secs(3600);
         let message = "what is learned is lost when flowtap restarts; hint: set a file, such as /var/lib/flowtap/watch.state";
-        Vec::from_iter(forgets.then(|| Violation::new("state_file", message)))
+        let warning = |message: String| Violation::new("state_file", message);
+        let forgets = forgets.then(|| warning(message.to_owned()));
+        let unsaved = self.state_file.as_deref().and_then(unsaved).map(warning);
+        forgets.into_iter().chain(unsaved).collect()
     }
 
     fn contract(&self) -> Contract {
@@ -283,7 +362,7 @@ impl ComponentConfig for Config {
             Some(file) => contract.owns("state_file", file),
             None => contract,
         };
-        let folder = self.state_file.as_deref().and_then(std::path::Path::parent);
+        let folder = self.state_file.as_deref().map(folder_of);
         match folder {
             Some(folder) => contract.reads([folder]).writes([folder]),
             None => contract,

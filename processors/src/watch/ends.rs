@@ -117,6 +117,19 @@ impl Object {
         Self::Range(range.trunc())
     }
 
+    /// The range with these prefix lengths that it is in; itself if it is as wide, or a name.
+    pub(super) fn within(&self, ipv4_prefix: u8, ipv6_prefix: u8) -> Self {
+        let Self::Range(range) = self else {
+            return self.clone();
+        };
+        let prefix = match range {
+            IpNet::V4(_) => ipv4_prefix.min(32),
+            IpNet::V6(_) => ipv6_prefix.min(128),
+        };
+        let wider = IpNet::new(range.addr(), prefix.min(range.prefix_len()));
+        Self::Range(wider.map_or(*range, |wider| wider.trunc()))
+    }
+
     /// Every address of the family of `addr`.
     pub(super) fn everywhere(addr: IpAddr) -> Self {
         let all = IpNet::new(addr, 0).unwrap_or_else(|_| IpNet::from(addr));
@@ -140,7 +153,7 @@ pub(super) struct ContactKey {
     /// Number of the subject.
     pub(super) subject: u32,
     pub(super) object: Object,
-    /// 0 if it is not known.
+    /// 0 for all ephemeral ones, and for one that is not known: then both are ephemeral.
     pub(super) port: u16,
     /// Whether the subject serves.
     pub(super) serves: bool,

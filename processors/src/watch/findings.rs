@@ -1,14 +1,14 @@
 //! Findings in words, and the outbox that keeps them from being repeated.
 
 use std::collections::HashMap;
-use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use flowtap_pipeline::{FindingKind, FindingRecord, Findings, Flow, FlowBatch, Timestamp};
 
-use super::ends::ContactKey;
+use super::ends::{ContactKey, server_port};
 use super::history::{Regular, Surge};
+use super::memory::Memory;
 
 /// Findings whose repetition is watched for. With more, all of them may be repeated.
 const MAX_SAID: usize = 16_384;
@@ -28,10 +28,20 @@ pub(super) struct Draft {
 }
 
 fn port(key: &ContactKey) -> String {
-    if key.port == 0 {
-        String::new()
-    } else {
-        format!(", port {}{}", key.port, if key.is_udp { "/udp" } else { "" })
+    match (key.port, key.is_udp) {
+        (0, false) => ", an ephemeral port".to_owned(),
+        (0, true) => ", an ephemeral port of UDP".to_owned(),
+        (port, false) => format!(", port {port}"),
+        (port, true) => format!(", port {port}/udp"),
+    }
+}
+
+/// The address of the peer, and which of the ephemeral ports it is, if that is known.
+fn address(key: &ContactKey, flow: &Flow) -> String {
+    let addr = flow.remote.addr;
+    match server_port(flow) {
+        port if key.port == 0 && port != 0 => format!("{addr}, port {port}"),
+        _ => addr.to_string(),
     }
 }
 
@@ -71,7 +81,7 @@ impl Draft {
             "{subject} talks to {}{} for the first time (address {}{country})",
             key.object,
             port(key),
-            flow.remote.addr
+            address(key, flow)
         );
         let numbers = Vec::from_iter(is_new_country.then_some(("new_country", 1.0)));
         Self::of_contact(FindingKind::FirstContact, subject, key, flow, text, numbers)
@@ -101,7 +111,10 @@ impl Draft {
         let text = format!(
             "{subject} has {what} with {}{}, {which}",
             flow.remote.addr,
-            port(key)
+            port(&ContactKey {
+                port: server_port(flow),
+                ..key.clone()
+            })
         );
         Self::of_contact(kind, subject, key, flow, text, Vec::new())
     }
@@ -121,7 +134,8 @@ impl Draft {
         }
     }
 
-    pub(super) fn port_scan(subject: &str, flow: &Flow, addr: IpAddr, ports: usize, seconds: f64) -> Self {
+    pub(super) fn port_scan(subject: &str, flow: &Flow, ports: usize, seconds: f64) -> Self {
+        let addr = flow.remote.addr;
         Self {
             kind: FindingKind::FanOut,
             flow: flow.clone(),
@@ -139,10 +153,11 @@ impl Draft {
         failed: u32,
         tried: u32,
         usual: f64,
+        seconds: f64,
     ) -> Self {
         let ratio = f64::from(failed) / f64::from(tried.max(1));
         let text = format!(
-            "{failed} of {tried} connects of {subject} to {}{} failed; {:.0} % are usual",
+            "{failed} of {tried} connects of {subject} to {}{} failed in {seconds:.0} s; {:.0} % are usual",
             key.object,
             port(key),
             usual * 100.0
@@ -152,6 +167,7 @@ impl Draft {
             ("tried", f64::from(tried)),
             ("ratio", ratio),
             ("usual_ratio", usual),
+            ("seconds", seconds),
         ];
         Self::of_contact(FindingKind::FailureSurge, subject, key, flow, text, numbers)
     }
@@ -162,9 +178,10 @@ impl Draft {
         flow: &Flow,
         bytes: u64,
         surge: Surge,
+        seconds: f64,
     ) -> Self {
         let text = format!(
-            "{subject} moved {bytes} bytes with {}{}; {:.0} are usual",
+            "{subject} moved {bytes} bytes with {}{} in {seconds:.0} s; {:.0} are usual",
             key.object,
             port(key),
             surge.median
@@ -175,21 +192,30 @@ impl Draft {
             key,
             flow,
             text,
-            volume(bytes, surge),
+            volume(bytes, surge, seconds),
         )
     }
 
-    pub(super) fn sent_surge(subject: &str, flow: &Flow, bytes: u64, surge: Surge) -> Self {
+    /// With a flow to the peer that got the most, and how many bytes that is at least.
+    pub(super) fn sent_surge(
+        subject: &str,
+        (flow, to_peer): (&Flow, u64),
+        bytes: u64,
+        surge: Surge,
+        seconds: f64,
+    ) -> Self {
+        let mut numbers = volume(bytes, surge, seconds);
+        numbers.push(("peer_bytes", to_peer as f64));
         Self {
             kind: FindingKind::VolumeSurge,
             flow: flow.clone(),
             subject: subject.into(),
             object: "".into(),
             text: format!(
-                "{subject} sent {bytes} bytes to external peers, the newest of them {}; {:.0} are usual",
+                "{subject} sent {bytes} bytes to external peers in {seconds:.0} s, the largest part ({to_peer} bytes) to {}; {:.0} are usual",
                 flow.remote.addr, surge.median
             ),
-            numbers: volume(bytes, surge),
+            numbers,
         }
     }
 
@@ -213,11 +239,12 @@ impl Draft {
     }
 }
 
-fn volume(bytes: u64, surge: Surge) -> Vec<(&'static str, f64)> {
+fn volume(bytes: u64, surge: Surge, seconds: f64) -> Vec<(&'static str, f64)> {
     vec![
         ("bytes", bytes as f64),
         ("usual_bytes", surge.median),
         ("score", surge.score),
+        ("seconds", seconds),
     ]
 }
 
@@ -251,6 +278,20 @@ impl Outbox {
         let repeat = self.repeat;
         self.said
             .retain(|_, said| *said <= now && now.since(*said) < repeat);
+    }
+
+    /// Drops what was found about subjects that are forgotten: their numbers are given to others.
+    pub(super) fn forget_subjects(&mut self, memory: &Memory) {
+        self.said.retain(|(_, key, _), _| {
+            let subject = key.as_ref().map(|key| key.subject);
+            subject.is_none_or(|subject| memory.has_subject(subject))
+        });
+    }
+
+    /// The newest findings, for clients.
+    #[cfg(test)]
+    pub(super) fn newest(&self) -> &Findings {
+        &self.newest
     }
 
     /// The findings whose repetition is watched for.

@@ -1,6 +1,7 @@
 //! Usual values: short histories, and comparisons with them.
 
 use std::collections::VecDeque;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -44,6 +45,14 @@ impl History {
         })
     }
 
+    /// Takes `factor` times as much for usual.
+    pub(super) fn scale(&mut self, factor: f32) {
+        let more = factor.log2();
+        for value in &mut self.doublings {
+            *value += more;
+        }
+    }
+
     /// Adds an amount; the oldest makes room.
     pub(super) fn push(&mut self, amount: u64) {
         if self.doublings.len() == LENGTH {
@@ -83,6 +92,11 @@ impl Mean {
         (usize::from(self.seen) >= ENOUGH).then_some(self.value)
     }
 
+    /// Takes `factor` times as much for usual.
+    pub(super) fn scale(&mut self, factor: f32) {
+        self.value *= f64::from(factor);
+    }
+
     pub(super) fn push(&mut self, value: f64) {
         self.seen = self.seen.saturating_add(1);
         let weight = WEIGHT.max(1.0 / f64::from(self.seen));
@@ -96,8 +110,19 @@ const PAUSES: usize = 16;
 /// Pauses that are needed to call them regular.
 const REGULAR: usize = 10;
 
-/// Quiet time in seconds that separates two activities.
+/// The least quiet time in seconds that separates two activities.
 const QUIET: u32 = 20;
+
+/// Looks at a socket in a pause, at least. With fewer, all pauses are the same number of looks, however much they vary: a time that is
+/// known up to a look has a deviation of 0.4 of the time between two looks, of the difference of two, which has to be a tenth at most.
+const LOOKS: u32 = 4;
+
+/// Quiet time in seconds that separates two activities, with looks at sockets at intervals of `looks`: each of these shows traffic since the
+/// one before, so that one without traffic has to be between.
+fn quiet(looks: Duration) -> u32 {
+    let seconds = (looks.saturating_mul(3) / 2).as_secs();
+    QUIET.max(u32::try_from(seconds).unwrap_or(u32::MAX))
+}
 
 /// An activity, up to the beginning of the next.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
@@ -129,11 +154,11 @@ pub(super) struct Regular {
 }
 
 impl Rhythm {
-    /// Something moved at `now`, in seconds.
-    pub(super) fn push(&mut self, now: u32, bytes: u64) {
+    /// Something moved at `now`, in seconds, or since the look before; `looks` is the time between two.
+    pub(super) fn push(&mut self, now: u32, bytes: u64, looks: Duration) {
         if self.began == 0 {
             (self.began, self.last) = (now, now);
-        } else if now.saturating_sub(self.last) >= QUIET {
+        } else if now.saturating_sub(self.last) >= quiet(looks) {
             if self.pauses.len() == PAUSES {
                 self.pauses.remove(0);
             }
@@ -148,7 +173,8 @@ impl Rhythm {
     }
 
     /// Whether the activities are regular: small, and with pauses that vary by `variation` at most.
-    pub(super) fn regular(&self, variation: f64, bytes: u64) -> Option<Regular> {
+    /// `looks` is the time between two looks at sockets.
+    pub(super) fn regular(&self, variation: f64, bytes: u64, looks: Duration) -> Option<Regular> {
         let most_bytes = self.pauses.iter().map(|pause| pause.bytes).max();
         let most_bytes = u64::from(most_bytes.unwrap_or(0));
         if self.pauses.len() < REGULAR || most_bytes > bytes {
@@ -159,7 +185,8 @@ impl Rhythm {
         let mean = seconds.clone().sum::<f64>() / count;
         let squares = seconds.map(|pause| (pause - mean).powi(2));
         let seen = (squares.sum::<f64>() / count).sqrt() / mean;
-        (seen <= variation).then_some(Regular {
+        let is_seen_well = mean >= looks.as_secs_f64() * f64::from(LOOKS);
+        (seen <= variation && is_seen_well).then_some(Regular {
             period: mean,
             variation: seen,
             bytes: most_bytes,
@@ -171,6 +198,8 @@ impl Rhythm {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    const LOOKS_OF_A_TEST: Duration = Duration::from_secs(5);
 
     #[test]
     fn a_surge_is_measured_in_deviations_of_the_logarithm() {
@@ -222,34 +251,42 @@ mod tests {
             let mut now = 1_000;
             for pause in pauses {
                 // Two looks at one activity.
-                rhythm.push(now, bytes);
-                rhythm.push(now + 5, 0);
+                rhythm.push(now, bytes, LOOKS_OF_A_TEST);
+                rhythm.push(now + 5, 0, LOOKS_OF_A_TEST);
                 now += pause;
             }
             rhythm
         };
         let steady = [60, 61, 59, 60, 60, 62, 58, 60, 60, 60, 61, 60];
-        let regular = rhythm(&steady, 200).regular(0.1, 1_000).unwrap();
+        let regular = rhythm(&steady, 200).regular(0.1, 1_000, LOOKS_OF_A_TEST).unwrap();
         assert!(
             (regular.period - 60.0).abs() < 1.0 && regular.bytes == 200,
             "{regular:?}"
         );
-        assert_eq!(rhythm(&steady, 200_000).regular(0.1, 1_000), None, "large");
+        assert_eq!(
+            rhythm(&steady, 200_000).regular(0.1, 1_000, LOOKS_OF_A_TEST),
+            None,
+            "large"
+        );
         let people = [30, 200, 45, 600, 31, 90, 25, 400, 33, 150, 70, 500];
-        assert_eq!(rhythm(&people, 200).regular(0.1, 1_000), None);
-        assert_eq!(rhythm(&steady[..8], 200).regular(0.1, 1_000), None, "too few");
+        assert_eq!(rhythm(&people, 200).regular(0.1, 1_000, LOOKS_OF_A_TEST), None);
+        assert_eq!(
+            rhythm(&steady[..8], 200).regular(0.1, 1_000, LOOKS_OF_A_TEST),
+            None,
+            "too few"
+        );
     }
 
     #[test]
     fn one_large_transfer_hides_a_rhythm_for_as_long_as_its_pause_is_kept() {
         let kept = u32::try_from(PAUSES).unwrap();
         let mut rhythm = Rhythm::default();
-        rhythm.push(1_000, 1_000_000);
+        rhythm.push(1_000, 1_000_000, LOOKS_OF_A_TEST);
         for time in 1..=kept {
-            rhythm.push(1_000 + time * 60, 200);
-            assert_eq!(rhythm.regular(0.1, 1_000), None, "{time}");
+            rhythm.push(1_000 + time * 60, 200, LOOKS_OF_A_TEST);
+            assert_eq!(rhythm.regular(0.1, 1_000, LOOKS_OF_A_TEST), None, "{time}");
         }
-        rhythm.push(1_000 + (kept + 1) * 60, 200);
-        assert_eq!(rhythm.regular(0.1, 1_000).unwrap().bytes, 200);
+        rhythm.push(1_000 + (kept + 1) * 60, 200, LOOKS_OF_A_TEST);
+        assert_eq!(rhythm.regular(0.1, 1_000, LOOKS_OF_A_TEST).unwrap().bytes, 200);
     }
 }

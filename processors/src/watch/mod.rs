@@ -10,12 +10,15 @@
 //!    peers, is a `volume_surge`; an external contact with small traffic at regular pauses is a `beacon`.
 //! 4. A finding about the same ends and of the same kind is not repeated for `repeat`.
 //!
+//! Ephemeral ports are one port: a server whose port the kernel chose has another one after each start.
+//!
 //! Of UDP a flow's first record is an attempt, and no failures are judged. A subject that asks many name servers is a resolver, all of
 //! whose servers are one contact.
 //!
-//! Its clock is the watermarks, so a recording gives the same findings. `docs/findings.md` explains each kind.
+//! Its clock is the time between watermarks, so a recording gives the same findings. `docs/findings.md` explains each kind.
 
 mod attempts;
+mod clock;
 mod config;
 mod ends;
 mod findings;
@@ -34,21 +37,19 @@ use std::sync::Arc;
 use flowtap_pipeline::findings::Registration;
 use flowtap_pipeline::telemetry::ProcessorTelemetry;
 use flowtap_pipeline::{
-    BuildContext, BuildError, Factory, FindingKind, Flow, FlowBatch, PeerClass, Processor, ProcessorConfig,
-    Stability, Timestamp,
+    BuildContext, BuildError, Factory, FindingKind, Flow, FlowBatch, NodeInfo, PeerClass, Processor,
+    ProcessorConfig, Stability, Subscription, Timestamp,
 };
 use opentelemetry::KeyValue;
-use opentelemetry::metrics::Gauge;
+use opentelemetry::metrics::{Counter, Gauge};
 
 use self::attempts::{Sent, Tried};
+use self::clock::{Clock, Jump};
 use self::ends::{ContactKey, Names, Object, is_external, server_port};
-use self::findings::{Draft, Outbox};
+use self::findings::{Draft, MAX_WAITING, Outbox};
 use self::memory::{Country, Memory, country_code};
 use self::seen::Seen;
 use self::state::{Saved, Saver, StateError};
-
-/// Subjects that are remembered.
-const MAX_SUBJECTS: usize = 4096;
 
 /// Intervals between two saves of the state.
 const SAVE_EVERY: u32 = 5;
@@ -65,20 +66,29 @@ pub const FACTORY: Factory<dyn ProcessorConfig> = Factory::of::<Config>(
 pub struct Watch {
     config: Config,
     memory: Memory,
+    /// Has the range of ephemeral ports.
+    node: Subscription<NodeInfo>,
     names: Names,
     /// Contacts that did something in the open interval.
     active: Vec<ContactKey>,
     /// Ends that subjects tried to reach in the open interval.
     tried: HashMap<u32, Tried>,
-    /// Bytes that subjects sent to external peers in the open interval, with the newest flow.
+    /// Bytes that subjects sent to external peers in the open interval.
     sent: HashMap<u32, Sent>,
+    /// A connect that failed, of contacts with so many in the open interval that they may be a surge. As many as findings that wait.
+    failing: HashMap<ContactKey, Flow>,
     outbox: Outbox,
-    now: Timestamp,
+    clock: Clock,
+    /// Whether a jump of the system's clock was logged.
+    has_logged_jump: bool,
     /// Whether its clock was set: it is part of a pipeline that runs.
     has_begun: bool,
-    /// End of the open interval.
+    /// Beginning and end of the open interval.
+    opened: Timestamp,
     closes: Timestamp,
     intervals: u32,
+    /// Whether subjects found no room since some were last forgotten.
+    is_short_of_subjects: bool,
     saver: Option<Saver>,
     /// For clients that ask what is watched.
     registration: Registration,
@@ -88,12 +98,16 @@ pub struct Watch {
 #[derive(Debug)]
 struct Telemetry {
     contacts: Gauge<u64>,
+    jumps: Counter<u64>,
     untracked: ProcessorTelemetry,
     processor: KeyValue,
 }
 
-/// Why a record is not watched.
+/// Why a record is not watched: there is no room for its contact.
 const FULL: &str = "watch_full";
+
+/// Why a record is watched as one of the subject `other`: there is no room for its own.
+const SUBJECTS_FULL: &str = "watch_subjects_full";
 
 /// Why a finding is not reported.
 const FINDINGS_FULL: &str = "findings_full";
@@ -104,20 +118,36 @@ impl Watch {
     /// # Errors
     /// A state file that can't be read, in strict mode.
     pub fn new(config: &Config, context: &BuildContext) -> Result<Self, BuildError> {
-        let (saved, saver) = restore(config, context)?;
+        let (mut saved, saver) = restore(config, context)?;
+        let first = &config.first_contact;
+        let changes = saved
+            .memory
+            .adapt(config.interval, first.ipv4_prefix, first.ipv6_prefix);
+        if !changes.is_empty() {
+            tracing::info!(
+                processor = %context.id,
+                changes = changes.join(", "),
+                "what the processor `watch` has learned is of other settings; it is adapted, and amounts are learned anew"
+            );
+        }
         let registration = context.findings.register(context.id.as_str(), &context.pipeline);
         Ok(Self {
             config: config.clone(),
             memory: saved.memory,
+            node: Subscription::new(&context.node),
             names: Names::default(),
             active: Vec::new(),
             tried: HashMap::new(),
             sent: HashMap::new(),
+            failing: HashMap::new(),
             outbox: Outbox::new(Arc::clone(&context.findings), config.repeat, saved.said),
-            now: Timestamp::default(),
+            clock: Clock::default(),
+            has_logged_jump: false,
             has_begun: false,
+            opened: Timestamp::default(),
             closes: Timestamp::default(),
             intervals: 0,
+            is_short_of_subjects: false,
             saver,
             registration,
             telemetry: Telemetry {
@@ -127,11 +157,17 @@ impl Watch {
                     .with_description("Contacts that the processor `watch` remembers.")
                     .with_unit("{contact}")
                     .build(),
+                jumps: context
+                    .meter
+                    .u64_counter("processor_watch_clock_jumps")
+                    .with_description("Jumps of the system's clock, and sleeps of the machine, that the processor `watch` did not count as time.")
+                    .with_unit("{jump}")
+                    .build(),
                 untracked: ProcessorTelemetry::new(
                     &context.meter,
                     &context.id,
                     &context.pipeline,
-                    &[FULL, FINDINGS_FULL],
+                    &[FULL, SUBJECTS_FULL, FINDINGS_FULL],
                 ),
                 processor: KeyValue::new("processor", context.id.to_string()),
             },
@@ -140,11 +176,16 @@ impl Watch {
 
     fn is_learning(&self) -> bool {
         let since = Timestamp::from_nanos(self.memory.since);
-        self.memory.since == 0 || self.now.since(since) < self.config.learn
+        self.memory.since == 0 || self.now().since(since) < self.config.learn
+    }
+
+    /// Time by its own clock.
+    const fn now(&self) -> Timestamp {
+        self.clock.now()
     }
 
     fn seconds(&self) -> u32 {
-        memory::seconds(self.now)
+        memory::seconds(self.now())
     }
 
     fn observe(&mut self, seen: &Seen<'_>) {
@@ -153,26 +194,19 @@ impl Watch {
         if !seen.tries() && bytes == 0 {
             return;
         }
-        let memory = &mut self.memory;
-        let subject = self.names.subject(flow, |name| memory.number(name, MAX_SUBJECTS));
-        let Some(subject) = subject else {
-            self.telemetry.untracked.dropped(1, bytes, FULL);
+        let Some(subject) = self.subject(flow, bytes) else {
             return;
         };
         let now = self.seconds();
-        if let Some(subject) = self.memory.subject_mut(subject) {
-            subject.last = now;
-        }
         let key = self.key(subject, seen);
         self.judge_lists(&key, flow);
         let (key, is_merged) = self.merged(key, flow);
-        if !key.serves {
-            if seen.tries() && !seen.is_dns() {
-                self.tried.entry(subject).or_default().push(flow);
-            }
-            if is_external(flow.class) {
-                self.sent.entry(subject).or_default().push(flow, seen.sent);
-            }
+        if !key.serves && seen.tries() && !seen.is_dns() {
+            self.tried.entry(subject).or_default().push(flow);
+        }
+        // Whichever side opened the connection: bytes leave by both.
+        if is_external(flow.class) && seen.sent > 0 {
+            self.sent.entry(subject).or_default().push(flow, seen.sent);
         }
         let is_new = !self.memory.contacts.contains_key(&key);
         if is_new && self.memory.contacts.len() >= self.config.max_contacts.get() {
@@ -180,27 +214,49 @@ impl Watch {
             return;
         }
         if !is_merged {
-            self.judge_first(&key, flow, is_new);
+            self.judge_first(&key, flow, is_new && !self.memory.knows_wider(&key));
         }
         let contact = self.memory.contact(key.clone());
         contact.last = now;
-        if contact.newest.is_none() {
-            contact.newest = Some(Box::new(flow.clone()));
-            self.active.push(key);
-        }
         contact.now.bytes += bytes;
         contact.now.opened += u32::from(seen.opened);
         contact.now.failed += u32::from(seen.failed);
-        contact.rhythm.push(now, bytes);
+        contact.rhythm.push(now, bytes, self.clock.pace.interval());
+        if seen.failed
+            && contact.now.failed as usize == self.config.failure_surge.failures.get()
+            && self.failing.len() < MAX_WAITING
+        {
+            self.failing.insert(key.clone(), flow.clone());
+        }
+        if contact.vote(flow, bytes) {
+            self.active.push(key);
+        }
+    }
+
+    /// The number of the subject of `flow`, which it is seen with; that of `other` if there is no room.
+    fn subject(&mut self, flow: &Flow, bytes: u64) -> Option<u32> {
+        let (memory, max) = (&mut self.memory, self.config.max_subjects.get());
+        let own = self.names.subject(flow, |name| memory.number(name, max));
+        let subject = if let Some(own) = own {
+            own
+        } else {
+            self.is_short_of_subjects = true;
+            self.telemetry.untracked.dropped(1, bytes, SUBJECTS_FULL);
+            memory.other()?
+        };
+        let now = self.seconds();
+        self.memory.subject_mut(subject)?.see(now);
+        Some(subject)
     }
 
     /// The two ends of a record.
     fn key(&mut self, subject: u32, seen: &Seen<'_>) -> ContactKey {
         let first = &self.config.first_contact;
+        let (port, ephemeral) = (server_port(seen.flow), self.node.last().ephemeral_ports);
         ContactKey {
             subject,
             object: self.names.object(seen.flow, first.ipv4_prefix, first.ipv6_prefix),
-            port: server_port(seen.flow),
+            port: if ephemeral.contains(port) { 0 } else { port },
             serves: seen.serves(),
             is_udp: seen.is_udp(),
         }
@@ -226,7 +282,7 @@ impl Watch {
         let country = place.and_then(|place| Country::try_from(place.country.as_bytes()).ok());
         let is_new_country = country.is_some_and(|country| {
             self.memory
-                .visit(key.subject, country, self.now, self.config.learn)
+                .visit(key.subject, country, self.now(), self.config.learn)
         });
         if !self.config.first_contact.enabled || self.is_learning() {
             return;
@@ -235,10 +291,10 @@ impl Watch {
         let country = country.as_ref().map_or("", country_code);
         if is_new {
             let draft = Draft::first_contact(subject, key, flow, country, is_new_country);
-            self.outbox.put(key, draft, self.now);
+            self.outbox.put(key, draft, self.now());
         } else if is_new_country {
             let draft = Draft::first_in_country(subject, flow, country);
-            self.outbox.put_of_subject(draft, self.now);
+            self.outbox.put_of_subject(draft, self.now());
         }
     }
 
@@ -251,7 +307,34 @@ impl Watch {
             _ => return,
         };
         let draft = Draft::on_list(kind, self.memory.name(key.subject), key, flow);
-        self.outbox.put(key, draft, self.now);
+        self.outbox.put(key, draft, self.now());
+    }
+
+    fn open_interval(&mut self) {
+        self.opened = self.now();
+        self.closes = self.opened.plus(self.config.interval);
+    }
+
+    /// The end of learning, by the system's clock.
+    fn report_learning(&self) {
+        let learned = self.now().since(Timestamp::from_nanos(self.memory.since));
+        let left = self.config.learn.saturating_sub(learned);
+        self.registration.learns_until(self.clock.system().plus(left));
+    }
+
+    fn report_jump(&mut self, jump: Jump) {
+        self.report_learning();
+        self.telemetry
+            .jumps
+            .add(1, std::slice::from_ref(&self.telemetry.processor));
+        if !std::mem::replace(&mut self.has_logged_jump, true) {
+            tracing::warn!(
+                processor = %self.telemetry.processor.value,
+                seconds = jump.seconds,
+                "the system's clock was set, or the machine slept; the processor `watch` does not count that as time. Further jumps are \
+                 counted in flowtap_processor_watch_clock_jumps_total"
+            );
+        }
     }
 
     fn save(&mut self) {
@@ -320,18 +403,15 @@ fn warn_unread(file: &Path, error: &StateError, context: &BuildContext) {
 impl Processor for Watch {
     fn begin(&mut self, at: Timestamp) {
         self.has_begun = true;
-        self.now = at;
-        if self.memory.since == 0 {
-            self.memory.since = at.as_nanos();
-        }
-        self.memory.begin(at);
-        let since = Timestamp::from_nanos(self.memory.since);
-        self.registration.learns_until(since.plus(self.config.learn));
-        self.closes = at.plus(self.config.interval);
-        self.outbox.begin(at);
+        let now = self.memory.resume(at, self.config.learn, self.config.forget);
+        self.clock = Clock::new(now, at);
+        self.report_learning();
+        self.open_interval();
+        self.outbox.begin(now);
     }
 
     fn process(&mut self, batch: &mut FlowBatch) {
+        self.node.refresh();
         for record in &batch.tcp {
             self.observe(&Seen::of_tcp(record));
         }
@@ -341,10 +421,13 @@ impl Processor for Watch {
     }
 
     fn advance(&mut self, to: Timestamp, batch: &mut FlowBatch) {
-        self.now = to;
-        if to >= self.closes {
+        if let Some(jump) = self.clock.advance(to, self.config.interval) {
+            self.report_jump(jump);
+        }
+        (self.memory.now, self.memory.system) = (self.now().as_nanos(), self.clock.system().as_nanos());
+        if self.now() >= self.closes {
             self.close_interval();
-            self.closes = to.plus(self.config.interval);
+            self.open_interval();
             self.save();
         }
         self.outbox.take(batch, to);

@@ -17,7 +17,7 @@ use super::findings::Said;
 use super::memory::Memory;
 
 const MAGIC: &[u8; 8] = b"fltwatch";
-const VERSION: u32 = 2;
+const VERSION: u32 = 3;
 
 /// A larger file is not one of ours: contacts are bounded.
 const MAX_BYTES: u64 = 1 << 30;
@@ -120,10 +120,33 @@ fn encode(memory: &Memory, said: &Said) -> io::Result<Vec<u8>> {
     .concat())
 }
 
-/// `pipeline`: processors of two pipelines may have the same file; the last to write it wins, whole.
+/// The name under which the next version of `file` is written. It has the whole name of the file in it: `watch.a` and `watch.b` may be
+/// files of two processors of one pipeline. `pipeline`: processors of two pipelines may have the same file; the last to write it
+/// wins, whole.
+fn beside(file: &Path, pipeline: &str) -> PathBuf {
+    let mut name = file.as_os_str().to_owned();
+    name.push(format!(".{}.new", pipeline.replace('/', "-")));
+    PathBuf::from(name)
+}
+
+/// The folder that `file` is in.
+pub(super) fn folder_of(file: &Path) -> &Path {
+    match file.parent() {
+        Some(folder) if !folder.as_os_str().is_empty() => folder,
+        _ => Path::new("."),
+    }
+}
+
 fn write(file: &Path, pipeline: &str, content: &[u8]) -> io::Result<()> {
-    let beside = file.with_extension(format!("{}.new", pipeline.replace('/', "-")));
-    let mut new = File::create(&beside)?;
+    let beside = beside(file, pipeline);
+    let mut new = match File::create(&beside) {
+        // The sandbox has created the folder; there may be none, or somebody has removed it.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            fs::create_dir_all(folder_of(file))?;
+            File::create(&beside)?
+        }
+        new => new?,
+    };
     new.write_all(content)?;
     new.sync_all()?;
     fs::rename(&beside, file)
@@ -237,6 +260,19 @@ mod tests {
 
     use crate::watch::ends::{ContactKey, Object};
     use crate::watch::memory::Subject;
+
+    #[test]
+    fn files_and_pipelines_with_names_that_begin_alike_do_not_share_what_is_written_beside_them() {
+        let names: std::collections::HashSet<_> = ["watch.a", "watch.b", "watch", "watch.a.b"]
+            .into_iter()
+            .flat_map(|file| ["metrics", "metrics/a"].map(|pipeline| beside(Path::new(file), pipeline)))
+            .collect();
+        assert_eq!(names.len(), 8, "{names:?}");
+        assert_eq!(
+            beside(Path::new("/var/lib/watch.a"), "metrics/a"),
+            Path::new("/var/lib/watch.a.metrics-a.new")
+        );
+    }
 
     #[test]
     fn what_was_saved_is_read_again_and_what_is_damaged_is_refused() {

@@ -31,6 +31,15 @@ pub(super) fn as_time<S: Serializer>(at: &i64, serializer: S) -> Result<S::Ok, S
     serializer.collect_str(&humantime::format_rfc3339_micros(since_epoch(*at)))
 }
 
+/// The same; null for none.
+#[expect(clippy::ref_option, reason = "serde passes fields by reference")]
+pub(super) fn as_time_if_any<S: Serializer>(at: &Option<i64>, serializer: S) -> Result<S::Ok, S::Error> {
+    match at {
+        Some(at) => as_time(at, serializer),
+        None => serializer.serialize_none(),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -48,14 +57,5 @@ mod tests {
         let mut json = Vec::new();
         as_time(&i64::MAX, &mut serde_json::Serializer::new(&mut json)).unwrap();
         assert_eq!(json, b"\"9999-12-31T23:59:59.999999Z\"");
-    }
-}
-
-/// The same; null for none.
-#[expect(clippy::ref_option, reason = "serde passes fields by reference")]
-pub(super) fn as_time_if_any<S: Serializer>(at: &Option<i64>, serializer: S) -> Result<S::Ok, S::Error> {
-    match at {
-        Some(at) => as_time(at, serializer),
-        None => serializer.serialize_none(),
     }
 }

@@ -77,7 +77,9 @@ impl Ledger {
             text.push_str(name);
             text.push('\n');
         }
-        let temporary = self.path.with_extension("tmp");
+        // Not in place of an extension: ids of components may have dots.
+        let mut temporary = self.path.clone().into_os_string();
+        temporary.push(".tmp");
         let mut options = OpenOptions::new();
         options.create(true).mode(0o600);
         options
