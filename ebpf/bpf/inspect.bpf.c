@@ -635,5 +635,6 @@ int BPF_PROG(inspect_states, struct sock *sk, int oldstate, int newstate)
 /* Clang writes BTF only of what is used by name; the test of the ABI compares these with the Rust side. */
 const struct exchange_event *const volatile exchange_event_btf = NULL;
 const struct first_bytes *const volatile first_bytes_btf = NULL;
+const struct translation_event *const volatile translation_event_btf = NULL;
 
 char bpf_license[] SEC("license") = "Dual BSD/GPL";

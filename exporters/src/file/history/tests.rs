@@ -693,8 +693,11 @@ fn a_file_whose_footer_makes_the_decoder_panic_is_reported_and_the_others_are_re
         ..Query::default()
     };
     let mut panics = 0;
-    // The lowest bit of a number is its sign.
-    for index in (begin..whole.len() - 8).step_by(61) {
+    // The lowest bit of a number is its sign. Every byte of it has a turn until one damage is what this is about.
+    for index in begin..whole.len() - 8 {
+        if panics > 0 {
+            break;
+        }
         let mut bytes = whole.clone();
         bytes[index] ^= 1;
         fs::write(&path, bytes).unwrap();
