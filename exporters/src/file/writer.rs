@@ -6,7 +6,7 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use flowtap_pipeline::{Exported, PipelineKind, Resource, Timestamp, WrittenFolder};
+use flowtap_pipeline::{Exported, PipelineKind, Replaced, Resource, Timestamp, WrittenFolder};
 use nix::fcntl::Flock;
 
 use super::config::{Compression, Config, Format, Rotation};
@@ -381,16 +381,16 @@ impl Writer {
 
     pub(super) fn complain(&mut self, error: &io::Error) {
         let folder = self.folder().display();
-        let message = match self.root.explain(error) {
-            Some(replaced) => format!("files can't be written to {folder}: {error}: {replaced}"),
-            None => format!(
-                "files can't be written to {folder}: {error}; tried again with each window; hint: {}",
-                hint(error)
-            ),
+        let (cause, hint) = match self.root.explain(error) {
+            Some(replaced) => (format!("{error}: {replaced}"), Replaced::HINT),
+            None => (error.to_string(), hint(error)),
         };
+        let message = format!("files can't be written to {folder}: {cause}; hint: {hint}");
         // Another cause is news, the same is not.
         if self.failing.as_ref() != Some(&message) {
-            tracing::warn!("{message}");
+            tracing::warn!(
+                "files can't be written to {folder}: {cause}; tried again with each window; hint: {hint}"
+            );
         }
         self.telemetry.failing(&message);
         self.failing = Some(message);

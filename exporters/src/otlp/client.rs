@@ -284,7 +284,7 @@ fn headers(config: &Resolved) -> Result<HeaderMap, BoxError> {
     Ok(headers)
 }
 
-/// What a collector says in answers to requests that it has taken. Each text is a warning once in a while; in between it is logged at
+/// Remarks of a collector in answers to requests that it has taken. Each text is a warning once in a while; in between it is logged at
 /// `debug`.
 #[derive(Clone, Debug, Default)]
 struct Remarks(Arc<Mutex<Said>>);

@@ -17,7 +17,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use flowtap_pipeline::{BuildContext, PipelineKind, Timestamp, WhenFull, WrittenFolder};
+use flowtap_pipeline::{BuildContext, PipelineKind, Replaced, Timestamp, WhenFull, WrittenFolder};
 use opentelemetry::KeyValue;
 use opentelemetry::metrics::Counter;
 use redb::Database;
@@ -426,7 +426,10 @@ impl Storage {
         let failed = |source| StorageError {
             path: self.path.clone(),
             replaced: match &source {
-                redb::Error::Io(error) => self.folder.explain(error).map(|replaced| replaced.to_string()),
+                redb::Error::Io(error) => self
+                    .folder
+                    .explain(error)
+                    .map(|replaced| format!("{replaced}; hint: {}", Replaced::HINT)),
                 _ => None,
             },
             source: Box::new(source),

@@ -23,7 +23,7 @@ use std::path::{Path, PathBuf};
 /// let refused = Error::from(ErrorKind::PermissionDenied);
 /// assert!(folder.explain(&refused).is_none(), "it is the same folder");
 /// fs::remove_dir(&path)?;
-/// assert!(folder.explain(&refused).is_some_and(|replaced| replaced.to_string().contains("restart flowtap")));
+/// assert!(folder.explain(&refused).is_some_and(|replaced| replaced.to_string().contains("replaced")));
 /// # Ok::<(), Error>(())
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -61,16 +61,20 @@ fn identity(path: &Path) -> Option<(u64, u64)> {
     Some((metadata.dev(), metadata.ino()))
 }
 
-/// Another folder than at the start, or none, is at a path; what to do is part of the text.
+/// Another folder than at the start, or none, is at a path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Replaced<'a>(&'a Path);
+
+impl Replaced<'_> {
+    /// The remedy, for a log.
+    pub const HINT: &'static str = "restart flowtap";
+}
 
 impl fmt::Display for Replaced<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "{} was removed, replaced or mounted over after flowtap started, and the sandbox permits the folder that was there only; \
-             hint: restart flowtap",
+            "{} was removed, replaced or mounted over after flowtap started, and the sandbox permits the folder that was there only",
             self.0.display()
         )
     }

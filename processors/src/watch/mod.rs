@@ -328,10 +328,10 @@ impl Watch {
             .jumps
             .add(1, std::slice::from_ref(&self.telemetry.processor));
         if !std::mem::replace(&mut self.has_logged_jump, true) {
-            tracing::warn!(
+            tracing::info!(
                 processor = %self.telemetry.processor.value,
                 seconds = jump.seconds,
-                "the system's clock was set, or the machine slept; the processor `watch` does not count that as time. Further jumps are \
+                "the system's clock was set, or the machine slept: the processor `watch` does not count that as time; further jumps are \
                  counted in flowtap_processor_watch_clock_jumps_total"
             );
         }

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::thread::{self, JoinHandle};
 
-use flowtap_pipeline::{WrittenFolder, files};
+use flowtap_pipeline::{Replaced, WrittenFolder, files};
 use serde::{Deserialize, Serialize};
 
 use super::findings::Said;
@@ -240,7 +240,8 @@ fn failed(file: &Path, folder: &WrittenFolder, error: &io::Error) {
         tracing::warn!(
             file = %file.display(),
             %error,
-            "what the processor `watch` has learned can't be saved: {replaced}"
+            "what the processor `watch` has learned can't be saved: {replaced}; hint: {}",
+            Replaced::HINT
         );
         return;
     }

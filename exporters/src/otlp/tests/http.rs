@@ -232,7 +232,7 @@ async fn what_the_specification_lists_is_tried_again_and_nothing_else() {
 
 #[tokio::test]
 async fn a_success_that_is_no_answer_of_otlp_is_retried() {
-    // What sends a page for browsers, or a greeting, is no collector. The one after it is.
+    // A sender of pages for browsers, or of a greeting, is no collector. The one after it is.
     let others = [
         ("content-type: text/html; charset=utf-8\r\n", "<html>login</html>"),
         ("content-type: text/plain\r\n", "welcome to nginx"),
