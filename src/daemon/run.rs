@@ -163,6 +163,7 @@ async fn supervise(
     let mut services = services(&config, &parts, logs, cluster, &telemetry);
     let mut reload_trigger = ReloadTrigger::new(config.files.clone())?;
     let board = parts.environment.status.clone();
+    telemetry.describe_components(board.clone());
     let started = services.start(&config).await;
     let mut runner = Runner::new(&parts.meter, config.service.shutdown_timeout, board.clone());
     if let Some(mut own) = telemetry.own_metrics() {

@@ -93,6 +93,12 @@ fn with_a_full_disk_the_file_exporter_says_so_counts_and_goes_on_when_there_is_s
         error.contains("files can't be written") && error.contains("No space left on device"),
         "{failing}"
     );
+    let healthy = |component| {
+        daemon
+            .telemetry()
+            .sum("flowtap_component_healthy", &[("component", component)])
+    };
+    assert_eq!((healthy("exporters/file"), healthy("exporters/debug")), (0, 1));
 
     disk.free();
     let before = daemon
@@ -105,6 +111,7 @@ fn with_a_full_disk_the_file_exporter_says_so_counts_and_goes_on_when_there_is_s
     ask_until("the exporter is ok again", || {
         (status()["state"] == "ok").then_some(())
     });
+    assert_eq!(healthy("exporters/file"), 1);
     daemon.scrape_until("all of it", |scrape| Counted::of_port(scrape, port) == sent);
     let (status, _) = daemon.stop();
     assert!(status.success(), "{status}");

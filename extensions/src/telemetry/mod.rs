@@ -19,6 +19,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use flowtap_config::{Config, ConfigErrors, LogFormat, LogsConfig, MetricsConfig, log_level};
 use flowtap_pipeline::resource::SERVICE_NAME;
+use flowtap_pipeline::{State, StatusBoard};
 use nix::sys::resource::{UsageWho, getrusage};
 use nix::sys::time::TimeVal;
 use opentelemetry::KeyValue;
@@ -147,6 +148,20 @@ impl Telemetry {
     }
 
     /// The Collector's names for the process itself.
+    /// Has the states of `board`, which `/status` shows, as a gauge: alerts need not wait until a failure is a loss.
+    pub fn describe_components(&self, board: StatusBoard) {
+        self.meter()
+            .u64_observable_gauge("component_healthy")
+            .with_description("0 for a component that `/status` shows with an error, 1 for any other.")
+            .with_callback(move |observer| {
+                for (component, status) in board.load() {
+                    let failing = matches!(status.state, State::RecoverableError | State::PermanentError);
+                    observer.observe(u64::from(!failing), &[KeyValue::new("component", component)]);
+                }
+            })
+            .build();
+    }
+
     fn describe_process(&self) {
         let started = Arc::new(std::time::Instant::now());
         let meter = self.meter();
