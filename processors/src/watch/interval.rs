@@ -59,9 +59,15 @@ impl Watch {
         self.is_short_of_subjects = !self.memory.evict_subjects(max, idle_since, settled);
     }
 
-    /// Length of the interval that ends: that which is set, or the pause between two looks at sockets, if that is longer.
+    /// Length of the interval that ends: that which is set, or the pause between two looks at sockets, if that is longer. In whole seconds,
+    /// or tenths of a short one: two pipelines see their looks some milliseconds apart, and their findings are the same.
     fn interval_seconds(&self) -> f64 {
-        self.now().since(self.opened).as_secs_f64()
+        let seconds = self.now().since(self.opened).as_secs_f64();
+        if seconds < 1.0 {
+            (seconds * 10.0).round() / 10.0
+        } else {
+            seconds.round()
+        }
     }
 
     fn close_contact(&mut self, key: &ContactKey, learning: bool) {
