@@ -140,7 +140,7 @@ impl Filter {
             ..
         } = self;
         let Some(decisions) = decisions.as_mut().filter(|_| receiver != FlowBatch::DETACHED) else {
-            return retain(records, |record| rules.keeps(&record.flow));
+            return retain(records, tcp_bytes, |record| rules.keeps(&record.flow));
         };
         kept.clear();
         for group in records.chunks(GROUP) {
@@ -152,44 +152,36 @@ impl Filter {
             kept.push(decisions.decide_group(receiver, candidates));
         }
         let mut index = 0;
-        retain(records, |_| {
+        retain(records, tcp_bytes, |_| {
             let keep = kept[index / GROUP] >> (index % GROUP) & 1 != 0;
             index += 1;
             keep
         })
     }
-
-    /// Drops UDP records; returns their payload bytes.
-    fn filter_udp(&self, records: &mut Vec<UdpRecord>) -> u64 {
-        let mut bytes = 0;
-        records.retain(|record| {
-            let keep = self.rules.keeps(&record.flow);
-            if !keep {
-                bytes += [record.sent_bytes, record.received_bytes]
-                    .map(|bytes| bytes.max(0).unsigned_abs())
-                    .iter()
-                    .sum::<u64>();
-            }
-            keep
-        });
-        bytes
-    }
 }
 
-/// Drops records that are not to be kept; returns their payload bytes.
-fn retain(records: &mut Vec<TcpRecord>, mut keeps: impl FnMut(&TcpRecord) -> bool) -> u64 {
-    let mut bytes = 0;
+/// Drops records that are not to be kept; returns their payload bytes, which `bytes` has of each.
+fn retain<R>(records: &mut Vec<R>, bytes: fn(&R) -> [i64; 2], mut keeps: impl FnMut(&R) -> bool) -> u64 {
+    let mut dropped = 0;
     records.retain(|record| {
         let keep = keeps(record);
         if !keep {
-            bytes += [record.sent_bytes, record.received_bytes]
+            dropped += bytes(record)
                 .map(|bytes| bytes.max(0).unsigned_abs())
                 .iter()
                 .sum::<u64>();
         }
         keep
     });
-    bytes
+    dropped
+}
+
+const fn tcp_bytes(record: &TcpRecord) -> [i64; 2] {
+    [record.sent_bytes, record.received_bytes]
+}
+
+const fn udp_bytes(record: &UdpRecord) -> [i64; 2] {
+    [record.sent_bytes, record.received_bytes]
 }
 
 impl Processor for Filter {
@@ -204,8 +196,9 @@ impl Processor for Filter {
         // Apart from other signals, which have no life that a gauge follows and no payload: the bytes of dropped packets have headers.
         let mut tcp = std::mem::take(&mut batch.tcp);
         let mut udp = std::mem::take(&mut batch.udp);
-        let bytes = self.filter_tcp(batch.receiver, &mut tcp) + self.filter_udp(&mut udp);
+        let bytes = self.filter_tcp(batch.receiver, &mut tcp);
         let rules = &self.rules;
+        let bytes = bytes + retain(&mut udp, udp_bytes, |record| rules.keeps(&record.flow));
         batch.retain(|flow| rules.keeps(flow));
         (batch.tcp, batch.udp) = (tcp, udp);
         let passed = batch.records();
