@@ -160,10 +160,11 @@ async fn supervise(
     };
     let graph = parts.build(&config)?;
     parts.show(&config);
-    let mut services = services(&config, &parts, logs, cluster, &telemetry);
+    let watches = WatchBoard::default();
+    let mut services = services(&config, &parts, logs, cluster, &telemetry, &watches);
     let mut reload_trigger = ReloadTrigger::new(config.files.clone())?;
     let board = parts.environment.status.clone();
-    telemetry.describe_components(board.clone());
+    telemetry.describe_components(board.clone(), watches);
     let started = services.start(&config).await;
     let mut runner = Runner::new(&parts.meter, config.service.shutdown_timeout, board.clone());
     if let Some(mut own) = telemetry.own_metrics() {
@@ -210,18 +211,18 @@ fn services(
     logs: LogLevel,
     cluster: Option<kubernetes::Cluster>,
     telemetry: &Arc<Telemetry>,
+    watches: &WatchBoard,
 ) -> Services {
     let Parts {
         environment, meter, ..
     } = parts;
-    let watches = WatchBoard::default();
     let mut list: Vec<Box<dyn Service>> = vec![
         Box::new(OwnMetrics(Arc::clone(telemetry))),
         Box::new(Logs::new(logs)),
         Box::new(NodeWatch(Arc::clone(&environment.node))),
         Box::new(NameFiles::default()),
         Box::new(MemoryLimiter::new(&environment.memory, meter)),
-        Box::new(ClusterWatch::new(cluster, &environment.cluster, &watches, meter)),
+        Box::new(ClusterWatch::new(cluster, &environment.cluster, watches, meter)),
         Box::new(Listener {
             section: "service.telemetry.metrics",
             title: "own metrics",
@@ -239,12 +240,17 @@ fn services(
     // Without it nothing keeps what the page shows.
     if let Some(tap) = &parts.tap {
         let host = environment.resource.get("host.name").map(str::to_owned);
-        let routes = admin::routes(environment.status.clone(), watches, parts.reloads.clone(), host)
-            .merge(net_flow_routes(config))
-            .merge(admin::findings::routes(Arc::clone(&environment.findings)))
-            .merge(tap.routes())
-            .merge(status_page::routes(parts.pipelines.clone(), telemetry.reader()))
-            .fallback(|uri| async move { admin::not_found(&uri) });
+        let routes = admin::routes(
+            environment.status.clone(),
+            watches.clone(),
+            parts.reloads.clone(),
+            host,
+        )
+        .merge(net_flow_routes(config))
+        .merge(admin::findings::routes(Arc::clone(&environment.findings)))
+        .merge(tap.routes())
+        .merge(status_page::routes(parts.pipelines.clone(), telemetry.reader()))
+        .fallback(|uri| async move { admin::not_found(&uri) });
         list.push(Box::new(Listener {
             section: "service.admin",
             title: "status page",

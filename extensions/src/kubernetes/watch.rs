@@ -381,13 +381,21 @@ fn warn(source: Source, error: &watcher::Error) {
         // An API server before 1.33 has none of these.
         Some(404) => tracing::debug!(resource, "this cluster's API has no {resource}"),
         _ => {
-            tracing::warn!(resource, %error, "the Kubernetes API can't be watched; the last known state stays in use; \
-                hint: check the service account's role (deploy/) and the way to the API server");
+            let error = error_chain(error);
+            tracing::warn!(
+                resource,
+                error,
+                "the Kubernetes API can't be watched; the last known state stays in use; \
+                hint: check the service account's role (deploy/) and the way to the API server"
+            );
         }
     }
 }
 
-/// The error and its causes as one line: the server may have sent any text.
+/// Characters of an error of the API that are kept: a server, or what answers in its place, may send any length.
+const MAX_ERROR: usize = 300;
+
+/// The error and its causes as one line, of at most [`MAX_ERROR`] characters: the server may have sent any text.
 pub(super) fn error_chain(error: &(dyn std::error::Error + 'static)) -> String {
     let causes = std::iter::successors(Some(error), |error| error.source());
     let mut texts: Vec<String> = Vec::new();
@@ -397,7 +405,11 @@ pub(super) fn error_chain(error: &(dyn std::error::Error + 'static)) -> String {
             texts.push(text);
         }
     }
-    plain(&texts.join(": ")).into_owned()
+    let text = texts.join(": ");
+    match text.char_indices().nth(MAX_ERROR) {
+        Some((end, _)) => format!("{}…", plain(&text[..end])),
+        None => plain(&text).into_owned(),
+    }
 }
 
 /// The API server's answer, if it was one.

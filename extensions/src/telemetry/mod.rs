@@ -43,6 +43,7 @@ pub use self::log_writer::LogWriter;
 use self::logs::{PlainFields, Throttle};
 pub use self::own_metrics::{OwnMetrics, SharedReader};
 use crate::memory_limiter;
+use crate::watches::WatchBoard;
 
 /// Series that an instrument may have: one per component, or per component and reason. The SDK makes room for all of them at
 /// once (its 2,000 took 4 MiB); those beyond are summed up under `otel_metric_overflow`.
@@ -147,21 +148,27 @@ impl Telemetry {
         self.reader.clone().map(OwnMetrics::new)
     }
 
-    /// The Collector's names for the process itself.
-    /// Has the states of `board`, which `/status` shows, as a gauge: alerts need not wait until a failure is a loss.
-    pub fn describe_components(&self, board: StatusBoard) {
+    /// Has the states of `board` and `watches`, which `/status` shows, as a gauge: alerts need not wait until a failure is a loss.
+    pub fn describe_components(&self, board: StatusBoard, watches: WatchBoard) {
         self.meter()
             .u64_observable_gauge("component_healthy")
             .with_description("0 for a component that `/status` shows with an error, 1 for any other.")
             .with_callback(move |observer| {
-                for (component, status) in board.load() {
-                    let failing = matches!(status.state, State::RecoverableError | State::PermanentError);
+                let observe = |component: String, state: State| {
+                    let failing = matches!(state, State::RecoverableError | State::PermanentError);
                     observer.observe(u64::from(!failing), &[KeyValue::new("component", component)]);
+                };
+                for (component, status) in board.load() {
+                    observe(component, status.state);
+                }
+                for (resource, status) in watches.load() {
+                    observe(format!("kubernetes/{resource}"), status.state);
                 }
             })
             .build();
     }
 
+    /// The Collector's names for the process itself.
     fn describe_process(&self) {
         let started = Arc::new(std::time::Instant::now());
         let meter = self.meter();
@@ -402,6 +409,33 @@ fn filter_of(config: &LogsConfig) -> Result<Targets, TelemetryError> {
 mod tests {
     use super::*;
     use tracing::Level;
+
+    #[tokio::test]
+    async fn components_and_watches_of_the_cluster_are_healthy_until_status_has_an_error_for_them() {
+        let telemetry =
+            Telemetry::new(&flowtap_pipeline::Resource::default(), &MetricsConfig::default()).unwrap();
+        let watches = WatchBoard::default();
+        telemetry.describe_components(StatusBoard::default(), watches.clone());
+        watches.add("pods");
+        watches.add("services/kube-dns");
+        watches.failed("pods", "connection refused".to_owned());
+        let values = |reader: Reader| {
+            let samples = reader.samples().into_iter();
+            samples
+                .filter(|sample| sample.name == "flowtap_component_healthy")
+                .map(|sample| (sample.labels["component"].clone(), sample.value))
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(
+            values(telemetry.reader()),
+            [
+                ("kubernetes/pods".to_owned(), 0.0),
+                ("kubernetes/services/kube-dns".to_owned(), 1.0)
+            ]
+        );
+        watches.listed("pods", 1);
+        assert!(values(telemetry.reader()).iter().all(|(_, value)| *value == 1.0));
+    }
 
     #[test]
     fn a_filter_has_a_level_for_everything_and_others_for_targets_and_the_modules_below_them() {

@@ -313,7 +313,14 @@ pub struct ListenerTls {
     certificate_files: Mutex<Checked<2>>,
     config: ArcSwap<ServerConfig>,
     /// `None` if clients need no certificate.
-    authority_file: Option<Mutex<Checked<1>>>,
+    authorities: Option<Mutex<Authorities>>,
+}
+
+/// The authorities that clients are checked with.
+#[derive(Debug)]
+struct Authorities {
+    file: Checked<1>,
+    certificates: Vec<CertificateDer<'static>>,
 }
 
 impl ListenerTls {
@@ -323,17 +330,24 @@ impl ListenerTls {
     /// [`TlsError`] with the file.
     pub fn new(files: &ServerTls) -> Result<Self, TlsError> {
         let certificate_files = Checked::new([&files.cert_file, &files.key_file]);
-        let authority_file = files.client_ca_file.as_deref().map(|file| Checked::new([file]));
+        let authorities = match files.client_ca_file.as_deref() {
+            Some(file) => Some(Authorities {
+                file: Checked::new([file]),
+                certificates: certificates("client_ca_file", file)?,
+            }),
+            None => None,
+        };
         let certificate = Arc::new(ServerCertificate(ArcSwap::from_pointee(ServerCertificate::read(
             files,
         )?)));
-        let config = config(Arc::clone(&certificate), files.client_ca_file.as_deref())?;
+        let checked_with = authorities.as_ref().map(|found| found.certificates.as_slice());
+        let config = config(Arc::clone(&certificate), files, checked_with)?;
         Ok(Self {
             files: files.clone(),
             certificate,
             certificate_files: Mutex::new(certificate_files),
             config: ArcSwap::from_pointee(config),
-            authority_file: authority_file.map(Mutex::new),
+            authorities: authorities.map(Mutex::new),
         })
     }
 
@@ -351,7 +365,10 @@ impl ListenerTls {
         let files = [&*self.files.cert_file, &self.files.key_file];
         let read = || ServerCertificate::read(&self.files);
         let renewed = lock(&self.certificate_files).read_if_changed(files, read)?;
-        let is_new = renewed.is_some();
+        // A file that was only touched has no new one.
+        let is_new = renewed
+            .as_ref()
+            .is_some_and(|renewed| renewed.cert != self.certificate.0.load().cert);
         if let Some(certificate) = renewed {
             self.certificate.0.store(Arc::new(certificate));
         }
@@ -364,36 +381,49 @@ impl ListenerTls {
     /// # Errors
     /// [`TlsError`] with the file, unless the last call has returned the same; the authorities before stay.
     pub fn refresh_authorities(&self) -> Result<bool, TlsError> {
-        let (Some(file), Some(checked)) = (self.files.client_ca_file.as_deref(), &self.authority_file) else {
+        let (Some(file), Some(authorities)) = (self.files.client_ca_file.as_deref(), &self.authorities)
+        else {
             return Ok(false);
         };
-        // A config of its own, as sessions go with it: a client of an authority before could resume one without showing its certificate.
-        let read = || config(Arc::clone(&self.certificate), Some(file));
-        let renewed = lock(checked).read_if_changed([file], read)?;
-        let is_new = renewed.is_some();
-        if let Some(config) = renewed {
-            self.config.store(Arc::new(config));
+        let mut authorities = lock(authorities);
+        let read = || {
+            let read = certificates("client_ca_file", file)?;
+            // A config of its own, as sessions go with it: a client of an authority before could resume one without showing its
+            // certificate.
+            let config = config(Arc::clone(&self.certificate), &self.files, Some(&read))?;
+            Ok((read, config))
+        };
+        let Some((read, config)) = authorities.file.read_if_changed([file], read)? else {
+            return Ok(false);
+        };
+        // A file that was touched, or replaced beside a new certificate as Kubernetes does, may have the authorities before.
+        if read == authorities.certificates {
+            return Ok(false);
         }
-        Ok(is_new)
+        authorities.certificates = read;
+        self.config.store(Arc::new(config));
+        Ok(true)
     }
 }
 
-/// Serves `certificate`, to clients with a certificate of an authority in `client_ca_file`, or to any.
+/// Serves `certificate`, to clients with a certificate of one of `authorities`, which are those of `files`, or to any.
 fn config(
     certificate: Arc<ServerCertificate>,
-    client_ca_file: Option<&Path>,
+    files: &ServerTls,
+    authorities: Option<&[CertificateDer<'static>]>,
 ) -> Result<ServerConfig, TlsError> {
     let builder = ServerConfig::builder_with_provider(provider())
         .with_safe_default_protocol_versions()
         .map_err(|source| TlsError::Protocol(source.to_string()))?;
-    let builder = match client_ca_file {
+    let builder = match authorities {
         None => builder.with_no_client_auth(),
-        Some(path) => {
+        Some(authorities) => {
+            let path = files.client_ca_file.clone().unwrap_or_default();
             let unusable =
-                |error: &dyn std::fmt::Display| TlsError::Unusable(path.to_owned(), error.to_string());
+                |error: &dyn std::fmt::Display| TlsError::Unusable(path.clone(), error.to_string());
             let mut roots = RootCertStore::empty();
-            for certificate in certificates("client_ca_file", path)? {
-                roots.add(certificate).map_err(|error| unusable(&error))?;
+            for certificate in authorities {
+                roots.add(certificate.clone()).map_err(|error| unusable(&error))?;
             }
             let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider())
                 .build()
@@ -559,6 +589,12 @@ pub(crate) mod tests {
         shaken(&tls, &of_first).await.unwrap_err();
         shaken(&tls, &of_second).await.unwrap();
 
+        // Another file with the same authorities: no connection need be closed.
+        fs::remove_file(&file).unwrap();
+        fs::write(&file, &second).unwrap();
+        assert!(!tls.refresh_authorities().unwrap());
+        assert_eq!(shaken(&tls, &of_second).await.unwrap(), HandshakeKind::Resumed);
+
         fs::write(&file, first + &second).unwrap();
         assert!(tls.refresh_authorities().unwrap());
         shaken(&tls, &of_first).await.unwrap();
@@ -581,7 +617,7 @@ pub(crate) mod tests {
         let (_, stranger) = authority(&files, "two");
         shaken(&tls, &stranger).await.unwrap_err();
         fs::write(&file, authorities).unwrap();
-        assert!(tls.refresh_authorities().unwrap());
+        assert!(!tls.refresh_authorities().unwrap(), "they are those in use");
         let client = ClientTls {
             ca_file: Some(files.cert_file.clone()),
             cert_file: Some(dir.path().join("one.crt")),
