@@ -37,6 +37,16 @@ pub(crate) fn label() -> String {
     std::os::unix::fs::MetadataExt::ino(&namespace).to_string()
 }
 
+/// Settings with which a daemon drops the flows of other namespaces than that of this thread. What it exports is then this test's, and
+/// its work does not grow with that of other tests and programs.
+pub(crate) fn own_flows() -> [String; 2] {
+    let own = label();
+    [
+        format!("processors.filter={{include: [{{netns: [{own}]}}]}}"),
+        "service.pipelines.metrics.processors=[direction, policy, filter, window]".to_owned(),
+    ]
+}
+
 /// A new namespace; `None` without the privilege.
 fn create() -> Option<File> {
     let creator = thread::spawn(|| {

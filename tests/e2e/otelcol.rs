@@ -1,6 +1,7 @@
 //! The OpenTelemetry Collector's own receiver (tests/otelcol, by tests/peers), which shares no code with the exporter: what it takes by
 //! every protocol and packing, and what it has after it was killed, restarted, slow, full or out of reach.
 
+use std::cell::{Ref, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::fs::{self, OpenOptions};
@@ -15,7 +16,7 @@ use serde_json::Value;
 use crate::daemon::{Daemon, Launch, free_address, read};
 use crate::exposition::{Exposition, Sample};
 use crate::native_histograms;
-use crate::netns::within_new;
+use crate::netns::{own_flows, within_new};
 use crate::peers::{ask_until, listens};
 use crate::require;
 use crate::traffic::{Counted, exchange};
@@ -28,6 +29,16 @@ pub(crate) struct Otelcol {
     dir: tempfile::TempDir,
     grpc: SocketAddr,
     http: SocketAddr,
+    taken: RefCell<Taken>,
+}
+
+/// What has been read of a Collector's file, so that no line of it is parsed twice.
+#[derive(Default)]
+struct Taken {
+    /// Bytes of the file.
+    length: usize,
+    requests: Vec<Value>,
+    points: Vec<Point>,
 }
 
 /// Behaviour of a Collector: keys of its receiver's gRPC server and HTTP server, and of its
@@ -48,6 +59,7 @@ impl Otelcol {
             dir: tempfile::tempdir().unwrap(),
             grpc: free_address(),
             http: free_address(),
+            taken: RefCell::default(),
         })
     }
 
@@ -114,27 +126,41 @@ impl Otelcol {
         self.dir.path().join("lines")
     }
 
-    /// The requests that it took, in their order. A line that is being written is none.
-    pub(crate) fn requests(&self) -> Vec<Value> {
-        let lines = fs::read_to_string(self.lines()).unwrap_or_default();
-        let whole = lines.rsplit_once('\n').map_or("", |(whole, _)| whole);
-        whole
-            .lines()
-            .map(|line| serde_json::from_str(line).expect("OTLP's JSON"))
-            .collect()
+    /// Reads on in the file, which only grows. A line that is being written is no request yet.
+    fn read_on(&self) {
+        let mut taken = self.taken.borrow_mut();
+        let file = fs::read(self.lines()).unwrap_or_default();
+        let new = &file[taken.length..];
+        let whole = new
+            .iter()
+            .rposition(|byte| *byte == b'\n')
+            .map_or(0, |last| last + 1);
+        for line in new[..whole].split_inclusive(|byte| *byte == b'\n') {
+            let request = serde_json::from_slice(line).expect("OTLP's JSON");
+            taken.points.extend(points(&request));
+            taken.requests.push(request);
+        }
+        taken.length += whole;
+    }
+
+    /// The requests that it took, in their order.
+    pub(crate) fn requests(&self) -> Ref<'_, [Value]> {
+        self.read_on();
+        Ref::map(self.taken.borrow(), |taken| taken.requests.as_slice())
     }
 
     /// The points that it took.
-    fn points(&self) -> Vec<Point> {
-        self.requests().iter().flat_map(points).collect()
+    fn points(&self) -> Ref<'_, [Point]> {
+        self.read_on();
+        Ref::map(self.taken.borrow(), |taken| taken.points.as_slice())
     }
 
     /// The newest value of each series of whole numbers.
     fn newest(&self) -> Exposition {
         let mut newest = BTreeMap::new();
-        for point in self.points() {
+        for point in self.points().iter() {
             if let Some(value) = point.number() {
-                newest.insert((point.name, point.attributes), value);
+                newest.insert((point.name.clone(), point.attributes.clone()), value);
             }
         }
         exposition(newest)
@@ -143,9 +169,11 @@ impl Otelcol {
     /// The sum of each series of whole numbers, for points that are differences.
     fn sums(&self) -> Exposition {
         let mut sums = BTreeMap::new();
-        for point in self.points() {
+        for point in self.points().iter() {
             if let Some(value) = point.number() {
-                *sums.entry((point.name, point.attributes)).or_default() += value;
+                *sums
+                    .entry((point.name.clone(), point.attributes.clone()))
+                    .or_default() += value;
             }
         }
         exposition(sums)
@@ -303,88 +331,94 @@ fn the_collector_takes_flow_logs_by_every_protocol_and_they_are_what_the_applica
     let Some(_machine) = require::root() else {
         return;
     };
-    let (mut text, mut collectors) = (String::new(), Vec::new());
-    for protocol in PROTOCOLS {
-        let Some(collector) = Otelcol::started() else {
-            return;
-        };
-        let name = format!("otlp/{}", protocol.replace('/', "-"));
-        let address = collector.address(protocol);
-        let _ = writeln!(
-            text,
-            "  {name}: {{endpoint: \"http://{address}\", protocol: {protocol}, max_points_per_request: 50}}"
-        );
-        collectors.push((name, collector));
-    }
-    let names: Vec<_> = collectors.iter().map(|(name, _)| name.as_str()).collect();
-    let names = names.join(", ");
-    let daemon = Daemon::launch(Launch {
-        exporters: &text,
-        set: &[
-            "processors.connections={interval: 200ms}",
-            &format!(
-                "service.pipelines.logs={{receivers: [ebpf], processors: [direction, policy, connections], exporters: [{names}]}}"
-            ),
-        ],
-        ..Launch::default()
-    });
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
-    let port = listener.local_addr().unwrap().port();
-    let sent = exchange(&listener, 100, 29).unwrap();
-    let refused = free_address().port();
-    assert!(std::net::TcpStream::connect((Ipv4Addr::LOCALHOST, refused)).is_err());
-    for (name, collector) in &collectors {
-        let of_port = |port: u16| {
-            let requests = collector.requests();
-            let records = requests.iter().flat_map(log_records);
-            let is_of = |attributes: &BTreeMap<String, String>| {
-                attributes
-                    .get("destination.port")
-                    .is_some_and(|found| *found == port.to_string())
+    within_new(|| {
+        let (mut text, mut collectors) = (String::new(), Vec::new());
+        for protocol in PROTOCOLS {
+            let Some(collector) = Otelcol::started() else {
+                return;
             };
-            records
-                .filter(|(_, attributes)| is_of(attributes))
-                .collect::<Vec<_>>()
-        };
-        ask_until(&format!("{name} has the end of each"), || {
-            let is_end =
-                |attributes: &BTreeMap<String, String>| attributes["flowtap.connection.outcome"] == "closed";
-            let ends = of_port(port);
-            let ends = ends.iter().filter(|(_, attributes)| is_end(attributes));
-            (ends.count() >= 200 && !of_port(refused).is_empty()).then_some(())
-        });
-        let records = of_port(port);
-        let sum = |role: &str, name: &str| {
-            let of_role = records
-                .iter()
-                .filter(|(_, attributes)| attributes["flowtap.role"] == role);
-            of_role
-                .map(|(_, attributes)| attributes[name].parse::<u64>().unwrap())
-                .sum::<u64>()
-        };
-        let counted = Counted {
-            client_sent: sum("client", "flowtap.source.bytes"),
-            client_received: sum("client", "flowtap.destination.bytes"),
-            server_sent: sum("server", "flowtap.destination.bytes"),
-            server_received: sum("server", "flowtap.source.bytes"),
-        };
-        assert_eq!(counted, sent, "{name}");
-        let (record, _) = &records[0];
-        assert_eq!(record["eventName"], "flowtap.tcp.connection", "{name}: {record}");
-        assert_eq!(record["severityText"], "INFO", "{name}: {record}");
-        for (record, attributes) in &records {
-            check_network_attributes(record, attributes, port);
+            let name = format!("otlp/{}", protocol.replace('/', "-"));
+            let address = collector.address(protocol);
+            let _ = writeln!(
+                text,
+                "  {name}: {{endpoint: \"http://{address}\", protocol: {protocol}, max_points_per_request: 50}}"
+            );
+            collectors.push((name, collector));
         }
-        let (record, attributes) = &of_port(refused)[0];
-        assert_eq!(record["severityNumber"], 13, "{name}: {record}");
-        assert_eq!(attributes["error.type"], "refused", "{name}: {record}");
-        let telemetry = daemon.telemetry();
-        let exporter = [("exporter", name.as_str())];
-        assert_eq!(
-            telemetry.sum("flowtap_exporter_send_failed_log_records_total", &exporter),
-            0
-        );
-    }
+        let names: Vec<_> = collectors.iter().map(|(name, _)| name.as_str()).collect();
+        let names = names.join(", ");
+        let [own, chain] = own_flows();
+        let daemon = Daemon::launch(Launch {
+            exporters: &text,
+            set: &[
+                &own,
+                &chain,
+                "processors.connections={interval: 200ms}",
+                &format!(
+                    "service.pipelines.logs={{receivers: [ebpf], processors: [direction, policy, filter, connections], exporters: [{names}]}}"
+                ),
+            ],
+            ..Launch::default()
+        });
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let sent = exchange(&listener, 100, 29).unwrap();
+        let refused = free_address().port();
+        assert!(std::net::TcpStream::connect((Ipv4Addr::LOCALHOST, refused)).is_err());
+        for (name, collector) in &collectors {
+            let of_port = |port: u16| {
+                let requests = collector.requests();
+                let records = requests.iter().flat_map(log_records);
+                let is_of = |attributes: &BTreeMap<String, String>| {
+                    attributes
+                        .get("destination.port")
+                        .is_some_and(|found| *found == port.to_string())
+                };
+                records
+                    .filter(|(_, attributes)| is_of(attributes))
+                    .collect::<Vec<_>>()
+            };
+            ask_until(&format!("{name} has the end of each"), || {
+                let is_end = |attributes: &BTreeMap<String, String>| {
+                    attributes["flowtap.connection.outcome"] == "closed"
+                };
+                let ends = of_port(port);
+                let ends = ends.iter().filter(|(_, attributes)| is_end(attributes));
+                (ends.count() >= 200 && !of_port(refused).is_empty()).then_some(())
+            });
+            let records = of_port(port);
+            let sum = |role: &str, name: &str| {
+                let of_role = records
+                    .iter()
+                    .filter(|(_, attributes)| attributes["flowtap.role"] == role);
+                of_role
+                    .map(|(_, attributes)| attributes[name].parse::<u64>().unwrap())
+                    .sum::<u64>()
+            };
+            let counted = Counted {
+                client_sent: sum("client", "flowtap.source.bytes"),
+                client_received: sum("client", "flowtap.destination.bytes"),
+                server_sent: sum("server", "flowtap.destination.bytes"),
+                server_received: sum("server", "flowtap.source.bytes"),
+            };
+            assert_eq!(counted, sent, "{name}");
+            let (record, _) = &records[0];
+            assert_eq!(record["eventName"], "flowtap.tcp.connection", "{name}: {record}");
+            assert_eq!(record["severityText"], "INFO", "{name}: {record}");
+            for (record, attributes) in &records {
+                check_network_attributes(record, attributes, port);
+            }
+            let (record, attributes) = &of_port(refused)[0];
+            assert_eq!(record["severityNumber"], 13, "{name}: {record}");
+            assert_eq!(attributes["error.type"], "refused", "{name}: {record}");
+            let telemetry = daemon.telemetry();
+            let exporter = [("exporter", name.as_str())];
+            assert_eq!(
+                telemetry.sum("flowtap_exporter_send_failed_log_records_total", &exporter),
+                0
+            );
+        }
+    });
 }
 
 /// The attributes that the Collector's `netflow` receiver gives a flow as well have its names and types (docs/flow-logs.md).
@@ -420,90 +454,95 @@ fn the_collector_takes_everything_by_every_protocol_and_packing() {
     let Some(_machine) = require::root() else {
         return;
     };
-    let (mut text, mut collectors) = (String::new(), Vec::new());
-    for protocol in PROTOCOLS {
-        for compression in ["none", "gzip", "zstd"] {
-            let Some(collector) = Otelcol::started() else {
-                return;
-            };
-            let name = format!("otlp/{}-{compression}", protocol.replace('/', "-"));
-            let address = collector.address(protocol);
-            let _ = writeln!(
-                text,
-                "  {name}: {{endpoint: \"http://{address}\", protocol: {protocol}, interval: 400ms, compression: {compression}}}"
-            );
-            collectors.push((name, collector));
+    within_new(|| {
+        let (mut text, mut collectors) = (String::new(), Vec::new());
+        for protocol in PROTOCOLS {
+            for compression in ["none", "gzip", "zstd"] {
+                let Some(collector) = Otelcol::started() else {
+                    return;
+                };
+                let name = format!("otlp/{}-{compression}", protocol.replace('/', "-"));
+                let address = collector.address(protocol);
+                let _ = writeln!(
+                    text,
+                    "  {name}: {{endpoint: \"http://{address}\", protocol: {protocol}, interval: 400ms, compression: {compression}}}"
+                );
+                collectors.push((name, collector));
+            }
         }
-    }
-    let names: Vec<_> = collectors.iter().map(|(name, _)| name.as_str()).collect();
-    let names = names.join(", ");
-    let daemon = Daemon::launch(Launch {
-        list: &format!("exporters: [debug, {names}]"),
-        exporters: &text,
-        set: &[
-            // Also of loopback; histograms are then among what ends.
-            "processors.window.rtt_include_local_peers=true",
-            "processors.window.metric_expiration=3s",
-            &format!("service.telemetry.metrics.exporters=[{names}]"),
-            "service.telemetry.metrics.interval=1s",
-            "service.telemetry.resource={deployment.environment: \"té\\u0000st\"}",
-        ],
-        environment: &[("NODE_NAME", "node 1")],
-        ..Launch::default()
-    });
-    // An address that no other connection is to.
-    let peer = Ipv4Addr::new(127, 8, 7, 9);
-    let listener = TcpListener::bind((peer, 0)).unwrap();
-    let port = listener.local_addr().unwrap().port();
-    let sent = exchange(&listener, 100, 11).unwrap();
-    let ended = |collector: &Otelcol| {
-        let points = collector.points();
-        let mut ends = points
-            .iter()
-            .filter(|point| point.is_end() && point.attributes.get("raddr") == Some(&peer.to_string()));
-        ends.any(|point| point.name == "primus_lens_network_tcp_flow_rtt")
-    };
-    for (name, collector) in &collectors {
-        ask_until(&format!("{name} has the histogram's end"), || {
-            ended(collector).then_some(())
+        let names: Vec<_> = collectors.iter().map(|(name, _)| name.as_str()).collect();
+        let names = names.join(", ");
+        let [own, chain] = own_flows();
+        let daemon = Daemon::launch(Launch {
+            list: &format!("exporters: [debug, {names}]"),
+            exporters: &text,
+            set: &[
+                &own,
+                &chain,
+                // Also of loopback; histograms are then among what ends.
+                "processors.window.rtt_include_local_peers=true",
+                "processors.window.metric_expiration=3s",
+                &format!("service.telemetry.metrics.exporters=[{names}]"),
+                "service.telemetry.metrics.interval=1s",
+                "service.telemetry.resource={deployment.environment: \"té\\u0000st\"}",
+            ],
+            environment: &[("NODE_NAME", "node 1")],
+            ..Launch::default()
         });
-        // The series have ended by now, but the newest of each was all that the application counted.
-        assert_eq!(Counted::of_port(&collector.newest(), port), sent, "{name}");
-    }
-    let own = daemon.telemetry();
-    let retried = own.sum("flowtap_exporter_retried_requests_total", &[]);
-    assert_eq!(retried, 0, "nothing was to be retried");
-    let (status, end) = daemon.stop();
-    assert!(status.success(), "{status} {}", end.log);
-    // Receivers may warn of limits of this machine; deliveries must not.
-    let mut warnings = end.log.lines().filter(|line| line.contains(" WARN "));
-    assert!(
-        !warnings.any(|line| !line.contains("flowtap_receivers")),
-        "{}",
-        end.log
-    );
-    for (name, collector) in &collectors {
-        assert_eq!(failed(&own, name), 0, "{name}");
-        let points = collector.points();
-        assert_eq!(faults(&points), Vec::<String>::new(), "{name}");
-        check_resource(&points);
-        check_histograms(&points, &peer.to_string());
-        // The daemon's own metrics came the same way: the sent points of this exporter.
-        let sent: Vec<_> = points
-            .iter()
-            .filter(|point| point.name == "flowtap.exporter_sent_metric_points")
-            .filter(|point| point.attributes.get("exporter") == Some(name))
-            .filter_map(Point::number)
-            .collect();
-        let last = sent
-            .last()
-            .unwrap_or_else(|| panic!("{name}: no metrics of its own"));
+        // An address that no other connection is to.
+        let peer = Ipv4Addr::new(127, 8, 7, 9);
+        let listener = TcpListener::bind((peer, 0)).unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let sent = exchange(&listener, 100, 11).unwrap();
+        let ended = |collector: &Otelcol| {
+            let points = collector.points();
+            let mut ends = points
+                .iter()
+                .filter(|point| point.is_end() && point.attributes.get("raddr") == Some(&peer.to_string()));
+            ends.any(|point| point.name == "primus_lens_network_tcp_flow_rtt")
+        };
+        for (name, collector) in &collectors {
+            ask_until(&format!("{name} has the histogram's end"), || {
+                ended(collector).then_some(())
+            });
+            // The series have ended by now, but the newest of each was all that the application counted.
+            assert_eq!(Counted::of_port(&collector.newest(), port), sent, "{name}");
+        }
+        let own = daemon.telemetry();
+        let retried = own.sum("flowtap_exporter_retried_requests_total", &[]);
+        assert_eq!(retried, 0, "nothing was to be retried");
+        let (status, end) = daemon.stop();
+        assert!(status.success(), "{status} {}", end.log);
+        // Receivers may warn of limits of this machine; deliveries must not.
+        let mut warnings = end.log.lines().filter(|line| line.contains(" WARN "));
         assert!(
-            *last > 0.0 && *last <= points.len() as f64,
-            "{name}: {last} of {}",
-            points.len()
+            !warnings.any(|line| !line.contains("flowtap_receivers")),
+            "{}",
+            end.log
         );
-    }
+        for (name, collector) in &collectors {
+            assert_eq!(failed(&own, name), 0, "{name}");
+            let points = collector.points();
+            assert_eq!(faults(&points), Vec::<String>::new(), "{name}");
+            check_resource(&points);
+            check_histograms(&points, &peer.to_string());
+            // The daemon's own metrics came the same way: the sent points of this exporter.
+            let sent: Vec<_> = points
+                .iter()
+                .filter(|point| point.name == "flowtap.exporter_sent_metric_points")
+                .filter(|point| point.attributes.get("exporter") == Some(name))
+                .filter_map(Point::number)
+                .collect();
+            let last = sent
+                .last()
+                .unwrap_or_else(|| panic!("{name}: no metrics of its own"));
+            assert!(
+                *last > 0.0 && *last <= points.len() as f64,
+                "{name}: {last} of {}",
+                points.len()
+            );
+        }
+    });
 }
 
 #[test]
@@ -574,90 +613,94 @@ fn the_collector_takes_exponential_histograms_whose_buckets_hold_what_applicatio
     let Some(_machine) = require::root() else {
         return;
     };
-    let (mut text, mut collectors) = (String::new(), Vec::new());
-    for protocol in PROTOCOLS {
-        for temporality in ["cumulative", "delta"] {
-            let Some(collector) = Otelcol::started() else {
-                return;
-            };
-            let name = format!("otlp/{}-{temporality}", protocol.replace('/', "-"));
-            let address = collector.address(protocol);
-            let _ = writeln!(
-                text,
-                "  {name}: {{endpoint: \"http://{address}\", protocol: {protocol}, interval: 200ms, temporality: {temporality}}}"
-            );
-            collectors.push((name, temporality == "delta", collector));
-        }
-    }
-    let names: Vec<_> = collectors.iter().map(|(name, ..)| name.as_str()).collect();
-    let daemon = Daemon::launch(Launch {
-        list: &format!("exporters: [debug, {}]", names.join(", ")),
-        exporters: &text,
-        set: &[native_histograms::FAMILY],
-        ..Launch::default()
-    });
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
-    let port = listener.local_addr().unwrap().port().to_string();
-    native_histograms::send(&listener).unwrap();
-    let sizes = native_histograms::SIZES;
-    for (name, is_delta, collector) in &collectors {
-        let sent = || {
-            let points = collector.points();
-            points
-                .into_iter()
-                .filter(|point| point.name == "primus_lens_network_tcp_connection_bytes")
-                .filter(|point| {
-                    point.attributes["server_port"] == port && point.attributes["flow"] == "egress"
-                })
-                .filter(|point| point.attributes["direction"] == "outbound" && point.count() > 0)
-                .collect::<Vec<_>>()
-        };
-        let points = ask_until(&format!("{name} has every connection"), || {
-            let points = sent();
-            let mut counts = points.iter().map(Point::count);
-            let count = if *is_delta {
-                counts.sum()
-            } else {
-                counts.next_back()?
-            };
-            (count == sizes.len() as u64).then_some(points)
-        });
-        let taken = if *is_delta {
-            &points[..]
-        } else {
-            &points[points.len() - 1..]
-        };
-        let mut sum = 0.0;
-        let mut seen = [0; 2];
-        for point in taken {
-            assert_eq!(point.kind, "exponentialHistogram");
-            sum += point.body["sum"].as_f64().unwrap();
-            let scale = point.body["scale"].as_i64().unwrap_or_default() as f64;
-            let positive = &point.body["positive"];
-            let offset = positive["offset"].as_i64().unwrap_or_default();
-            let counts: Vec<_> = positive["bucketCounts"]
-                .as_array()
-                .unwrap()
-                .iter()
-                .map(whole)
-                .collect();
-            assert_eq!(counts.iter().sum::<u64>(), point.count(), "{point:?}");
-            for (index, count) in (offset..).zip(counts) {
-                // OpenTelemetry, "ExponentialHistogram": (base^index, base^(index+1)], base = 2^(2^-scale).
-                let bound = |index: i64| (index as f64 * (-scale).exp2()).exp2();
-                let within = |size: f64| bound(index) < size && size <= bound(index + 1);
-                for (size, seen) in [1_000.0, 500_000.0].into_iter().zip(&mut seen) {
-                    *seen += if within(size) { count } else { 0 };
-                }
+    within_new(|| {
+        let (mut text, mut collectors) = (String::new(), Vec::new());
+        for protocol in PROTOCOLS {
+            for temporality in ["cumulative", "delta"] {
+                let Some(collector) = Otelcol::started() else {
+                    return;
+                };
+                let name = format!("otlp/{}-{temporality}", protocol.replace('/', "-"));
+                let address = collector.address(protocol);
+                let _ = writeln!(
+                    text,
+                    "  {name}: {{endpoint: \"http://{address}\", protocol: {protocol}, interval: 200ms, temporality: {temporality}}}"
+                );
+                collectors.push((name, temporality == "delta", collector));
             }
         }
-        let of = |size| sizes.iter().filter(|sent| **sent == size).count() as u64;
-        assert_eq!(seen, [of(1_000), of(500_000)], "{name}");
-        let total = sizes.iter().sum::<usize>() as f64;
-        assert!((sum - total).abs() < 0.5, "{name}: {sum}");
-    }
-    let (status, end) = daemon.stop();
-    assert!(status.success(), "{status} {}", end.log);
+        let names: Vec<_> = collectors.iter().map(|(name, ..)| name.as_str()).collect();
+        let [own, chain] = own_flows();
+        let daemon = Daemon::launch(Launch {
+            list: &format!("exporters: [debug, {}]", names.join(", ")),
+            exporters: &text,
+            set: &[&own, &chain, native_histograms::FAMILY],
+            ..Launch::default()
+        });
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let port = listener.local_addr().unwrap().port().to_string();
+        native_histograms::send(&listener).unwrap();
+        let sizes = native_histograms::SIZES;
+        for (name, is_delta, collector) in &collectors {
+            let sent = || {
+                let points = collector.points();
+                points
+                    .iter()
+                    .filter(|point| point.name == "primus_lens_network_tcp_connection_bytes")
+                    .filter(|point| {
+                        point.attributes["server_port"] == port && point.attributes["flow"] == "egress"
+                    })
+                    .filter(|point| point.attributes["direction"] == "outbound" && point.count() > 0)
+                    .cloned()
+                    .collect::<Vec<_>>()
+            };
+            let points = ask_until(&format!("{name} has every connection"), || {
+                let points = sent();
+                let mut counts = points.iter().map(Point::count);
+                let count = if *is_delta {
+                    counts.sum()
+                } else {
+                    counts.next_back()?
+                };
+                (count == sizes.len() as u64).then_some(points)
+            });
+            let taken = if *is_delta {
+                &points[..]
+            } else {
+                &points[points.len() - 1..]
+            };
+            let mut sum = 0.0;
+            let mut seen = [0; 2];
+            for point in taken {
+                assert_eq!(point.kind, "exponentialHistogram");
+                sum += point.body["sum"].as_f64().unwrap();
+                let scale = point.body["scale"].as_i64().unwrap_or_default() as f64;
+                let positive = &point.body["positive"];
+                let offset = positive["offset"].as_i64().unwrap_or_default();
+                let counts: Vec<_> = positive["bucketCounts"]
+                    .as_array()
+                    .unwrap()
+                    .iter()
+                    .map(whole)
+                    .collect();
+                assert_eq!(counts.iter().sum::<u64>(), point.count(), "{point:?}");
+                for (index, count) in (offset..).zip(counts) {
+                    // OpenTelemetry, "ExponentialHistogram": (base^index, base^(index+1)], base = 2^(2^-scale).
+                    let bound = |index: i64| (index as f64 * (-scale).exp2()).exp2();
+                    let within = |size: f64| bound(index) < size && size <= bound(index + 1);
+                    for (size, seen) in [1_000.0, 500_000.0].into_iter().zip(&mut seen) {
+                        *seen += if within(size) { count } else { 0 };
+                    }
+                }
+            }
+            let of = |size| sizes.iter().filter(|sent| **sent == size).count() as u64;
+            assert_eq!(seen, [of(1_000), of(500_000)], "{name}");
+            let total = sizes.iter().sum::<usize>() as f64;
+            assert!((sum - total).abs() < 0.5, "{name}: {sum}");
+        }
+        let (status, end) = daemon.stop();
+        assert!(status.success(), "{status} {}", end.log);
+    });
 }
 
 /// Everything is of one resource, that of this node.
@@ -739,9 +782,11 @@ fn cases(dir: &std::path::Path, host: Option<Ipv4Addr>, keys: &str) -> Option<(V
 
 fn launch(cases: &[Case], exporters: &str) -> Daemon {
     let names: Vec<_> = cases.iter().map(|case| case.name.as_str()).collect();
+    let [own, chain] = own_flows();
     Daemon::launch(Launch {
         list: &format!("exporters: [debug, prometheus, {}]", names.join(", ")),
         exporters,
+        set: &[&own, &chain],
         ..Launch::default()
     })
 }
@@ -783,41 +828,43 @@ fn requests_in_flight_when_the_collector_is_killed_arrive_once_it_is_back() {
     let Some(_machine) = require::root() else {
         return;
     };
-    let dir = tempfile::tempdir().unwrap();
-    let Some((mut cases, text)) = cases(dir.path(), None, "temporality: delta, timeout: 10s") else {
-        return;
-    };
-    // Requests reach it, and have no answer.
-    let hangs = Behaviour {
-        lines: "delay: 1h",
-        ..Behaviour::default()
-    };
-    for case in &mut cases {
-        case.collector.start(hangs);
-    }
-    let daemon = launch(&cases, &text);
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
-    let port = listener.local_addr().unwrap().port();
-    let mut sent = exchange(&listener, 50, 21).unwrap();
-    for case in &mut cases {
-        let collector = &case.collector;
-        ask_until("a request in flight", || (collector.arrived() > 0).then_some(()));
-        case.collector.end(Signal::SIGKILL);
-        assert!(case.collector.requests().is_empty());
-    }
-    // While nobody listens: connections are refused.
-    sent += exchange(&listener, 50, 22).unwrap();
-    daemon.telemetry_until("attempts that were refused", |own| {
-        cases.iter().all(|case| {
-            let exporter = [("exporter", case.name.as_str())];
-            own.sum("flowtap_exporter_retried_requests_total", &exporter) > 1
-        })
+    within_new(|| {
+        let dir = tempfile::tempdir().unwrap();
+        let Some((mut cases, text)) = cases(dir.path(), None, "temporality: delta, timeout: 10s") else {
+            return;
+        };
+        // Requests reach it, and have no answer.
+        let hangs = Behaviour {
+            lines: "delay: 1h",
+            ..Behaviour::default()
+        };
+        for case in &mut cases {
+            case.collector.start(hangs);
+        }
+        let daemon = launch(&cases, &text);
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let mut sent = exchange(&listener, 50, 21).unwrap();
+        for case in &mut cases {
+            let collector = &case.collector;
+            ask_until("a request in flight", || (collector.arrived() > 0).then_some(()));
+            case.collector.end(Signal::SIGKILL);
+            assert!(case.collector.requests().is_empty());
+        }
+        // While nobody listens: connections are refused.
+        sent += exchange(&listener, 50, 22).unwrap();
+        daemon.telemetry_until("attempts that were refused", |own| {
+            cases.iter().all(|case| {
+                let exporter = [("exporter", case.name.as_str())];
+                own.sum("flowtap_exporter_retried_requests_total", &exporter) > 1
+            })
+        });
+        for case in &mut cases {
+            case.collector.start(Behaviour::default());
+        }
+        sent += exchange(&listener, 50, 23).unwrap();
+        all_is_there(daemon, &cases, port, sent, Otelcol::sums);
     });
-    for case in &mut cases {
-        case.collector.start(Behaviour::default());
-    }
-    sent += exchange(&listener, 50, 23).unwrap();
-    all_is_there(daemon, &cases, port, sent, Otelcol::sums);
 }
 
 #[test]
@@ -825,40 +872,42 @@ fn a_collector_that_is_stopped_started_and_closes_its_connections_gets_everythin
     let Some(_machine) = require::root() else {
         return;
     };
-    let dir = tempfile::tempdir().unwrap();
-    let Some((mut cases, text)) = cases(dir.path(), None, "temporality: delta") else {
-        return;
-    };
-    // gRPC says GOAWAY every half second, HTTP closes what was silent for as long as a window: a request may meet either.
-    let fickle = Behaviour {
-        grpc: "keepalive: {server_parameters: {max_connection_age: 500ms, max_connection_age_grace: 5s}}",
-        http: "idle_timeout: 200ms",
-        lines: "",
-    };
-    for case in &mut cases {
-        case.collector.start(fickle);
-    }
-    let daemon = launch(&cases, &text);
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
-    let port = listener.local_addr().unwrap().port();
-    let mut sent = Counted::default();
-    for round in 0..4 {
-        for part in 0..10 {
-            sent += exchange(&listener, 10, 100 * round + part).unwrap();
-        }
-        if round == 3 {
-            break;
-        }
-        // It answers what it has, and goes.
-        for case in &mut cases {
-            case.collector.end(Signal::SIGTERM);
-        }
-        sent += exchange(&listener, 10, 100 * round + 50).unwrap();
+    within_new(|| {
+        let dir = tempfile::tempdir().unwrap();
+        let Some((mut cases, text)) = cases(dir.path(), None, "temporality: delta") else {
+            return;
+        };
+        // gRPC says GOAWAY every half second, HTTP closes what was silent for as long as a window: a request may meet either.
+        let fickle = Behaviour {
+            grpc: "keepalive: {server_parameters: {max_connection_age: 500ms, max_connection_age_grace: 5s}}",
+            http: "idle_timeout: 200ms",
+            lines: "",
+        };
         for case in &mut cases {
             case.collector.start(fickle);
         }
-    }
-    all_is_there(daemon, &cases, port, sent, Otelcol::sums);
+        let daemon = launch(&cases, &text);
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let mut sent = Counted::default();
+        for round in 0..4 {
+            for part in 0..10 {
+                sent += exchange(&listener, 10, 100 * round + part).unwrap();
+            }
+            if round == 3 {
+                break;
+            }
+            // It answers what it has, and goes.
+            for case in &mut cases {
+                case.collector.end(Signal::SIGTERM);
+            }
+            sent += exchange(&listener, 10, 100 * round + 50).unwrap();
+            for case in &mut cases {
+                case.collector.start(fickle);
+            }
+        }
+        all_is_there(daemon, &cases, port, sent, Otelcol::sums);
+    });
 }
 
 #[test]
@@ -866,52 +915,54 @@ fn a_collector_that_is_full_is_asked_again_and_what_it_refuses_for_good_counts_a
     let Some(_machine) = require::root() else {
         return;
     };
-    let dir = tempfile::tempdir().unwrap();
-    let Some((mut cases, text)) = cases(dir.path(), None, "temporality: cumulative") else {
-        return;
-    };
-    // UNAVAILABLE and 503; then INVALID_ARGUMENT and 400.
-    let refuses = Behaviour {
-        lines: "unavailable: 3, invalid: 2",
-        ..Behaviour::default()
-    };
-    for case in &mut cases {
-        case.collector.start(refuses);
-    }
-    let daemon = launch(&cases, &text);
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
-    let port = listener.local_addr().unwrap().port();
-    let sent = exchange(&listener, 50, 31).unwrap();
-    for case in &cases {
-        ask_until(&format!("{} has {sent:?}", case.name), || {
-            (Counted::of_port(&case.collector.newest(), port) == sent).then_some(())
-        });
-    }
-    let own = daemon.telemetry();
-    for case in &cases {
-        let exporter = [("exporter", case.name.as_str())];
-        let retried = own.sum("flowtap_exporter_retried_requests_total", &exporter);
-        assert_eq!(retried, 3, "{}", case.name);
-        // As many points as the Collector says that those two requests had.
-        let log = read(&case.collector.dir.path().join("log"));
-        let arrived: Vec<u64> = log
-            .lines()
-            .filter(|line| line.contains("request arrived"))
-            .map(|line| {
-                serde_json::from_str::<Value>(line).unwrap()["points"]
-                    .as_u64()
-                    .unwrap()
-            })
-            .collect();
-        // The first is the same request four times.
-        assert!(
-            arrived[..4].iter().all(|points| points == &arrived[0]),
-            "{arrived:?}"
-        );
-        let refused = arrived[3] + arrived[4];
-        let failed = own.sum("flowtap_exporter_send_failed_metric_points_total", &exporter);
-        assert_eq!(failed, refused, "{}: {arrived:?}", case.name);
-    }
+    within_new(|| {
+        let dir = tempfile::tempdir().unwrap();
+        let Some((mut cases, text)) = cases(dir.path(), None, "temporality: cumulative") else {
+            return;
+        };
+        // UNAVAILABLE and 503; then INVALID_ARGUMENT and 400.
+        let refuses = Behaviour {
+            lines: "unavailable: 3, invalid: 2",
+            ..Behaviour::default()
+        };
+        for case in &mut cases {
+            case.collector.start(refuses);
+        }
+        let daemon = launch(&cases, &text);
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let sent = exchange(&listener, 50, 31).unwrap();
+        for case in &cases {
+            ask_until(&format!("{} has {sent:?}", case.name), || {
+                (Counted::of_port(&case.collector.newest(), port) == sent).then_some(())
+            });
+        }
+        let own = daemon.telemetry();
+        for case in &cases {
+            let exporter = [("exporter", case.name.as_str())];
+            let retried = own.sum("flowtap_exporter_retried_requests_total", &exporter);
+            assert_eq!(retried, 3, "{}", case.name);
+            // As many points as the Collector says that those two requests had.
+            let log = read(&case.collector.dir.path().join("log"));
+            let arrived: Vec<u64> = log
+                .lines()
+                .filter(|line| line.contains("request arrived"))
+                .map(|line| {
+                    serde_json::from_str::<Value>(line).unwrap()["points"]
+                        .as_u64()
+                        .unwrap()
+                })
+                .collect();
+            // The first is the same request four times.
+            assert!(
+                arrived[..4].iter().all(|points| points == &arrived[0]),
+                "{arrived:?}"
+            );
+            let refused = arrived[3] + arrived[4];
+            let failed = own.sum("flowtap_exporter_send_failed_metric_points_total", &exporter);
+            assert_eq!(failed, refused, "{}: {arrived:?}", case.name);
+        }
+    });
 }
 
 #[test]
