@@ -365,10 +365,7 @@ impl ListenerTls {
         let files = [&*self.files.cert_file, &self.files.key_file];
         let read = || ServerCertificate::read(&self.files);
         let renewed = lock(&self.certificate_files).read_if_changed(files, read)?;
-        // A file that was only touched has no new one.
-        let is_new = renewed
-            .as_ref()
-            .is_some_and(|renewed| renewed.cert != self.certificate.0.load().cert);
+        let is_new = renewed.is_some();
         if let Some(certificate) = renewed {
             self.certificate.0.store(Arc::new(certificate));
         }
