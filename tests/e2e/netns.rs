@@ -37,7 +37,7 @@ pub(crate) fn label() -> String {
     std::os::unix::fs::MetadataExt::ino(&namespace).to_string()
 }
 
-/// Settings with which a daemon drops the flows of other namespaces than that of this thread. What it exports is then this test's, and
+/// Settings with which a daemon drops the flows of other namespaces than that of this thread. Its exports are then of this test, and
 /// its work does not grow with that of other tests and programs.
 pub(crate) fn own_flows() -> [String; 2] {
     let own = label();

@@ -32,7 +32,7 @@ pub(crate) struct Otelcol {
     taken: RefCell<Taken>,
 }
 
-/// What has been read of a Collector's file, so that no line of it is parsed twice.
+/// The part that has been read of a Collector's file, so that no line of it is parsed twice.
 #[derive(Default)]
 struct Taken {
     /// Bytes of the file.
