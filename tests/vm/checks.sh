@@ -37,7 +37,13 @@ wanted() { case " ${CHECKS:-modes processes owners links limits reloads drops tr
 started() {
     started_name=$1
     shift
-    start_flowtap "$@" && within_budget "$started_name" && return 0
+    if start_flowtap "$@" && within_budget "$started_name"; then
+        # The records of that table are exact, but `inspect` finds no connection of theirs, and a reload to mode `sockets` is not exact.
+        if has_sockets_mode && has_separate_table; then
+            fail "${started_name}_shares_the_state" "$(grep 'a separate table' /tmp/flowtap.log)"
+        fi
+        return 0
+    fi
     fail "${started_name}_starts" "$(tail -n 5 /tmp/flowtap.log)"
     return 1
 }
@@ -172,6 +178,13 @@ if wanted inspect && has_sockets_mode; then
         stop_flowtap inspect
     fi
     more_families='' more_keys=''
+elif wanted inspect; then
+    more_keys=$inspect_keys
+    if started inspect events; then
+        is_refused_with_reason
+        stop_flowtap inspect
+    fi
+    more_keys=''
 fi
 if wanted flow_logs; then
     write_flow_logs_config >/tmp/flowtap.yaml
