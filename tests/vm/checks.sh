@@ -3,7 +3,7 @@
 # are met to the byte and the connection, nothing was dropped, and it stops when it is asked to.
 #
 # In: CHECKS in the environment, any of "modes processes owners links limits reloads drops translation inspect
-# flow_logs"; default all.
+# flow_logs", or short_translation for that part of translation; default all.
 # shellcheck source=tests/vm/guest.sh
 . /checks/guest.sh
 # shellcheck source=tests/vm/flowtap.sh
@@ -145,11 +145,12 @@ if wanted drops && started drops auto; then
     timed drops all_drops
     stop_flowtap drops
 fi
-if wanted translation; then
+if wanted translation || wanted short_translation; then
+    make_translation
     more_families=$translation_families
     with_ebpf=${running% sock_diag}
     # shellcheck disable=SC2086 # a list of modes
-    if started translation $with_ebpf; then
+    if wanted translation && started translation $with_ebpf; then
         # shellcheck disable=SC2086
         timed translation all_translations $with_ebpf
         stop_flowtap translation
@@ -164,6 +165,8 @@ if wanted translation; then
             stop_flowtap short_translation
         fi
         more_keys=''
+    else
+        skip short_translation "inspect needs Linux 5.12"
     fi
     more_families=''
 fi

@@ -75,7 +75,8 @@ ends_are_known() { # MODE FAMILY ENDS
 are_known() {
     known_name=$1
     shift
-    until_true 240 ends_are_known "$@"
+    until_true 240 ends_are_known "$@" ||
+        info "${known_name}_lost" "$(fetch "$own_url" | grep -E '^flowtap_receiver_(inspect_lost|program_misses)_total' | grep -v ' 0$' | tr '\n' ' ')"
     same "$known_name" "$translation_connections 0" "$(compare_ends "$@")"
 }
 
@@ -157,9 +158,8 @@ nat_by_ipvs() {
     ip netns exec node /usr/local/bin/translation ipvs 10.96.0.13 80 10.77.12.2 27060
 }
 
-# all_translations MODE...: for a flowtap that runs in these modes.
+# all_translations MODE...: for a flowtap that runs in these modes, after make_translation.
 all_translations() {
-    make_translation
     if nat_by_tc add >/tmp/nat_by_tc 2>&1; then
         translated tc 10.96.0.12 27060 yes known "$@"
         nat_by_tc del
@@ -196,7 +196,7 @@ short_translated() {
     stop_server
 }
 
-# all_short_translations MODE...: for a flowtap that runs in these modes with `inspect`, after all_translations.
+# all_short_translations MODE...: for a flowtap that runs in these modes with `inspect`, after make_translation.
 all_short_translations() {
     translation_connections=60
     short_translated short_dnat 10.96.0.10 80 no "$@"
