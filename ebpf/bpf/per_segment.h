@@ -23,7 +23,7 @@ static __always_inline __u16 segment_tick(void)
 
 /* State of the connection of a segment. An unknown one was open before and no walk found it: it counts
  * from now on. Once there was no room it may as well be one of those: its close counts all of it. */
-static __always_inline struct socket_state *state_of_segment(struct sock *sk, struct tcp_sock *tcp)
+static __noinline struct socket_state *state_of_segment(struct sock *sk, struct tcp_sock *tcp)
 {
 	struct socket_state *state = tracked(sk);
 	struct table_entry fresh = {.address = (__u64)sk};
@@ -37,23 +37,17 @@ static __always_inline struct socket_state *state_of_segment(struct sock *sk, st
 	return find_or_make_state(sk, &fresh);
 }
 
-static __always_inline void on_followed_segment(struct sock *sk, struct sk_buff *skb)
+/* A function of its own, as is state_of_segment(), for the stack: before Linux 6.13 a program and what it calls may
+ * have 512 bytes together, of which report_translation() takes 160. */
+static __noinline int report_segment(struct sock *sk, struct sk_buff *skb, struct tcp_sock *tcp,
+				     struct socket_state *state, enum duty duty_)
 {
-	struct tcp_sock *tcp = bpf_skc_to_tcp_sock(sk);
-	struct socket_state *state;
 	struct delta changed = {};
 	struct flow_event *event;
 	struct segment segment;
 	struct totals now = {};
-	enum duty duty_ = duty();
 	__u16 tick;
 
-	if (!tcp || !is_tcp(sk) || duty_ == DUTY_NONE)
-		return;
-	state = state_of_segment(sk, tcp);
-	if (!state || !has_mark(state, MARK_ESTABLISHED) || has_mark(state, MARK_CLOSED))
-		return;
-	report_translation(&segments, sk, tcp, state, bpf_get_socket_cookie(sk));
 	read_segment(&segment, skb);
 	tick = segment_tick();
 	read_totals(&now, sk, tcp);
@@ -64,12 +58,12 @@ static __always_inline void on_followed_segment(struct sock *sk, struct sk_buff 
 	if (!segment.payload && now.received == state->reported.received &&
 	    ((now.sent == state->reported.sent && !chrono_type(tcp)) ||
 	     (__u16)(tick - state->segment_tick) < (SENDER_REPORT_NS >> 26)))
-		return;
+		return 0;
 	event = bpf_ringbuf_reserve(&segments, sizeof(*event), 0);
 	if (!event) {
 		/* Not moved on: the next record of this socket, or its close, reports these bytes. */
 		COUNT_LOSS(segments, 1);
-		return;
+		return 0;
 	}
 	read_tuple(&event->tuple, sk);
 	read_details(&now, tcp, chrono_type(tcp));
@@ -77,6 +71,22 @@ static __always_inline void on_followed_segment(struct sock *sk, struct sk_buff 
 	state->segment_tick = tick;
 	fill_flow(event, state, tcp, bpf_get_socket_cookie(sk), &changed, sk->__sk_common.skc_state, 0);
 	bpf_ringbuf_submit(event, wakeup_flags(&segments));
+	return 0;
+}
+
+static __always_inline void on_followed_segment(struct sock *sk, struct sk_buff *skb)
+{
+	struct tcp_sock *tcp = bpf_skc_to_tcp_sock(sk);
+	struct socket_state *state;
+	enum duty duty_ = duty();
+
+	if (!tcp || !is_tcp(sk) || duty_ == DUTY_NONE)
+		return;
+	state = state_of_segment(sk, tcp);
+	if (!state || !has_mark(state, MARK_ESTABLISHED) || has_mark(state, MARK_CLOSED))
+		return;
+	report_translation(&segments, sk, tcp, state, bpf_get_socket_cookie(sk));
+	report_segment(sk, skb, tcp, state, duty_);
 }
 
 #endif

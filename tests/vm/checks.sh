@@ -3,7 +3,7 @@
 # are met to the byte and the connection, nothing was dropped, and it stops when it is asked to.
 #
 # In: CHECKS in the environment, any of "modes processes owners links limits reloads drops translation inspect
-# flow_logs"; default all.
+# flow_logs", or short_translation for that part of translation; default all.
 # shellcheck source=tests/vm/guest.sh
 . /checks/guest.sh
 # shellcheck source=tests/vm/flowtap.sh
@@ -37,7 +37,13 @@ wanted() { case " ${CHECKS:-modes processes owners links limits reloads drops tr
 started() {
     started_name=$1
     shift
-    start_flowtap "$@" && within_budget "$started_name" && return 0
+    if start_flowtap "$@" && within_budget "$started_name"; then
+        # The records of that table are exact, but `inspect` finds no connection of theirs, and a reload to mode `sockets` is not exact.
+        if has_sockets_mode && has_separate_table; then
+            fail "${started_name}_shares_the_state" "$(grep 'a separate table' /tmp/flowtap.log)"
+        fi
+        return 0
+    fi
     fail "${started_name}_starts" "$(tail -n 5 /tmp/flowtap.log)"
     return 1
 }
@@ -139,11 +145,12 @@ if wanted drops && started drops auto; then
     timed drops all_drops
     stop_flowtap drops
 fi
-if wanted translation; then
+if wanted translation || wanted short_translation; then
+    make_translation
     more_families=$translation_families
     with_ebpf=${running% sock_diag}
     # shellcheck disable=SC2086 # a list of modes
-    if started translation $with_ebpf; then
+    if wanted translation && started translation $with_ebpf; then
         # shellcheck disable=SC2086
         timed translation all_translations $with_ebpf
         stop_flowtap translation
@@ -158,6 +165,8 @@ if wanted translation; then
             stop_flowtap short_translation
         fi
         more_keys=''
+    else
+        skip short_translation "inspect needs Linux 5.12"
     fi
     more_families=''
 fi
@@ -172,6 +181,13 @@ if wanted inspect && has_sockets_mode; then
         stop_flowtap inspect
     fi
     more_families='' more_keys=''
+elif wanted inspect; then
+    more_keys=$inspect_keys
+    if started inspect events; then
+        is_refused_with_reason
+        stop_flowtap inspect
+    fi
+    more_keys=''
 fi
 if wanted flow_logs; then
     write_flow_logs_config >/tmp/flowtap.yaml

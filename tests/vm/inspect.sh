@@ -58,3 +58,12 @@ all_inspected() {
     inspected redis 7102 '' "$@"
     inspected tls 7103 vm.example.test "$@"
 }
+
+# For a flowtap with `inspect` on a kernel that does not have what it needs: everything else works, and a warning has the reason.
+is_refused_with_reason() {
+    refusal=$(grep -A 1 'inspect. does not work here' /tmp/flowtap.log)
+    case $refusal in
+    *5.12*) pass inspect_is_refused "$refusal" ;;
+    *) fail inspect_is_refused "no warning with the kernel that it needs: $(tail -n 5 /tmp/flowtap.log)" ;;
+    esac
+}

@@ -15,9 +15,11 @@
 #include <errno.h>
 #include <linux/ip_vs.h>
 #include <poll.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/prctl.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -116,8 +118,12 @@ static void serve(int count, char **ports)
 			if (!(listeners[i].revents & POLLIN))
 				continue;
 			stream = accept(listeners[i].fd, NULL, NULL);
-			if (stream >= 0 && !fork())
+			if (stream >= 0 && !fork()) {
+				/* So that the ports are free when the server has ended, even if a connection has not. */
+				for (int j = 0; j < count; j++)
+					close(listeners[j].fd);
 				serve_one(stream);
+			}
 			close(stream);
 		}
 	}
@@ -151,7 +157,8 @@ static void ask(const char *address, const char *port, int count)
 			close(stream);
 			continue;
 		}
-		/* Until the one that started it ends. */
+		/* At once when its parent ends: answers may not come any more by then. */
+		prctl(PR_SET_PDEATHSIG, SIGKILL);
 		while (getppid() != 1) {
 			if (send(stream, own, MESSAGE, MSG_NOSIGNAL) != MESSAGE || !take(stream, message))
 				break;

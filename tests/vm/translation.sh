@@ -75,20 +75,38 @@ ends_are_known() { # MODE FAMILY ENDS
 are_known() {
     known_name=$1
     shift
-    until_true 240 ends_are_known "$@"
+    until_true 240 ends_are_known "$@" ||
+        info "${known_name}_lost" "$(fetch "$own_url" | grep -E '^flowtap_receiver_(inspect_lost|program_misses)_total' | grep -v ' 0$' | tr '\n' ' ')"
     same "$known_name" "$translation_connections 0" "$(compare_ends "$@")"
 }
 
 all_printed() { [ "$(grep -c '^end ' "$1")" -ge "$translation_connections" ]; }
 
+# start_server NAME: in the namespace `server`; it writes to /tmp/translation.served. Not by the function `ip`: then $! would be a
+# shell, and its child would survive stop_server, with the ports that the next server needs.
+start_server() {
+    : >/tmp/translation.served
+    /usr/local/bin/ip netns exec server /usr/local/bin/translation serve 27060 27061 >/tmp/translation.served 2>&1 &
+    translated_server=$!
+    until_true 30 grep -qs state=serving /tmp/translation.served || fail "$1_serves" "$(tail -n 3 /tmp/translation.served)"
+}
+
+stop_server() {
+    kill "$translated_server"
+    wait "$translated_server" 2>/dev/null
+}
+
+# all_served NAME: a check that the server has accepted every connection.
+all_served() {
+    until_true 120 all_printed /tmp/translation.served ||
+        fail "$1_is_served" "$(grep -c '^end ' /tmp/translation.served) of $translation_connections: $(tail -n 3 /tmp/translation.served)"
+}
+
 # translated NAME ADDRESS PORT MASQUERADED BACKENDS MODE...: MASQUERADED is `yes` where the server sees the node in the client's
 # place; BACKENDS is `known` or, where no look at the client's end can find them, `unknown`.
 translated() {
     translated_name=$1 masqueraded=$4 backends=$5
-    : >/tmp/translation.served
-    ip netns exec server /usr/local/bin/translation serve 27060 27061 >/tmp/translation.served 2>&1 &
-    translated_server=$!
-    until_true 30 grep -qs state=serving /tmp/translation.served
+    start_server "$translated_name"
     mkfifo /tmp/translation.end
     ip netns exec client /usr/local/bin/translation ask "$2" "$3" "$translation_connections" \
         </tmp/translation.end >/tmp/translation.asked 2>&1 &
@@ -96,7 +114,7 @@ translated() {
     exec 7>/tmp/translation.end
     shift 5
     until_true 120 all_printed /tmp/translation.asked || fail "${translated_name}_connects" "$(tail -n 3 /tmp/translation.asked)"
-    until_true 120 all_printed /tmp/translation.served
+    all_served "$translated_name"
     for translated_mode in "$@"; do
         if [ "$backends" = known ]; then
             are_known "${translated_mode}_${translated_name}_backends" "$translated_mode" tcp_flow_egress /tmp/translation.asked
@@ -113,7 +131,7 @@ translated() {
     echo end >&7
     exec 7>&-
     wait $translated_client
-    kill $translated_server
+    stop_server
     rm /tmp/translation.end
 }
 
@@ -140,9 +158,8 @@ nat_by_ipvs() {
     ip netns exec node /usr/local/bin/translation ipvs 10.96.0.13 80 10.77.12.2 27060
 }
 
-# all_translations MODE...: for a flowtap that runs in these modes.
+# all_translations MODE...: for a flowtap that runs in these modes, after make_translation.
 all_translations() {
-    make_translation
     if nat_by_tc add >/tmp/nat_by_tc 2>&1; then
         translated tc 10.96.0.12 27060 yes known "$@"
         nat_by_tc del
@@ -165,24 +182,21 @@ translation_inspect_keys=', inspect: {exchanges: true, budget: 100%}'
 # short_translated NAME ADDRESS PORT MASQUERADED MODE...: connections of a message each way, most of which no scan finds.
 short_translated() {
     short_name=$1 short_masqueraded=$4
-    : >/tmp/translation.served
-    ip netns exec server /usr/local/bin/translation serve 27060 27061 >/tmp/translation.served 2>&1 &
-    translated_server=$!
-    until_true 30 grep -qs state=serving /tmp/translation.served
+    start_server "$short_name"
     ip netns exec client /usr/local/bin/translation short "$2" "$3" "$translation_connections" >/tmp/translation.asked 2>&1 ||
         fail "${short_name}_connects" "$(tail -n 3 /tmp/translation.asked)"
     shift 4
-    until_true 120 all_printed /tmp/translation.served
+    all_served "$short_name"
     for short_mode in "$@"; do
         are_known "${short_mode}_${short_name}_backends" "$short_mode" tcp_flow_egress /tmp/translation.asked
         if [ "$short_masqueraded" = yes ]; then
             are_known "${short_mode}_${short_name}_clients" "$short_mode" tcp_flow_ingress /tmp/translation.served
         fi
     done
-    kill $translated_server
+    stop_server
 }
 
-# all_short_translations MODE...: for a flowtap that runs in these modes with `inspect`, after all_translations.
+# all_short_translations MODE...: for a flowtap that runs in these modes with `inspect`, after make_translation.
 all_short_translations() {
     translation_connections=60
     short_translated short_dnat 10.96.0.10 80 no "$@"
