@@ -83,7 +83,8 @@ pub struct FirstContact {
 pub struct FanOut {
     /// Whether they are reported.
     pub enabled: bool,
-    /// Addresses in one interval from which on it may be a scan. More than four times the usual number is needed as well.
+    /// Addresses in one interval from which on it may be a scan. Four times the usual number and twice the largest usual one are needed as
+    /// well.
     pub destinations: NonZeroUsize,
     /// The same of ports of one address.
     pub ports: NonZeroUsize,

@@ -7,7 +7,7 @@ use std::time::Duration;
 use flowtap_pipeline::{FindingKind, FindingRecord, Findings, Flow, FlowBatch, Timestamp};
 
 use super::ends::{ContactKey, server_port};
-use super::history::{Regular, Surge};
+use super::history::{Regular, Surge, UsualCount};
 use super::memory::Memory;
 
 /// Findings whose repetition is watched for. With more, all of them may be repeated.
@@ -119,30 +119,44 @@ impl Draft {
         Self::of_contact(kind, subject, key, flow, text, Vec::new())
     }
 
-    pub(super) fn fan_out(subject: &str, flow: &Flow, destinations: usize, usual: f64, seconds: f64) -> Self {
+    pub(super) fn fan_out(
+        subject: &str,
+        flow: &Flow,
+        destinations: usize,
+        usual: UsualCount,
+        seconds: f64,
+    ) -> Self {
         Self {
             kind: FindingKind::FanOut,
             flow: flow.clone(),
             subject: subject.into(),
             object: "".into(),
-            text: format!("{subject} tried {destinations} addresses in {seconds:.0} s; {usual:.0} are usual"),
-            numbers: vec![
-                ("destinations", destinations as f64),
-                ("usual", usual),
-                ("seconds", seconds),
-            ],
+            text: format!(
+                "{subject} tried {destinations} addresses in {seconds:.0} s; {:.0} are usual",
+                usual.mean
+            ),
+            numbers: count("destinations", destinations, usual, seconds),
         }
     }
 
-    pub(super) fn port_scan(subject: &str, flow: &Flow, ports: usize, seconds: f64) -> Self {
+    pub(super) fn port_scan(
+        subject: &str,
+        flow: &Flow,
+        ports: usize,
+        usual: UsualCount,
+        seconds: f64,
+    ) -> Self {
         let addr = flow.remote.addr;
         Self {
             kind: FindingKind::FanOut,
             flow: flow.clone(),
             subject: subject.into(),
             object: addr.to_string().into(),
-            text: format!("{subject} tried {ports} ports of {addr} in {seconds:.0} s"),
-            numbers: vec![("ports", ports as f64), ("seconds", seconds)],
+            text: format!(
+                "{subject} tried {ports} ports of {addr} in {seconds:.0} s; {:.0} are usual",
+                usual.mean
+            ),
+            numbers: count("ports", ports, usual, seconds),
         }
     }
 
@@ -237,6 +251,15 @@ impl Draft {
         ];
         Self::of_contact(FindingKind::Beacon, subject, key, flow, text, numbers)
     }
+}
+
+fn count(name: &'static str, count: usize, usual: UsualCount, seconds: f64) -> Vec<(&'static str, f64)> {
+    vec![
+        (name, count as f64),
+        ("usual", usual.mean),
+        ("largest_usual", usual.largest),
+        ("seconds", seconds),
+    ]
 }
 
 fn volume(bytes: u64, surge: Surge, seconds: f64) -> Vec<(&'static str, f64)> {

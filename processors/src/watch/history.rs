@@ -76,6 +76,107 @@ fn median(values: &mut [f64]) -> f64 {
     }
 }
 
+/// Days in which the largest usual amount halves: one that comes every week stays usual, one that does not come again is forgotten.
+const HALVING: f64 = 14.0;
+
+const DAY: u32 = 86_400;
+
+/// The largest amount, which becomes less with time.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub(super) struct Peak {
+    doublings: f32,
+    /// Seconds; 0 if there is none.
+    at: u32,
+}
+
+impl Peak {
+    /// The amount at `now`, in seconds, as a whole number; 0 if there is none.
+    pub(super) fn get(&self, now: u32) -> f64 {
+        if self.at == 0 {
+            return 0.0;
+        }
+        // Once a day: two pipelines that begin a second apart find the same.
+        let days = now.saturating_sub(self.at) / DAY;
+        (f64::from(self.doublings) - f64::from(days) / HALVING)
+            .exp2()
+            .round()
+    }
+
+    /// Raises it to `amount`, if that is more.
+    pub(super) fn raise(&mut self, amount: f64, now: u32) {
+        if amount >= self.get(now) {
+            *self = Self {
+                doublings: amount.max(1.0).log2() as f32,
+                at: now.max(1),
+            };
+        }
+    }
+
+    fn scale(&mut self, factor: f32) {
+        self.doublings += factor.log2();
+    }
+}
+
+/// Multiple of the usual count in an interval from which on a count may be a scan.
+const COUNT_MULTIPLE: f64 = 4.0;
+
+/// The same of the largest usual count.
+const PEAK_MULTIPLE: f64 = 2.0;
+
+/// Counts of something that a subject has, in intervals in which it has any.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub(super) struct Counts {
+    mean: Mean,
+    /// The largest that was not reported.
+    largest: Peak,
+}
+
+/// The usual count, for a finding about one that is not.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct UsualCount {
+    pub(super) mean: f64,
+    pub(super) largest: f64,
+}
+
+impl Counts {
+    /// Compares `count` at `now`, in seconds, with what is usual, then makes it a part of that. Returns what is usual if it is far more than
+    /// that, and at least `least`. While `learning` every count is usual.
+    pub(super) fn judge(
+        &mut self,
+        count: usize,
+        least: usize,
+        now: u32,
+        learning: bool,
+    ) -> Option<UsualCount> {
+        let usual = UsualCount {
+            mean: self.mean.get().unwrap_or(0.0),
+            largest: self.largest.get(now),
+        };
+        let amount = count as f64;
+        let is_unusual = !learning
+            && count >= least
+            && amount >= usual.mean * COUNT_MULTIPLE
+            && amount >= usual.largest * PEAK_MULTIPLE;
+        self.mean.push(amount);
+        if !is_unusual {
+            self.largest.raise(amount, now);
+        }
+        is_unusual.then_some(usual)
+    }
+
+    /// Whether there are enough counts to have a mean.
+    #[cfg(test)]
+    pub(super) fn is_known(&self) -> bool {
+        self.mean.get().is_some()
+    }
+
+    /// Takes `factor` times as many for usual.
+    pub(super) fn scale(&mut self, factor: f32) {
+        self.mean.scale(factor);
+        self.largest.scale(factor);
+    }
+}
+
 /// Weight of a new value in a running mean.
 const WEIGHT: f64 = 0.05;
 

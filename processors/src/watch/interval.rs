@@ -8,9 +8,6 @@ use super::ends::{ContactKey, Object, is_external};
 use super::findings::Draft;
 use super::memory::{Activity, seconds};
 
-/// Multiple of the usual number of destinations from which on it may be a scan.
-const FAN_OUT_MULTIPLE: f64 = 4.0;
-
 /// The least multiple of the usual bytes that is a surge.
 const VOLUME_MULTIPLE: f64 = 4.0;
 
@@ -142,34 +139,29 @@ impl Watch {
     }
 
     fn close_tried(&mut self, number: u32, tried: &Tried, learning: bool) {
+        let (now, seconds) = (self.seconds(), self.interval_seconds());
         let destinations = tried.destinations();
         let Some(subject) = self.memory.subject_mut(number) else {
             return;
         };
-        let usual = subject.destinations.get();
-        subject.destinations.push(destinations as f64);
-        let Some(flow) = tried
-            .newest
-            .as_ref()
-            .filter(|_| !learning && self.config.fan_out.enabled)
-        else {
+        let (Some((ports, scanned)), Some(newest)) = (&tried.most, &tried.newest) else {
             return;
         };
-        let seconds = self.interval_seconds();
+        let least = &self.config.fan_out;
+        let usual_destinations =
+            subject
+                .destinations
+                .judge(destinations, least.destinations.get(), now, learning);
+        let usual_ports = subject.ports.judge(*ports, least.ports.get(), now, learning);
+        if !least.enabled {
+            return;
+        }
         let name = self.memory.name(number);
-        let usual = usual.unwrap_or(0.0);
-        let mut drafts = Vec::new();
-        if destinations >= self.config.fan_out.destinations.get()
-            && destinations as f64 >= usual * FAN_OUT_MULTIPLE
-        {
-            drafts.push(Draft::fan_out(name, flow, destinations, usual, seconds));
-        }
-        if let Some((ports, flow)) = &tried.most
-            && *ports >= self.config.fan_out.ports.get()
-        {
-            drafts.push(Draft::port_scan(name, flow, *ports, seconds));
-        }
-        for draft in drafts {
+        let of_addresses =
+            usual_destinations.map(|usual| Draft::fan_out(name, newest, destinations, usual, seconds));
+        let of_ports = usual_ports.map(|usual| Draft::port_scan(name, scanned, *ports, usual, seconds));
+        let drafts = [of_addresses, of_ports];
+        for draft in drafts.into_iter().flatten() {
             self.outbox.put_of_subject(draft, self.now());
         }
     }

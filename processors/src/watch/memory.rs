@@ -9,7 +9,7 @@ use flowtap_pipeline::{Flow, Timestamp};
 use serde::{Deserialize, Serialize};
 
 use super::ends::{ContactKey, Object};
-use super::history::{History, Mean, Rhythm};
+use super::history::{Counts, History, Mean, Rhythm};
 
 /// A contact, as remembered.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -85,7 +85,9 @@ pub(super) struct Subject {
     /// Bytes sent to external peers, per interval in which any were.
     pub(super) sent: History,
     /// Addresses tried per interval in which any was.
-    pub(super) destinations: Mean,
+    pub(super) destinations: Counts,
+    /// Ports tried of the address of which the most were, likewise.
+    pub(super) ports: Counts,
     /// Countries that it was in contact with.
     pub(super) countries: BTreeSet<Country>,
 }
@@ -215,6 +217,7 @@ impl Memory {
             for subject in self.subjects.iter_mut().flatten() {
                 subject.sent.scale(factor);
                 subject.destinations.scale(factor);
+                subject.ports.scale(factor);
             }
             for contact in self.contacts.values_mut() {
                 contact.volume.scale(factor);

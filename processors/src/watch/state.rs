@@ -17,7 +17,7 @@ use super::findings::Said;
 use super::memory::Memory;
 
 const MAGIC: &[u8; 8] = b"fltwatch";
-const VERSION: u32 = 3;
+const VERSION: u32 = 4;
 
 /// A larger file is not one of ours: contacts are bounded.
 const MAX_BYTES: u64 = 1 << 30;

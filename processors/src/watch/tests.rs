@@ -2,6 +2,7 @@
 
 mod day;
 mod edges;
+mod usual;
 
 use std::net::Ipv4Addr;
 use std::path::Path;
@@ -232,7 +233,12 @@ fn a_scan_is_explained_by_its_addresses_or_ports_and_what_is_usual() {
         .pop_if(|finding| finding.kind == FindingKind::FailureSurge);
     let scan = (
         "shop tried 60 addresses in 10 s; 1 are usual",
-        &[("destinations", 60.0), ("usual", 1.0), ("seconds", 10.0)][..],
+        &[
+            ("destinations", 60.0),
+            ("usual", 1.0),
+            ("largest_usual", 1.0),
+            ("seconds", 10.0),
+        ][..],
     );
     let found = scene.explained();
     assert!(found.contains(&scan), "{found:?} {failures:?}");
@@ -252,8 +258,13 @@ fn a_scan_is_explained_by_its_addresses_or_ports_and_what_is_usual() {
     assert_eq!(
         scene.explained(),
         [(
-            "shop tried 60 ports of 10.1.0.5 in 10 s",
-            &[("ports", 60.0), ("seconds", 10.0)][..]
+            "shop tried 60 ports of 10.1.0.5 in 10 s; 1 are usual",
+            &[
+                ("ports", 60.0),
+                ("usual", 1.0),
+                ("largest_usual", 1.0),
+                ("seconds", 10.0)
+            ][..]
         )]
     );
 }
@@ -673,7 +684,7 @@ fn all_that_was_learned_is_in_the_state_file() {
     assert!(any(&|contact| contact.volume.compare(1).is_some()));
     assert!(memory.contacts.keys().any(|key| key.is_udp));
     let shop = memory.subjects[0].as_ref().unwrap();
-    assert!(shop.sent.compare(1).is_some() && shop.destinations.get().is_some());
+    assert!(shop.sent.compare(1).is_some() && shop.destinations.is_known());
     assert_eq!(Vec::from_iter(&shop.countries), [b"DE"]);
     assert!(memory.since > 0 && memory.countries_since > 0 && !said.is_empty());
 

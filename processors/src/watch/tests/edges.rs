@@ -94,7 +94,10 @@ fn a_scan_of_ports_has_a_flow_to_the_address_that_is_scanned() {
     end_interval(&mut scene);
     assert_eq!(
         peers(&scene, FindingKind::FanOut),
-        [("shop tried 30 ports of 10.1.0.99 in 10 s", "10.1.0.99".to_owned())]
+        [(
+            "shop tried 30 ports of 10.1.0.99 in 10 s; 1 are usual",
+            "10.1.0.99".to_owned()
+        )]
     );
 }
 
