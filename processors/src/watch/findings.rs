@@ -266,6 +266,7 @@ fn volume(bytes: u64, surge: Surge, seconds: f64) -> Vec<(&'static str, f64)> {
     vec![
         ("bytes", bytes as f64),
         ("usual_bytes", surge.median),
+        ("largest_usual_bytes", surge.largest),
         ("score", surge.score),
         ("seconds", seconds),
     ]

@@ -26,6 +26,76 @@ pub(super) struct History {
 pub(super) struct Surge {
     pub(super) score: f64,
     pub(super) median: f64,
+    /// The largest usual amount.
+    pub(super) largest: f64,
+}
+
+impl Surge {
+    /// Whether `amount` is a surge by a score of at least `score`.
+    pub(super) fn is_one(&self, amount: u64, score: f64) -> bool {
+        let amount = amount as f64;
+        self.score >= score
+            && amount >= self.median * VOLUME_MULTIPLE
+            && amount >= self.largest * PEAK_MULTIPLE
+    }
+}
+
+/// The least multiple of the usual amount that is a surge.
+const VOLUME_MULTIPLE: f64 = 4.0;
+
+/// Seconds between two large amounts that are two occasions, and not one.
+const APART: u32 = 3600;
+
+/// The amounts of a contact, or of a subject: the newest ones, and the largest.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub(super) struct Volume {
+    newest: History,
+    /// The largest while `watch` learned, or later on two occasions.
+    usual: Peak,
+    /// The largest on an occasion after that, and when it began.
+    once: Peak,
+}
+
+impl Volume {
+    /// Compares `amount` at `now`, in seconds, with what is usual; `None` if that is not known.
+    pub(super) fn compare(&self, amount: u64, now: u32) -> Option<Surge> {
+        let surge = self.newest.compare(amount)?;
+        Some(Surge {
+            largest: self.usual.get(now),
+            ..surge
+        })
+    }
+
+    /// Takes `factor` times as much for usual.
+    pub(super) fn scale(&mut self, factor: f32) {
+        self.newest.scale(factor);
+        self.usual.scale(factor);
+        self.once.scale(factor);
+    }
+
+    /// Adds an amount at `now`, in seconds. While `learning` the largest is usual; later one of which half came before, on another occasion.
+    pub(super) fn push(&mut self, amount: u64, now: u32, learning: bool) {
+        self.newest.push(amount);
+        let amount = amount as f64;
+        if learning || amount <= self.usual.get(now) {
+            self.usual.raise(amount, now);
+            return;
+        }
+        let before = self.once.get(now);
+        let is_another = now.saturating_sub(self.once.at) >= APART;
+        if before > 0.0 && is_another && amount * 2.0 >= before {
+            self.usual.raise(amount.min(before), now);
+        }
+        if amount > before {
+            let began = if before > 0.0 && !is_another {
+                self.once.at
+            } else {
+                now
+            };
+            self.once.raise(amount, now);
+            self.once.at = began;
+        }
+    }
 }
 
 impl History {
@@ -42,6 +112,7 @@ impl History {
         Some(Surge {
             score: (log2(amount) - median) / deviation,
             median: median.exp2(),
+            largest: 0.0,
         })
     }
 

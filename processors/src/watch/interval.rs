@@ -8,9 +8,6 @@ use super::ends::{ContactKey, Object, is_external};
 use super::findings::Draft;
 use super::memory::{Activity, seconds};
 
-/// The least multiple of the usual bytes that is a surge.
-const VOLUME_MULTIPLE: f64 = 4.0;
-
 /// Part of the ratio that is asked for which is the most that may be usual.
 const USUAL_FAILURES: f64 = 0.2;
 
@@ -68,7 +65,7 @@ impl Watch {
     }
 
     fn close_contact(&mut self, key: &ContactKey, learning: bool) {
-        let seconds = self.interval_seconds();
+        let (now, seconds) = (self.seconds(), self.interval_seconds());
         let Some(contact) = self.memory.contacts.get_mut(key) else {
             return;
         };
@@ -82,7 +79,7 @@ impl Watch {
         let mut drafts = Vec::new();
         let tried = opened + failed;
         let usual = contact.failures.get();
-        let surge = contact.volume.compare(bytes);
+        let surge = contact.volume.compare(bytes, now);
         let regular = contact.rhythm.regular(
             self.config.beacon.variation,
             self.config.beacon.bytes,
@@ -93,7 +90,7 @@ impl Watch {
             contact.failures.push(f64::from(failed) / f64::from(tried));
         }
         if bytes > 0 {
-            contact.volume.push(bytes);
+            contact.volume.push(bytes, now, learning);
         }
         if learning && regular.is_some() {
             contact.is_regular = true;
@@ -118,8 +115,7 @@ impl Watch {
         if let Some(surge) = surge
             && volume.enabled
             && bytes >= volume.bytes
-            && surge.score >= volume.score
-            && bytes as f64 >= surge.median * VOLUME_MULTIPLE
+            && surge.is_one(bytes, volume.score)
         {
             drafts.push(Draft::volume_surge(subject, key, &flow, bytes, surge, seconds));
         }
@@ -167,19 +163,18 @@ impl Watch {
     }
 
     fn close_sent(&mut self, number: u32, sent: &Sent, learning: bool) {
-        let seconds = self.interval_seconds();
+        let (now, seconds) = (self.seconds(), self.interval_seconds());
         let Some(subject) = self.memory.subject_mut(number) else {
             return;
         };
-        let surge = subject.sent.compare(sent.bytes);
-        subject.sent.push(sent.bytes);
+        let surge = subject.sent.compare(sent.bytes, now);
+        subject.sent.push(sent.bytes, now, learning);
         let volume = &self.config.volume_surge;
         if let (Some(largest), Some(surge)) = (sent.largest(), surge)
             && !learning
             && volume.enabled
             && sent.bytes >= volume.bytes
-            && surge.score >= volume.score
-            && sent.bytes as f64 >= surge.median * VOLUME_MULTIPLE
+            && surge.is_one(sent.bytes, volume.score)
         {
             let draft = Draft::sent_surge(self.memory.name(number), largest, sent.bytes, surge, seconds);
             self.outbox.put_of_subject(draft, self.now());

@@ -9,7 +9,7 @@ use flowtap_pipeline::{Flow, Timestamp};
 use serde::{Deserialize, Serialize};
 
 use super::ends::{ContactKey, Object};
-use super::history::{Counts, History, Mean, Rhythm};
+use super::history::{Counts, Mean, Rhythm, Volume};
 
 /// A contact, as remembered.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -17,7 +17,7 @@ pub(super) struct Contact {
     /// Seconds of the clock of `watch` when it was seen last.
     pub(super) last: u32,
     /// Bytes per interval in which any moved.
-    pub(super) volume: History,
+    pub(super) volume: Volume,
     /// Part of the connects that failed, per interval in which any was tried.
     pub(super) failures: Mean,
     pub(super) rhythm: Rhythm,
@@ -83,7 +83,7 @@ pub(super) struct Subject {
     first: u32,
     pub(super) last: u32,
     /// Bytes sent to external peers, per interval in which any were.
-    pub(super) sent: History,
+    pub(super) sent: Volume,
     /// Addresses tried per interval in which any was.
     pub(super) destinations: Counts,
     /// Ports tried of the address of which the most were, likewise.

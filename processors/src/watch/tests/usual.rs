@@ -45,6 +45,39 @@ fn many_ports_or_addresses_in_each_interval_are_usual_and_a_scan_by_the_same_sub
     );
 }
 
+/// Nights of a contact that is kept alive, with a job in each of `jobs`; the kinds of findings in each.
+fn nights(jobs: &[u64], config: &Config) -> Vec<usize> {
+    let mut scene = Scene::new(config);
+    let mut found = Vec::new();
+    for job in jobs {
+        for tick in 0..86_400 / 60 {
+            let sent = if (120..130).contains(&tick) { *job } else { 150 };
+            // One each of all that a subject sends to external peers, and of a contact.
+            scene.talk("backup", ([10, 9, 0, 5], 9_000), Events::NONE, sent, 150);
+            scene.talk("uploader", ([203, 0, 113, 5], 443), Events::NONE, sent, 150);
+            scene.tick_after(60);
+        }
+        found.push(std::mem::take(&mut scene.findings).len());
+    }
+    found
+}
+
+#[test]
+fn a_nightly_job_on_a_contact_that_is_kept_alive_is_usual_once_it_was_learned() {
+    const MUCH: u64 = 200 << 20;
+    let mut config = without_first_contacts();
+    config.interval = Duration::from_secs(60);
+    config.beacon.enabled = false;
+    config.learn = Duration::from_secs(86_400);
+    assert_eq!(nights(&[MUCH; 5], &config), [0; 5]);
+    // A contact and what its subject sends, and a contact: three findings on the first occasion after learning, and on the second.
+    assert_eq!(nights(&[150, MUCH, MUCH, MUCH, MUCH], &config), [0, 3, 3, 0, 0]);
+    // Twice as much is a surge, and a weekly job is usual.
+    assert_eq!(nights(&[MUCH, MUCH, MUCH * 3], &config), [0, 0, 3]);
+    let weekly = [MUCH, 150, 150, 150, 150, 150, 150, MUCH * 5 / 4, 150];
+    assert_eq!(nights(&weekly, &config), [0; 9]);
+}
+
 #[test]
 fn a_job_that_tries_many_ports_or_addresses_seldom_is_usual_once_it_was_learned() {
     let mut scene = Scene::new(&without_first_contacts());
