@@ -323,9 +323,9 @@ impl Outbox {
         &self.said
     }
 
-    /// A finding about a contact.
-    pub(super) fn put(&mut self, key: &ContactKey, draft: Draft, now: Timestamp) {
-        self.put_once(Some(key.clone()), draft, now);
+    /// A finding about a contact. Returns whether it is made, now or within `repeat`: not if there is no room for it.
+    pub(super) fn put(&mut self, key: &ContactKey, draft: Draft, now: Timestamp) -> bool {
+        self.put_once(Some(key.clone()), draft, now)
     }
 
     /// A finding about a subject, and what its draft has as the other end.
@@ -333,7 +333,7 @@ impl Outbox {
         self.put_once(None, draft, now);
     }
 
-    fn put_once(&mut self, key: Option<ContactKey>, draft: Draft, now: Timestamp) {
+    fn put_once(&mut self, key: Option<ContactKey>, draft: Draft, now: Timestamp) -> bool {
         let ends = match &key {
             Some(_) => Arc::from(""),
             None => format!("{} {}", draft.subject, draft.object).into(),
@@ -344,11 +344,11 @@ impl Outbox {
             .get(&id)
             .is_some_and(|said| now.since(*said) < self.repeat)
         {
-            return;
+            return true;
         }
         if self.waiting.len() >= MAX_WAITING {
             self.left_out += 1;
-            return;
+            return false;
         }
         if self.said.len() >= MAX_SAID {
             let repeat = self.repeat;
@@ -367,6 +367,7 @@ impl Outbox {
             text: draft.text.into(),
             numbers: draft.numbers,
         });
+        true
     }
 
     /// Moves pending findings into `batch`. They are of `now`, the watermark: another pipeline with the same processor may have begun at

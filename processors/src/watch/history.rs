@@ -325,6 +325,11 @@ pub(super) struct Regular {
     pub(super) times: usize,
 }
 
+/// Whether one of two pauses is longer than the other by a quarter at most.
+pub(super) fn is_like(one: f64, other: f64) -> bool {
+    one <= other * 1.25 && other <= one * 1.25
+}
+
 impl Rhythm {
     /// Something moved at `now`, in seconds, or since the look before; `looks` is the time between two.
     pub(super) fn push(&mut self, now: u32, bytes: u64, looks: Duration) {
@@ -342,6 +347,14 @@ impl Rhythm {
         }
         self.last = now;
         self.bytes = self.bytes.saturating_add(bytes);
+    }
+
+    /// The pause of most activities, whatever they move: the median, if at least half of the pauses are like it.
+    pub(super) fn period(&self) -> Option<f32> {
+        let mut seconds: Vec<_> = self.pauses.iter().map(|pause| f64::from(pause.seconds)).collect();
+        let median = median(&mut seconds);
+        let alike = seconds.iter().filter(|pause| is_like(**pause, median)).count();
+        (alike > 0 && alike * 2 >= seconds.len()).then_some(median as f32)
     }
 
     /// Whether the activities are regular: small, and with pauses that vary by `variation` at most.

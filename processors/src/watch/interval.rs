@@ -6,6 +6,7 @@ use super::Watch;
 use super::attempts::{Sent, Tried};
 use super::ends::{ContactKey, Object, is_external};
 use super::findings::Draft;
+use super::history::is_like;
 use super::memory::{Activity, seconds};
 
 /// Part of the ratio that is asked for which is the most that may be usual.
@@ -76,7 +77,7 @@ impl Watch {
             ..
         } = std::mem::take(&mut contact.now);
         let flow = contact.flow.take();
-        let mut drafts = Vec::new();
+        let (mut drafts, mut beacon) = (Vec::new(), None);
         let tried = opened + failed;
         let usual = contact.failures.get();
         let surge = contact.volume.compare(bytes, now);
@@ -85,15 +86,17 @@ impl Watch {
             self.config.beacon.bytes,
             self.clock.pace.interval(),
         );
-        let was_regular = contact.is_regular;
+        let is_usual = contact.is_regular
+            || regular.is_some_and(|regular| is_like(regular.period, f64::from(contact.period)));
         if tried > 0 {
             contact.failures.push(f64::from(failed) / f64::from(tried));
         }
         if bytes > 0 {
             contact.volume.push(bytes, now, learning);
         }
-        if learning && regular.is_some() {
-            contact.is_regular = true;
+        if learning {
+            contact.is_regular |= regular.is_some();
+            contact.period = contact.rhythm.period().unwrap_or(contact.period);
         }
         let Some(flow) = flow.filter(|_| !learning) else {
             return;
@@ -121,16 +124,23 @@ impl Watch {
         }
         if let Some(regular) = regular
             && self.config.beacon.enabled
-            && !was_regular
+            && !is_usual
             && !key.serves
             && !key.is_regular_by_nature()
             && matches!(key.object, Object::Range(_))
             && is_external(flow.class)
         {
-            drafts.push(Draft::beacon(subject, key, &flow, regular));
+            beacon = Some(Draft::beacon(subject, key, &flow, regular));
         }
         for draft in drafts {
             self.outbox.put(key, draft, self.now());
+        }
+        // Once: each further activity would say the same.
+        if let Some(beacon) = beacon
+            && self.outbox.put(key, beacon, self.now())
+            && let Some(contact) = self.memory.contacts.get_mut(key)
+        {
+            contact.is_regular = true;
         }
     }
 

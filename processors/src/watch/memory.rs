@@ -21,8 +21,11 @@ pub(super) struct Contact {
     /// Part of the connects that failed, per interval in which any was tried.
     pub(super) failures: Mean,
     pub(super) rhythm: Rhythm,
-    /// Whether it was regular while nothing was reported: then it is usual.
+    /// Whether it was regular while nothing was reported, or was reported: then it is usual.
     pub(super) is_regular: bool,
+    /// The pause of most activities while `watch` learned, in seconds, which is usual; 0 if there is none. A pause of hours comes too seldom
+    /// in that time to be regular.
+    pub(super) period: f32,
     /// Of the open interval.
     #[serde(skip)]
     pub(super) now: Activity,
@@ -37,6 +40,7 @@ impl Contact {
         *self = Self {
             last: self.last.max(part.last),
             is_regular: self.is_regular || part.is_regular,
+            period: self.period.max(part.period),
             ..Self::default()
         };
     }

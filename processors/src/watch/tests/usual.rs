@@ -97,3 +97,66 @@ fn a_job_that_tries_many_ports_or_addresses_seldom_is_usual_once_it_was_learned(
     }
     assert_eq!(scene.kinds(), [FindingKind::FanOut; 2]);
 }
+
+/// Checks at an external peer each, with a pause in seconds each, for so many days; the sentences of what is found of them.
+fn checks(pauses: &[u64], days: u64, config: &Config) -> Vec<String> {
+    let mut scene = Scene::new(config);
+    for tick in 0..days * 86_400 / 60 {
+        for (peer, pause) in (1..).zip(pauses) {
+            if (tick * 60).is_multiple_of(*pause) {
+                let to = ([198, 51, peer, 7], 443);
+                scene.talk("updater", to, Events::OPENED | Events::CLOSED, 2_000, 5_000);
+            }
+        }
+        scene.tick_after(60);
+    }
+    let findings = scene.findings.into_iter();
+    findings.map(|finding| finding.text.to_string()).collect()
+}
+
+const HOUR: u64 = 3600;
+
+#[test]
+fn a_pause_of_hours_that_was_learned_is_no_beacon() {
+    let mut config = without_first_contacts();
+    config.learn = Duration::from_secs(24 * HOUR);
+    config.interval = Duration::from_secs(60);
+    let pauses = [
+        HOUR,
+        2 * HOUR,
+        3 * HOUR,
+        4 * HOUR,
+        6 * HOUR,
+        8 * HOUR,
+        12 * HOUR - 60,
+    ];
+    assert_eq!(checks(&pauses, 9, &config), [""; 0]);
+}
+
+#[test]
+fn a_beacon_is_found_once_however_long_it_goes_on() {
+    let mut config = without_first_contacts();
+    config.learn = Duration::from_secs(HOUR);
+    config.interval = Duration::from_secs(60);
+    let found = checks(&[300, HOUR + 600, 4 * HOUR], 4, &config);
+    // The first was regular while `watch` learned.
+    assert_eq!(found.len(), 2, "{found:?}");
+    for (text, pause) in found.iter().zip(["4200", "14400"]) {
+        assert!(text.contains(&format!(" every {pause} s ")), "{text}");
+    }
+}
+
+#[test]
+fn a_contact_with_another_pause_than_while_it_was_learned_is_a_beacon() {
+    let mut config = without_first_contacts();
+    config.learn = Duration::from_secs(HOUR);
+    let mut scene = Scene::new(&config);
+    for second in (0..20 * HOUR).step_by(5) {
+        let pause = if second < HOUR { 1_200 } else { 600 };
+        if second.is_multiple_of(pause) {
+            scene.talk("shop", ([185, 220, 101, 1], 443), Events::OPENED, 200, 100);
+        }
+        scene.tick();
+    }
+    assert_eq!(scene.kinds(), [FindingKind::Beacon]);
+}
