@@ -164,7 +164,7 @@ impl Prefixes {
 pub(super) struct Memory {
     /// When learning began, in nanoseconds of the clock of `watch`; 0 before the first watermark.
     pub(super) since: u64,
-    /// The newest watermark by that clock, and by the system's.
+    /// The newest watermark by that clock, and the latest one by the system's, which may have been set back since.
     pub(super) now: u64,
     pub(super) system: u64,
     pub(super) basis: Basis,
@@ -195,7 +195,7 @@ impl Memory {
         let stopped = at.since(Timestamp::from_nanos(self.system)).min(forget / 2);
         let saved = Timestamp::from_nanos(self.now);
         let now = saved.plus(stopped);
-        (self.now, self.system) = (now.as_nanos(), at.as_nanos());
+        self.tick(now, at);
         for since in [&mut self.since, &mut self.countries_since] {
             let began = Timestamp::from_nanos(*since);
             if *since > 0 && saved.since(began) < learn {
@@ -203,6 +203,13 @@ impl Memory {
             }
         }
         now
+    }
+
+    /// The newest watermark: `now` by the clock of `watch`, `system` by the system's. A clock without a battery begins anew with each boot; a
+    /// stop in which it is set counts from the latest time that it had, not from that of the boot.
+    pub(super) fn tick(&mut self, now: Timestamp, system: Timestamp) {
+        self.now = now.as_nanos();
+        self.system = self.system.max(system.as_nanos());
     }
 
     /// Brings what was learned with other settings to these. Returns what differs, as words.

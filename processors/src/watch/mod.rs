@@ -424,7 +424,7 @@ impl Processor for Watch {
         if let Some(jump) = self.clock.advance(to, self.config.interval) {
             self.report_jump(jump);
         }
-        (self.memory.now, self.memory.system) = (self.now().as_nanos(), self.clock.system().as_nanos());
+        self.memory.tick(self.clock.now(), self.clock.system());
         if self.now() >= self.closes {
             self.close_interval();
             self.open_interval();

@@ -387,6 +387,67 @@ fn a_clock_that_is_set_back_or_ahead_changes_neither_intervals_nor_what_was_lear
 }
 
 #[test]
+fn steps_of_the_clock_at_successive_looks_are_neither_learning_nor_time() {
+    const DAYS: i64 = 86_400;
+    let mut config = quick();
+    config.learn = Duration::from_secs(600);
+    for jumps in [
+        // It boots in the past, has a saved time, and is set.
+        &[6 * 365 * DAYS, DAYS + 60][..],
+        &[20 * DAYS, 20 * DAYS, -40 * DAYS],
+        &[
+            20 * DAYS,
+            -20 * DAYS,
+            20 * DAYS,
+            -20 * DAYS,
+            20 * DAYS,
+            -20 * DAYS,
+        ],
+        // It sleeps, and wakes for one look at a time.
+        &[3 * 3_600; 10],
+    ] {
+        let mut scene = Scene::at(&config, 1_577_836_800);
+        live(&mut scene, 60);
+        for jump in jumps {
+            scene.now = scene.now.checked_add_signed(*jump).unwrap();
+            scene.tick();
+        }
+        live(&mut scene, 520);
+        assert!(scene.watch.is_learning(), "{jumps:?}");
+        live(&mut scene, 100);
+        for jump in jumps {
+            scene.now = scene.now.checked_add_signed(*jump).unwrap();
+            scene.tick();
+        }
+        let contacts = scene.watch.memory.contacts.len();
+        live(&mut scene, 20);
+        assert_eq!((contacts, scene.watch.memory.contacts.len()), (1, 1), "{jumps:?}");
+        assert_watches(&mut scene, 1);
+    }
+}
+
+#[test]
+fn boots_without_a_clock_forget_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut config = quick();
+    config.state_file = Some(folder.path().join("watch.state"));
+    let mut scene = Scene::at(&config, START);
+    live(&mut scene, 300);
+    for boot in 1..6 {
+        for at in [1_577_836_800, START + 3_600 * boot] {
+            drop(scene);
+            scene = Scene::at(&config, at);
+            // Another contact than the first.
+            for _ in 0..6 {
+                scene.talk("agent", ([10, 2, 0, 5], 80), Events::NONE, 10, 10);
+                scene.tick();
+            }
+        }
+    }
+    assert_eq!(scene.watch.memory.contacts.len(), 2);
+}
+
+#[test]
 fn learning_goes_on_when_a_clock_without_a_battery_is_set() {
     let mut scene = Scene::at(&quick(), 20);
     live(&mut scene, 30);
