@@ -339,7 +339,7 @@ impl Watch {
 
     fn save(&mut self) {
         self.intervals = self.intervals.wrapping_add(1);
-        if let Some(saver) = &self.saver
+        if let Some(saver) = &mut self.saver
             && self.intervals.is_multiple_of(SAVE_EVERY)
         {
             saver.save(&self.memory, self.outbox.said());
@@ -352,6 +352,7 @@ fn restore(config: &Config, context: &BuildContext) -> Result<(Saved, Option<Sav
     let Some(file) = config.state_file.as_ref().filter(|_| !context.is_replay) else {
         return Ok((Saved::default(), None));
     };
+    let file = state::target(file);
     let failed = |error: &dyn std::error::Error| BuildError {
         id: context.id.clone(),
         message: format!(
@@ -359,19 +360,16 @@ fn restore(config: &Config, context: &BuildContext) -> Result<(Saved, Option<Sav
             file.display()
         ),
     };
-    let mut is_damaged = false;
-    let saved = match state::read(file) {
+    let saved = match state::read(&file, &context.pipeline) {
         Ok(saved) => saved.unwrap_or_default(),
         // Its next version would be renamed over a device or FIFO.
         Err(error) if context.strict || error.is_other_kind() => return Err(failed(&error)),
         Err(error) => {
-            is_damaged = error.is_content();
-            warn_unread(file, &error, context);
+            warn_unread(&file, &error, context);
             Saved::default()
         }
     };
-    let saver = Saver::start(file.clone(), Arc::clone(&context.pipeline), is_damaged)
-        .map_err(|error| failed(&error))?;
+    let saver = Saver::start(file.clone(), Arc::clone(&context.pipeline)).map_err(|error| failed(&error))?;
     Ok((saved, Some(saver)))
 }
 
@@ -394,7 +392,7 @@ fn warn_unread(file: &Path, error: &StateError, context: &BuildContext) {
             pipeline,
             file = %file.display(),
             %error,
-            "what was learned can't be read: the processor learns anew, and overwrites the file within {SAVE_EVERY} intervals if it can\n  \
+            "what was learned can't be read: the processor learns anew, and saves nothing while the file can't be read\n  \
              hint: correct the permissions of the file and its folder"
         );
     }

@@ -689,7 +689,7 @@ fn all_that_was_learned_is_in_the_state_file() {
     assert_eq!(Vec::from_iter(&shop.countries), [b"DE"]);
     assert!(memory.since > 0 && memory.countries_since > 0 && !said.is_empty());
 
-    let saved = state::read(&file).unwrap().unwrap();
+    let saved = state::read(&file, "metrics").unwrap().unwrap();
     assert_eq!(saved.memory, memory);
     assert_eq!(saved.said, said);
 }

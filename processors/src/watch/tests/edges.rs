@@ -189,6 +189,88 @@ fn a_state_file_may_be_named_without_a_folder() {
     assert_eq!(config.contract().writes, [Path::new(".")]);
 }
 
+#[test]
+fn a_state_file_is_not_named_as_one_that_is_written_beside_another() {
+    for (name, is_refused) in [
+        ("w.metrics.new", true),
+        ("w.corrupt", true),
+        ("w.new.state", false),
+        ("new", false),
+        ("watch.state", false),
+    ] {
+        let mut config = quick();
+        config.state_file = Some(Path::new("/var/lib/flowtap").join(name));
+        assert_eq!(!config.validate().is_empty(), is_refused, "{name}");
+    }
+}
+
+#[test]
+fn a_state_file_that_is_a_link_is_that_of_its_target() {
+    let folder = tempfile::tempdir().unwrap();
+    let elsewhere = folder.path().join("elsewhere");
+    std::fs::create_dir(&elsewhere).unwrap();
+    let (link, target) = (folder.path().join("watch.state"), elsewhere.join("state"));
+    std::os::unix::fs::symlink(&target, &link).unwrap();
+    let mut config = quick();
+    config.state_file = Some(link.clone());
+    let contract = config.contract();
+    assert_eq!(contract.writes, [folder.path(), &elsewhere]);
+    assert_eq!(contract.owns[0].path, target);
+    for _ in 0..2 {
+        let mut scene = Scene::new(&config);
+        live(&mut scene, 300);
+        drop(scene);
+        assert!(std::fs::symlink_metadata(&link).unwrap().is_symlink());
+        assert!(target.is_file());
+    }
+}
+
+/// A scene of this pipeline, and what its processor counts.
+fn of_pipeline(config: &Config, pipeline: &str, now: u64) -> (Scene, Counters, SdkMeterProvider) {
+    let (mut context, counters, provider) = counted_context(NodeInfo::default());
+    context.pipeline = pipeline.into();
+    let mut scene = Scene::at(&quick(), now);
+    scene.watch = Watch::new(config, &context).unwrap();
+    scene.watch.begin(Timestamp::from_nanos(now * 1_000_000_000));
+    (scene, counters, provider)
+}
+
+#[test]
+fn pipelines_with_one_state_file_keep_what_each_has_learned() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut config = quick();
+    config.state_file = Some(folder.path().join("watch.state"));
+    // A filter leaves one of them less.
+    let talk = |scene: &mut Scene, contacts: u8| {
+        for _ in 0..24 {
+            for net in 0..contacts {
+                scene.talk("shop", ([10, 1, net, 5], 443), Events::OPENED, 10, 10);
+            }
+            scene.tick();
+        }
+        scene.kinds().len()
+    };
+    for run in 0..4 {
+        let now = START + run * 1_000;
+        let (mut metrics, _, _provider) = of_pipeline(&config, "metrics", now);
+        // The other one is not there in one of the runs.
+        let mut logs = (run != 1).then(|| of_pipeline(&config, "logs", now));
+        assert_eq!(talk(&mut metrics, 1), 0, "{run}");
+        if let Some((logs, ..)) = &mut logs {
+            assert_eq!(
+                logs.watch.memory.contacts.len(),
+                if run == 0 { 0 } else { 5 },
+                "{run}"
+            );
+            assert_eq!(talk(logs, 5), 0, "{run}");
+        }
+        // Either may be the last one.
+        if run.is_multiple_of(2) {
+            drop(metrics);
+        }
+    }
+}
+
 /// A scene with `after`, which has what `before` has learned of steady traffic in each network of `networks`.
 fn with_other_settings(before: &Config, after: &Config, networks: &[[u8; 3]]) -> (Scene, tempfile::TempDir) {
     let folder = tempfile::tempdir().unwrap();
