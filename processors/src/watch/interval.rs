@@ -37,10 +37,7 @@ impl Watch {
         self.memory.forget(limit);
         // Their numbers will be those of others.
         self.outbox.forget_subjects(&self.memory);
-        self.telemetry.contacts.record(
-            self.memory.contacts.len() as u64,
-            std::slice::from_ref(&self.telemetry.processor),
-        );
+        self.report_contacts();
     }
 
     /// Once in an interval, as a flood of names would have it done for each of them.

@@ -100,7 +100,8 @@ struct Telemetry {
     contacts: Gauge<u64>,
     jumps: Counter<u64>,
     untracked: ProcessorTelemetry,
-    processor: KeyValue,
+    /// Its id and its pipeline.
+    labels: [KeyValue; 2],
 }
 
 /// Why a record is not watched: there is no room for its contact.
@@ -169,7 +170,10 @@ impl Watch {
                     &context.pipeline,
                     &[FULL, SUBJECTS_FULL, FINDINGS_FULL],
                 ),
-                processor: KeyValue::new("processor", context.id.to_string()),
+                labels: [
+                    KeyValue::new("processor", context.id.to_string()),
+                    KeyValue::new("pipeline", context.pipeline.to_string()),
+                ],
             },
         })
     }
@@ -322,14 +326,17 @@ impl Watch {
         self.registration.learns_until(self.clock.system().plus(left));
     }
 
+    fn report_contacts(&self) {
+        let contacts = self.memory.contacts.len() as u64;
+        self.telemetry.contacts.record(contacts, &self.telemetry.labels);
+    }
+
     fn report_jump(&mut self, jump: Jump) {
         self.report_learning();
-        self.telemetry
-            .jumps
-            .add(1, std::slice::from_ref(&self.telemetry.processor));
+        self.telemetry.jumps.add(1, &self.telemetry.labels);
         if !std::mem::replace(&mut self.has_logged_jump, true) {
             tracing::info!(
-                processor = %self.telemetry.processor.value,
+                processor = %self.telemetry.labels[0].value,
                 seconds = jump.seconds,
                 "the system's clock was set, or the machine slept: the processor `watch` does not count that as time; further jumps are \
                  counted in flowtap_processor_watch_clock_jumps_total"
@@ -406,6 +413,9 @@ impl Processor for Watch {
         self.report_learning();
         self.open_interval();
         self.outbox.begin(now);
+        // From the start, so that an increase of the counter is one.
+        self.telemetry.jumps.add(0, &self.telemetry.labels);
+        self.report_contacts();
     }
 
     fn process(&mut self, batch: &mut FlowBatch) {

@@ -271,6 +271,29 @@ fn pipelines_with_one_state_file_keep_what_each_has_learned() {
     }
 }
 
+#[test]
+fn jumps_and_contacts_are_counted_by_pipeline_from_the_start() {
+    let (mut scene, counters, _provider) = of_pipeline(&quick(), "logs/findings", START);
+    let labels = "pipeline=logs/findings,processor=test".to_owned();
+    for (name, value) in [
+        ("processor_watch_clock_jumps", 0),
+        ("processor_watch_contacts", 0),
+    ] {
+        assert_eq!(counters.series(name), [(labels.clone(), value)], "{name}");
+    }
+    live(&mut scene, 60);
+    for _ in 0..2 {
+        scene.now += 86_400;
+        live(&mut scene, 30);
+    }
+    for (name, value) in [
+        ("processor_watch_clock_jumps", 2),
+        ("processor_watch_contacts", 1),
+    ] {
+        assert_eq!(counters.series(name), [(labels.clone(), value)], "{name}");
+    }
+}
+
 /// A scene with `after`, which has what `before` has learned of steady traffic in each network of `networks`.
 fn with_other_settings(before: &Config, after: &Config, networks: &[[u8; 3]]) -> (Scene, tempfile::TempDir) {
     let folder = tempfile::tempdir().unwrap();
