@@ -369,8 +369,12 @@ impl Rhythm {
         let seconds = self.pauses.iter().map(|pause| f64::from(pause.seconds));
         let mean = seconds.clone().sum::<f64>() / count;
         let squares = seconds.map(|pause| (pause - mean).powi(2));
-        let seen = (squares.sum::<f64>() / count).sqrt() / mean;
-        let is_seen_well = mean >= looks.as_secs_f64() * f64::from(LOOKS);
+        // A pause that is not a whole number of looks is seen as the whole number below or above it.
+        let looks = looks.as_secs_f64();
+        let part = if looks > 0.0 { (mean / looks).fract() } else { 0.0 };
+        let of_looks = part * (1.0 - part) * looks.powi(2);
+        let seen = (squares.sum::<f64>() / count - of_looks).max(0.0).sqrt() / mean;
+        let is_seen_well = mean >= looks * f64::from(LOOKS);
         (seen <= variation && is_seen_well).then_some(Regular {
             period: mean,
             variation: seen,

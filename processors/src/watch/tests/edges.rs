@@ -409,6 +409,24 @@ fn looks_at_sockets_make_no_beacon_of_a_chat_at_any_interval_of_a_receiver() {
 }
 
 #[test]
+fn a_beacon_of_four_looks_and_more_is_found_whatever_part_of_a_look_its_pause_has() {
+    for (looks, periods) in [
+        (5, 20..32),
+        (10, 40..62),
+        (15, 60..92),
+        (30, 120..182),
+        (60, 240..362),
+    ] {
+        for period in periods {
+            // Not at whole looks, as a beacon begins when it does.
+            let mut begins = std::iter::once(period + looks / 2);
+            let beacon = seen_by_looks(looks, || begins.next().unwrap_or(period));
+            assert_eq!(beacon, [FindingKind::Beacon], "{period} s, {looks} s");
+        }
+    }
+}
+
+#[test]
 fn bytes_that_leave_on_a_connection_that_the_peer_opened_are_a_part_of_what_a_subject_sends() {
     const MUCH: u64 = 50 << 20;
     let served = |scene: &mut Scene, to: [u8; 4], udp: bool, sent: u64| {
