@@ -60,6 +60,35 @@ impl Counters {
         self.sum("processor_dropped", reason)
     }
 
+    /// The value of each series of a counter or gauge, with its labels as a text, in order.
+    pub(crate) fn series(&self, name: &str) -> Vec<(String, u64)> {
+        let mut metrics = ResourceMetrics::default();
+        self.collect(&mut metrics).unwrap();
+        let labels = |attributes: &mut dyn Iterator<Item = &KeyValue>| {
+            let labels = attributes.map(|label| format!("{}={}", label.key, label.value));
+            let mut labels: Vec<_> = labels.collect();
+            labels.sort();
+            labels.join(",")
+        };
+        let mut series = Vec::new();
+        let all = metrics.scope_metrics().flat_map(ScopeMetrics::metrics);
+        for metric in all.filter(|metric| metric.name() == name) {
+            match metric.data() {
+                AggregatedMetrics::U64(MetricData::Sum(sum)) => {
+                    let points = sum.data_points();
+                    series.extend(points.map(|point| (labels(&mut point.attributes()), point.value())));
+                }
+                AggregatedMetrics::U64(MetricData::Gauge(gauge)) => {
+                    let points = gauge.data_points();
+                    series.extend(points.map(|point| (labels(&mut point.attributes()), point.value())));
+                }
+                _ => {}
+            }
+        }
+        series.sort();
+        series
+    }
+
     fn sum(&self, name: &str, reason: &str) -> u64 {
         let mut metrics = ResourceMetrics::default();
         self.collect(&mut metrics).unwrap();

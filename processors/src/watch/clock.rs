@@ -10,11 +10,14 @@ use flowtap_pipeline::Timestamp;
 /// The least gap between two watermarks that is taken for a jump.
 const LONGEST_GAP: Duration = Duration::from_secs(600);
 
-/// The same, in intervals.
-const INTERVALS_OF_JUMP: u32 = 10;
-
-/// The same as a multiple of the gap before: receivers may look less often.
+/// The same as a multiple of the gaps that are usual: receivers may look less often.
 const MULTIPLE_OF_JUMP: u32 = 4;
+
+/// Gaps of one length, one after the other, that are the interval of a receiver and not jumps.
+const ALIKE: u32 = 4;
+
+/// The longest gap that becomes usual after shorter ones. A machine that sleeps for hours, and wakes for a moment at a time, has some.
+const LONGEST_CHANGE: Duration = Duration::from_secs(3600);
 
 /// A clock that a jump of the system's clock does not move.
 #[derive(Clone, Copy, Debug, Default)]
@@ -23,9 +26,10 @@ pub(super) struct Clock {
     now: Timestamp,
     /// The system's at the newest watermark.
     system: Timestamp,
-    /// The gap before the newest watermark.
-    gap: Duration,
     pub(super) pace: Pace,
+    /// The newest gap that was taken for a jump, and how many of its length came one after the other.
+    long: Duration,
+    alike: u32,
 }
 
 /// A jump of the system's clock, or a pause of the machine.
@@ -62,18 +66,14 @@ impl Clock {
                 return None;
             }
             self.system = to;
+            self.alike = 0;
             return Some(Jump {
                 seconds: -back.as_secs_f64(),
             });
         }
         let gap = to.since(self.system);
-        let before = std::mem::replace(&mut self.gap, gap);
         self.system = to;
-        if gap
-            > LONGEST_GAP
-                .max(interval.saturating_mul(INTERVALS_OF_JUMP))
-                .max(before.saturating_mul(MULTIPLE_OF_JUMP))
-        {
+        if self.is_jump(gap) {
             return Some(Jump {
                 seconds: gap.as_secs_f64(),
             });
@@ -81,6 +81,22 @@ impl Clock {
         self.pace.push(gap);
         self.now = self.now.plus(gap);
         None
+    }
+
+    /// Whether `gap` is a jump ahead. The one before says nothing: clocks are set twice, machines sleep again.
+    fn is_jump(&mut self, gap: Duration) -> bool {
+        if gap <= LONGEST_GAP.max(self.pace.usual().saturating_mul(MULTIPLE_OF_JUMP)) {
+            // Of several receivers, whose watermarks may be the same.
+            if gap > Duration::ZERO {
+                self.alike = 0;
+            }
+            return false;
+        }
+        let is_alike = gap.abs_diff(self.long) <= self.long / 8;
+        self.alike = if is_alike { self.alike.saturating_add(1) } else { 1 };
+        self.long = gap;
+        let may_be_interval = gap <= LONGEST_CHANGE || !self.pace.has_shorter(gap);
+        self.alike < ALIKE || !may_be_interval
     }
 }
 
@@ -106,6 +122,19 @@ impl Pace {
             // A single one that a busy machine made longer is not the interval.
             self.interval = gaps[GAPS - 2];
         }
+    }
+
+    /// The median of the newest gaps, which a few longer ones do not move.
+    fn usual(&self) -> Duration {
+        let mut gaps = self.gaps;
+        gaps.sort_unstable();
+        gaps[(GAPS - 1) / 2]
+    }
+
+    /// Whether one of the newest gaps is less than half of `gap`.
+    fn has_shorter(&self, gap: Duration) -> bool {
+        let mut known = self.gaps.iter().filter(|gap| !gap.is_zero());
+        known.any(|known| *known * 2 < gap)
     }
 
     /// The interval of the receivers: the second longest of the newest gaps.
@@ -136,9 +165,38 @@ mod tests {
             (5, 5, None),
             (-15 * 86_400, 0, Some(-1_296_000.0)),
             (5, 5, None),
+            // Twice, and then back.
+            (15 * 86_400, 0, Some(1_296_000.0)),
+            (15 * 86_400, 0, Some(1_296_000.0)),
+            (-30 * 86_400, 0, Some(-2_592_000.0)),
+            // Boots, each with a longer pause than the one before.
+            (6 * 365 * 86_400, 0, Some(189_216_000.0)),
+            (86_460, 0, Some(86_460.0)),
+            (-6 * 366 * 86_400, 0, Some(-189_734_400.0)),
+            (600, 600, None),
+            (2_400, 0, Some(2_400.0)),
+            (9_600, 0, Some(9_600.0)),
+            (5, 5, None),
+            // Sleeps of a machine that wakes for a moment at a time.
+            (10_800, 0, Some(10_800.0)),
+            (10_830, 0, Some(10_830.0)),
+            (10_830, 0, Some(10_830.0)),
+            (10_830, 0, Some(10_830.0)),
+            (10_830, 0, Some(10_830.0)),
+            (10_830, 0, Some(10_830.0)),
+            (5, 5, None),
             // A receiver with an interval of 20 minutes from here on.
             (1_200, 0, Some(1_200.0)),
+            (1_200, 0, Some(1_200.0)),
+            (1_200, 0, Some(1_200.0)),
             (1_200, 1_200, None),
+            (1_200, 1_200, None),
+            (1_200, 1_200, None),
+            (1_200, 1_200, None),
+            (1_200, 1_200, None),
+            (1_200, 1_200, None),
+            // It misses two looks.
+            (3_600, 3_600, None),
             (1_200, 1_200, None),
         ] {
             let before = clock.now();
@@ -147,6 +205,18 @@ mod tests {
             assert_eq!(found.map(|jump| jump.seconds), jump, "{gap}");
             assert_eq!(clock.now().since(before).as_secs(), moved, "{gap}");
         }
+    }
+
+    #[test]
+    fn receivers_that_look_every_few_hours_have_time_from_the_fourth_look_on() {
+        let hours = Duration::from_secs(3 * 3600);
+        let mut clock = Clock::new(Timestamp::default(), Timestamp::default().plus(hours));
+        let mut moved = Vec::new();
+        for looks in 2..8 {
+            let jump = clock.advance(Timestamp::default().plus(hours * looks), Duration::from_secs(60));
+            moved.push(jump.is_none());
+        }
+        assert_eq!(moved, [false, false, false, true, true, true]);
     }
 
     #[test]

@@ -17,7 +17,7 @@ use serde::de::{self, Unexpected, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
 
 use super::Watch;
-use super::state::folder_of;
+use super::state::{folder_of, is_of_another, target};
 
 /// Settings.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -83,7 +83,8 @@ pub struct FirstContact {
 pub struct FanOut {
     /// Whether they are reported.
     pub enabled: bool,
-    /// Addresses in one interval from which on it may be a scan. More than four times the usual number is needed as well.
+    /// Addresses in one interval from which on it may be a scan. Four times the usual number and twice the largest usual one are needed as
+    /// well.
     pub destinations: NonZeroUsize,
     /// The same of ports of one address.
     pub ports: NonZeroUsize,
@@ -333,6 +334,12 @@ impl ComponentConfig for Config {
                 "must be the path of a file; hint: /var/lib/flowtap/watch.state",
             ));
         }
+        if self.state_file.as_deref().is_some_and(is_of_another) {
+            faults.push(Violation::new(
+                "state_file",
+                "must not end with `.new` or `.corrupt`, as files do that are written beside a state file; hint: /var/lib/flowtap/watch.state",
+            ));
+        }
         faults
     }
 
@@ -359,14 +366,21 @@ impl ComponentConfig for Config {
                 RecordField::PeerPlace,
             ]);
         let contract = match &self.state_file {
-            Some(file) => contract.owns("state_file", file),
+            Some(file) => contract.owns("state_file", target(file)),
             None => contract,
         };
-        let folder = self.state_file.as_deref().map(folder_of);
-        match folder {
-            Some(folder) => contract.reads([folder]).writes([folder]),
-            None => contract,
-        }
+        let Some(file) = self.state_file.as_deref() else {
+            return contract;
+        };
+        // Of a link that of the file, which is written.
+        let target = target(file);
+        let folders = [folder_of(file), folder_of(&target)];
+        let folders = if folders[0] == folders[1] {
+            &folders[..1]
+        } else {
+            &folders[..]
+        };
+        contract.reads(folders).writes(folders)
     }
 }
 

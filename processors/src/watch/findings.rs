@@ -7,7 +7,7 @@ use std::time::Duration;
 use flowtap_pipeline::{FindingKind, FindingRecord, Findings, Flow, FlowBatch, Timestamp};
 
 use super::ends::{ContactKey, server_port};
-use super::history::{Regular, Surge};
+use super::history::{Regular, Surge, UsualCount};
 use super::memory::Memory;
 
 /// Findings whose repetition is watched for. With more, all of them may be repeated.
@@ -119,30 +119,44 @@ impl Draft {
         Self::of_contact(kind, subject, key, flow, text, Vec::new())
     }
 
-    pub(super) fn fan_out(subject: &str, flow: &Flow, destinations: usize, usual: f64, seconds: f64) -> Self {
+    pub(super) fn fan_out(
+        subject: &str,
+        flow: &Flow,
+        destinations: usize,
+        usual: UsualCount,
+        seconds: f64,
+    ) -> Self {
         Self {
             kind: FindingKind::FanOut,
             flow: flow.clone(),
             subject: subject.into(),
             object: "".into(),
-            text: format!("{subject} tried {destinations} addresses in {seconds:.0} s; {usual:.0} are usual"),
-            numbers: vec![
-                ("destinations", destinations as f64),
-                ("usual", usual),
-                ("seconds", seconds),
-            ],
+            text: format!(
+                "{subject} tried {destinations} addresses in {seconds:.0} s; {:.0} are usual",
+                usual.mean
+            ),
+            numbers: count("destinations", destinations, usual, seconds),
         }
     }
 
-    pub(super) fn port_scan(subject: &str, flow: &Flow, ports: usize, seconds: f64) -> Self {
+    pub(super) fn port_scan(
+        subject: &str,
+        flow: &Flow,
+        ports: usize,
+        usual: UsualCount,
+        seconds: f64,
+    ) -> Self {
         let addr = flow.remote.addr;
         Self {
             kind: FindingKind::FanOut,
             flow: flow.clone(),
             subject: subject.into(),
             object: addr.to_string().into(),
-            text: format!("{subject} tried {ports} ports of {addr} in {seconds:.0} s"),
-            numbers: vec![("ports", ports as f64), ("seconds", seconds)],
+            text: format!(
+                "{subject} tried {ports} ports of {addr} in {seconds:.0} s; {:.0} are usual",
+                usual.mean
+            ),
+            numbers: count("ports", ports, usual, seconds),
         }
     }
 
@@ -239,10 +253,20 @@ impl Draft {
     }
 }
 
+fn count(name: &'static str, count: usize, usual: UsualCount, seconds: f64) -> Vec<(&'static str, f64)> {
+    vec![
+        (name, count as f64),
+        ("usual", usual.mean),
+        ("largest_usual", usual.largest),
+        ("seconds", seconds),
+    ]
+}
+
 fn volume(bytes: u64, surge: Surge, seconds: f64) -> Vec<(&'static str, f64)> {
     vec![
         ("bytes", bytes as f64),
         ("usual_bytes", surge.median),
+        ("largest_usual_bytes", surge.largest),
         ("score", surge.score),
         ("seconds", seconds),
     ]
@@ -299,9 +323,9 @@ impl Outbox {
         &self.said
     }
 
-    /// A finding about a contact.
-    pub(super) fn put(&mut self, key: &ContactKey, draft: Draft, now: Timestamp) {
-        self.put_once(Some(key.clone()), draft, now);
+    /// A finding about a contact. Returns whether it is made, now or within `repeat`: not if there is no room for it.
+    pub(super) fn put(&mut self, key: &ContactKey, draft: Draft, now: Timestamp) -> bool {
+        self.put_once(Some(key.clone()), draft, now)
     }
 
     /// A finding about a subject, and what its draft has as the other end.
@@ -309,7 +333,7 @@ impl Outbox {
         self.put_once(None, draft, now);
     }
 
-    fn put_once(&mut self, key: Option<ContactKey>, draft: Draft, now: Timestamp) {
+    fn put_once(&mut self, key: Option<ContactKey>, draft: Draft, now: Timestamp) -> bool {
         let ends = match &key {
             Some(_) => Arc::from(""),
             None => format!("{} {}", draft.subject, draft.object).into(),
@@ -320,11 +344,11 @@ impl Outbox {
             .get(&id)
             .is_some_and(|said| now.since(*said) < self.repeat)
         {
-            return;
+            return true;
         }
         if self.waiting.len() >= MAX_WAITING {
             self.left_out += 1;
-            return;
+            return false;
         }
         if self.said.len() >= MAX_SAID {
             let repeat = self.repeat;
@@ -343,6 +367,7 @@ impl Outbox {
             text: draft.text.into(),
             numbers: draft.numbers,
         });
+        true
     }
 
     /// Moves pending findings into `batch`. They are of `now`, the watermark: another pipeline with the same processor may have begun at

@@ -26,6 +26,76 @@ pub(super) struct History {
 pub(super) struct Surge {
     pub(super) score: f64,
     pub(super) median: f64,
+    /// The largest usual amount.
+    pub(super) largest: f64,
+}
+
+impl Surge {
+    /// Whether `amount` is a surge by a score of at least `score`.
+    pub(super) fn is_one(&self, amount: u64, score: f64) -> bool {
+        let amount = amount as f64;
+        self.score >= score
+            && amount >= self.median * VOLUME_MULTIPLE
+            && amount >= self.largest * PEAK_MULTIPLE
+    }
+}
+
+/// The least multiple of the usual amount that is a surge.
+const VOLUME_MULTIPLE: f64 = 4.0;
+
+/// Seconds between two large amounts that are two occasions, and not one.
+const APART: u32 = 3600;
+
+/// The amounts of a contact, or of a subject: the newest ones, and the largest.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub(super) struct Volume {
+    newest: History,
+    /// The largest while `watch` learned, or later on two occasions.
+    usual: Peak,
+    /// The largest on an occasion after that, and when it began.
+    once: Peak,
+}
+
+impl Volume {
+    /// Compares `amount` at `now`, in seconds, with what is usual; `None` if that is not known.
+    pub(super) fn compare(&self, amount: u64, now: u32) -> Option<Surge> {
+        let surge = self.newest.compare(amount)?;
+        Some(Surge {
+            largest: self.usual.get(now),
+            ..surge
+        })
+    }
+
+    /// Takes `factor` times as much for usual.
+    pub(super) fn scale(&mut self, factor: f32) {
+        self.newest.scale(factor);
+        self.usual.scale(factor);
+        self.once.scale(factor);
+    }
+
+    /// Adds an amount at `now`, in seconds. While `learning` the largest is usual; later one of which half came before, on another occasion.
+    pub(super) fn push(&mut self, amount: u64, now: u32, learning: bool) {
+        self.newest.push(amount);
+        let amount = amount as f64;
+        if learning || amount <= self.usual.get(now) {
+            self.usual.raise(amount, now);
+            return;
+        }
+        let before = self.once.get(now);
+        let is_another = now.saturating_sub(self.once.at) >= APART;
+        if before > 0.0 && is_another && amount * 2.0 >= before {
+            self.usual.raise(amount.min(before), now);
+        }
+        if amount > before {
+            let began = if before > 0.0 && !is_another {
+                self.once.at
+            } else {
+                now
+            };
+            self.once.raise(amount, now);
+            self.once.at = began;
+        }
+    }
 }
 
 impl History {
@@ -42,6 +112,7 @@ impl History {
         Some(Surge {
             score: (log2(amount) - median) / deviation,
             median: median.exp2(),
+            largest: 0.0,
         })
     }
 
@@ -73,6 +144,107 @@ fn median(values: &mut [f64]) -> f64 {
         0 => 0.0,
         length if length % 2 == 0 => f64::midpoint(values[middle - 1], values[middle]),
         _ => values[middle],
+    }
+}
+
+/// Days in which the largest usual amount halves: one that comes every week stays usual, one that does not come again is forgotten.
+const HALVING: f64 = 14.0;
+
+const DAY: u32 = 86_400;
+
+/// The largest amount, which becomes less with time.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub(super) struct Peak {
+    doublings: f32,
+    /// Seconds; 0 if there is none.
+    at: u32,
+}
+
+impl Peak {
+    /// The amount at `now`, in seconds, as a whole number; 0 if there is none.
+    pub(super) fn get(&self, now: u32) -> f64 {
+        if self.at == 0 {
+            return 0.0;
+        }
+        // Once a day: two pipelines that begin a second apart find the same.
+        let days = now.saturating_sub(self.at) / DAY;
+        (f64::from(self.doublings) - f64::from(days) / HALVING)
+            .exp2()
+            .round()
+    }
+
+    /// Raises it to `amount`, if that is more.
+    pub(super) fn raise(&mut self, amount: f64, now: u32) {
+        if amount >= self.get(now) {
+            *self = Self {
+                doublings: amount.max(1.0).log2() as f32,
+                at: now.max(1),
+            };
+        }
+    }
+
+    fn scale(&mut self, factor: f32) {
+        self.doublings += factor.log2();
+    }
+}
+
+/// Multiple of the usual count in an interval from which on a count may be a scan.
+const COUNT_MULTIPLE: f64 = 4.0;
+
+/// The same of the largest usual count.
+const PEAK_MULTIPLE: f64 = 2.0;
+
+/// Counts of something that a subject has, in intervals in which it has any.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub(super) struct Counts {
+    mean: Mean,
+    /// The largest that was not reported.
+    largest: Peak,
+}
+
+/// The usual count, for a finding about one that is not.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct UsualCount {
+    pub(super) mean: f64,
+    pub(super) largest: f64,
+}
+
+impl Counts {
+    /// Compares `count` at `now`, in seconds, with what is usual, then makes it a part of that. Returns what is usual if it is far more than
+    /// that, and at least `least`. While `learning` every count is usual.
+    pub(super) fn judge(
+        &mut self,
+        count: usize,
+        least: usize,
+        now: u32,
+        learning: bool,
+    ) -> Option<UsualCount> {
+        let usual = UsualCount {
+            mean: self.mean.get().unwrap_or(0.0),
+            largest: self.largest.get(now),
+        };
+        let amount = count as f64;
+        let is_unusual = !learning
+            && count >= least
+            && amount >= usual.mean * COUNT_MULTIPLE
+            && amount >= usual.largest * PEAK_MULTIPLE;
+        self.mean.push(amount);
+        if !is_unusual {
+            self.largest.raise(amount, now);
+        }
+        is_unusual.then_some(usual)
+    }
+
+    /// Whether there are enough counts to have a mean.
+    #[cfg(test)]
+    pub(super) fn is_known(&self) -> bool {
+        self.mean.get().is_some()
+    }
+
+    /// Takes `factor` times as many for usual.
+    pub(super) fn scale(&mut self, factor: f32) {
+        self.mean.scale(factor);
+        self.largest.scale(factor);
     }
 }
 
@@ -153,6 +325,11 @@ pub(super) struct Regular {
     pub(super) times: usize,
 }
 
+/// Whether one of two pauses is longer than the other by a quarter at most.
+pub(super) fn is_like(one: f64, other: f64) -> bool {
+    one <= other * 1.25 && other <= one * 1.25
+}
+
 impl Rhythm {
     /// Something moved at `now`, in seconds, or since the look before; `looks` is the time between two.
     pub(super) fn push(&mut self, now: u32, bytes: u64, looks: Duration) {
@@ -172,6 +349,14 @@ impl Rhythm {
         self.bytes = self.bytes.saturating_add(bytes);
     }
 
+    /// The pause of most activities, whatever they move: the median, if at least half of the pauses are like it.
+    pub(super) fn period(&self) -> Option<f32> {
+        let mut seconds: Vec<_> = self.pauses.iter().map(|pause| f64::from(pause.seconds)).collect();
+        let median = median(&mut seconds);
+        let alike = seconds.iter().filter(|pause| is_like(**pause, median)).count();
+        (alike > 0 && alike * 2 >= seconds.len()).then_some(median as f32)
+    }
+
     /// Whether the activities are regular: small, and with pauses that vary by `variation` at most.
     /// `looks` is the time between two looks at sockets.
     pub(super) fn regular(&self, variation: f64, bytes: u64, looks: Duration) -> Option<Regular> {
@@ -184,8 +369,12 @@ impl Rhythm {
         let seconds = self.pauses.iter().map(|pause| f64::from(pause.seconds));
         let mean = seconds.clone().sum::<f64>() / count;
         let squares = seconds.map(|pause| (pause - mean).powi(2));
-        let seen = (squares.sum::<f64>() / count).sqrt() / mean;
-        let is_seen_well = mean >= looks.as_secs_f64() * f64::from(LOOKS);
+        // A pause that is not a whole number of looks is seen as the whole number below or above it.
+        let looks = looks.as_secs_f64();
+        let part = if looks > 0.0 { (mean / looks).fract() } else { 0.0 };
+        let of_looks = part * (1.0 - part) * looks.powi(2);
+        let seen = (squares.sum::<f64>() / count - of_looks).max(0.0).sqrt() / mean;
+        let is_seen_well = mean >= looks * f64::from(LOOKS);
         (seen <= variation && is_seen_well).then_some(Regular {
             period: mean,
             variation: seen,

@@ -6,13 +6,8 @@ use super::Watch;
 use super::attempts::{Sent, Tried};
 use super::ends::{ContactKey, Object, is_external};
 use super::findings::Draft;
+use super::history::is_like;
 use super::memory::{Activity, seconds};
-
-/// Multiple of the usual number of destinations from which on it may be a scan.
-const FAN_OUT_MULTIPLE: f64 = 4.0;
-
-/// The least multiple of the usual bytes that is a surge.
-const VOLUME_MULTIPLE: f64 = 4.0;
 
 /// Part of the ratio that is asked for which is the most that may be usual.
 const USUAL_FAILURES: f64 = 0.2;
@@ -42,10 +37,7 @@ impl Watch {
         self.memory.forget(limit);
         // Their numbers will be those of others.
         self.outbox.forget_subjects(&self.memory);
-        self.telemetry.contacts.record(
-            self.memory.contacts.len() as u64,
-            std::slice::from_ref(&self.telemetry.processor),
-        );
+        self.report_contacts();
     }
 
     /// Once in an interval, as a flood of names would have it done for each of them.
@@ -71,7 +63,7 @@ impl Watch {
     }
 
     fn close_contact(&mut self, key: &ContactKey, learning: bool) {
-        let seconds = self.interval_seconds();
+        let (now, seconds) = (self.seconds(), self.interval_seconds());
         let Some(contact) = self.memory.contacts.get_mut(key) else {
             return;
         };
@@ -82,24 +74,26 @@ impl Watch {
             ..
         } = std::mem::take(&mut contact.now);
         let flow = contact.flow.take();
-        let mut drafts = Vec::new();
+        let (mut drafts, mut beacon) = (Vec::new(), None);
         let tried = opened + failed;
         let usual = contact.failures.get();
-        let surge = contact.volume.compare(bytes);
+        let surge = contact.volume.compare(bytes, now);
         let regular = contact.rhythm.regular(
             self.config.beacon.variation,
             self.config.beacon.bytes,
             self.clock.pace.interval(),
         );
-        let was_regular = contact.is_regular;
+        let is_usual = contact.is_regular
+            || regular.is_some_and(|regular| is_like(regular.period, f64::from(contact.period)));
         if tried > 0 {
             contact.failures.push(f64::from(failed) / f64::from(tried));
         }
         if bytes > 0 {
-            contact.volume.push(bytes);
+            contact.volume.push(bytes, now, learning);
         }
-        if learning && regular.is_some() {
-            contact.is_regular = true;
+        if learning {
+            contact.is_regular |= regular.is_some();
+            contact.period = contact.rhythm.period().unwrap_or(contact.period);
         }
         let Some(flow) = flow.filter(|_| !learning) else {
             return;
@@ -121,73 +115,73 @@ impl Watch {
         if let Some(surge) = surge
             && volume.enabled
             && bytes >= volume.bytes
-            && surge.score >= volume.score
-            && bytes as f64 >= surge.median * VOLUME_MULTIPLE
+            && surge.is_one(bytes, volume.score)
         {
             drafts.push(Draft::volume_surge(subject, key, &flow, bytes, surge, seconds));
         }
         if let Some(regular) = regular
             && self.config.beacon.enabled
-            && !was_regular
+            && !is_usual
             && !key.serves
             && !key.is_regular_by_nature()
             && matches!(key.object, Object::Range(_))
             && is_external(flow.class)
         {
-            drafts.push(Draft::beacon(subject, key, &flow, regular));
+            beacon = Some(Draft::beacon(subject, key, &flow, regular));
         }
         for draft in drafts {
             self.outbox.put(key, draft, self.now());
         }
+        // Once: each further activity would say the same.
+        if let Some(beacon) = beacon
+            && self.outbox.put(key, beacon, self.now())
+            && let Some(contact) = self.memory.contacts.get_mut(key)
+        {
+            contact.is_regular = true;
+        }
     }
 
     fn close_tried(&mut self, number: u32, tried: &Tried, learning: bool) {
+        let (now, seconds) = (self.seconds(), self.interval_seconds());
         let destinations = tried.destinations();
         let Some(subject) = self.memory.subject_mut(number) else {
             return;
         };
-        let usual = subject.destinations.get();
-        subject.destinations.push(destinations as f64);
-        let Some(flow) = tried
-            .newest
-            .as_ref()
-            .filter(|_| !learning && self.config.fan_out.enabled)
-        else {
+        let (Some((ports, scanned)), Some(newest)) = (&tried.most, &tried.newest) else {
             return;
         };
-        let seconds = self.interval_seconds();
+        let least = &self.config.fan_out;
+        let usual_destinations =
+            subject
+                .destinations
+                .judge(destinations, least.destinations.get(), now, learning);
+        let usual_ports = subject.ports.judge(*ports, least.ports.get(), now, learning);
+        if !least.enabled {
+            return;
+        }
         let name = self.memory.name(number);
-        let usual = usual.unwrap_or(0.0);
-        let mut drafts = Vec::new();
-        if destinations >= self.config.fan_out.destinations.get()
-            && destinations as f64 >= usual * FAN_OUT_MULTIPLE
-        {
-            drafts.push(Draft::fan_out(name, flow, destinations, usual, seconds));
-        }
-        if let Some((ports, flow)) = &tried.most
-            && *ports >= self.config.fan_out.ports.get()
-        {
-            drafts.push(Draft::port_scan(name, flow, *ports, seconds));
-        }
-        for draft in drafts {
+        let of_addresses =
+            usual_destinations.map(|usual| Draft::fan_out(name, newest, destinations, usual, seconds));
+        let of_ports = usual_ports.map(|usual| Draft::port_scan(name, scanned, *ports, usual, seconds));
+        let drafts = [of_addresses, of_ports];
+        for draft in drafts.into_iter().flatten() {
             self.outbox.put_of_subject(draft, self.now());
         }
     }
 
     fn close_sent(&mut self, number: u32, sent: &Sent, learning: bool) {
-        let seconds = self.interval_seconds();
+        let (now, seconds) = (self.seconds(), self.interval_seconds());
         let Some(subject) = self.memory.subject_mut(number) else {
             return;
         };
-        let surge = subject.sent.compare(sent.bytes);
-        subject.sent.push(sent.bytes);
+        let surge = subject.sent.compare(sent.bytes, now);
+        subject.sent.push(sent.bytes, now, learning);
         let volume = &self.config.volume_surge;
         if let (Some(largest), Some(surge)) = (sent.largest(), surge)
             && !learning
             && volume.enabled
             && sent.bytes >= volume.bytes
-            && surge.score >= volume.score
-            && sent.bytes as f64 >= surge.median * VOLUME_MULTIPLE
+            && surge.is_one(sent.bytes, volume.score)
         {
             let draft = Draft::sent_surge(self.memory.name(number), largest, sent.bytes, surge, seconds);
             self.outbox.put_of_subject(draft, self.now());

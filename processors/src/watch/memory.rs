@@ -9,7 +9,7 @@ use flowtap_pipeline::{Flow, Timestamp};
 use serde::{Deserialize, Serialize};
 
 use super::ends::{ContactKey, Object};
-use super::history::{History, Mean, Rhythm};
+use super::history::{Counts, Mean, Rhythm, Volume};
 
 /// A contact, as remembered.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -17,12 +17,15 @@ pub(super) struct Contact {
     /// Seconds of the clock of `watch` when it was seen last.
     pub(super) last: u32,
     /// Bytes per interval in which any moved.
-    pub(super) volume: History,
+    pub(super) volume: Volume,
     /// Part of the connects that failed, per interval in which any was tried.
     pub(super) failures: Mean,
     pub(super) rhythm: Rhythm,
-    /// Whether it was regular while nothing was reported: then it is usual.
+    /// Whether it was regular while nothing was reported, or was reported: then it is usual.
     pub(super) is_regular: bool,
+    /// The pause of most activities while `watch` learned, in seconds, which is usual; 0 if there is none. A pause of hours comes too seldom
+    /// in that time to be regular.
+    pub(super) period: f32,
     /// Of the open interval.
     #[serde(skip)]
     pub(super) now: Activity,
@@ -37,6 +40,7 @@ impl Contact {
         *self = Self {
             last: self.last.max(part.last),
             is_regular: self.is_regular || part.is_regular,
+            period: self.period.max(part.period),
             ..Self::default()
         };
     }
@@ -83,9 +87,11 @@ pub(super) struct Subject {
     first: u32,
     pub(super) last: u32,
     /// Bytes sent to external peers, per interval in which any were.
-    pub(super) sent: History,
+    pub(super) sent: Volume,
     /// Addresses tried per interval in which any was.
-    pub(super) destinations: Mean,
+    pub(super) destinations: Counts,
+    /// Ports tried of the address of which the most were, likewise.
+    pub(super) ports: Counts,
     /// Countries that it was in contact with.
     pub(super) countries: BTreeSet<Country>,
 }
@@ -158,7 +164,7 @@ impl Prefixes {
 pub(super) struct Memory {
     /// When learning began, in nanoseconds of the clock of `watch`; 0 before the first watermark.
     pub(super) since: u64,
-    /// The newest watermark by that clock, and by the system's.
+    /// The newest watermark by that clock, and the latest one by the system's, which may have been set back since.
     pub(super) now: u64,
     pub(super) system: u64,
     pub(super) basis: Basis,
@@ -189,7 +195,7 @@ impl Memory {
         let stopped = at.since(Timestamp::from_nanos(self.system)).min(forget / 2);
         let saved = Timestamp::from_nanos(self.now);
         let now = saved.plus(stopped);
-        (self.now, self.system) = (now.as_nanos(), at.as_nanos());
+        self.tick(now, at);
         for since in [&mut self.since, &mut self.countries_since] {
             let began = Timestamp::from_nanos(*since);
             if *since > 0 && saved.since(began) < learn {
@@ -197,6 +203,13 @@ impl Memory {
             }
         }
         now
+    }
+
+    /// The newest watermark: `now` by the clock of `watch`, `system` by the system's. A clock without a battery begins anew with each boot; a
+    /// stop in which it is set counts from the latest time that it had, not from that of the boot.
+    pub(super) fn tick(&mut self, now: Timestamp, system: Timestamp) {
+        self.now = now.as_nanos();
+        self.system = self.system.max(system.as_nanos());
     }
 
     /// Brings what was learned with other settings to these. Returns what differs, as words.
@@ -215,6 +228,7 @@ impl Memory {
             for subject in self.subjects.iter_mut().flatten() {
                 subject.sent.scale(factor);
                 subject.destinations.scale(factor);
+                subject.ports.scale(factor);
             }
             for contact in self.contacts.values_mut() {
                 contact.volume.scale(factor);

@@ -100,7 +100,8 @@ struct Telemetry {
     contacts: Gauge<u64>,
     jumps: Counter<u64>,
     untracked: ProcessorTelemetry,
-    processor: KeyValue,
+    /// Its id and its pipeline.
+    labels: [KeyValue; 2],
 }
 
 /// Why a record is not watched: there is no room for its contact.
@@ -169,7 +170,10 @@ impl Watch {
                     &context.pipeline,
                     &[FULL, SUBJECTS_FULL, FINDINGS_FULL],
                 ),
-                processor: KeyValue::new("processor", context.id.to_string()),
+                labels: [
+                    KeyValue::new("processor", context.id.to_string()),
+                    KeyValue::new("pipeline", context.pipeline.to_string()),
+                ],
             },
         })
     }
@@ -322,14 +326,17 @@ impl Watch {
         self.registration.learns_until(self.clock.system().plus(left));
     }
 
+    fn report_contacts(&self) {
+        let contacts = self.memory.contacts.len() as u64;
+        self.telemetry.contacts.record(contacts, &self.telemetry.labels);
+    }
+
     fn report_jump(&mut self, jump: Jump) {
         self.report_learning();
-        self.telemetry
-            .jumps
-            .add(1, std::slice::from_ref(&self.telemetry.processor));
+        self.telemetry.jumps.add(1, &self.telemetry.labels);
         if !std::mem::replace(&mut self.has_logged_jump, true) {
             tracing::info!(
-                processor = %self.telemetry.processor.value,
+                processor = %self.telemetry.labels[0].value,
                 seconds = jump.seconds,
                 "the system's clock was set, or the machine slept: the processor `watch` does not count that as time; further jumps are \
                  counted in flowtap_processor_watch_clock_jumps_total"
@@ -339,7 +346,7 @@ impl Watch {
 
     fn save(&mut self) {
         self.intervals = self.intervals.wrapping_add(1);
-        if let Some(saver) = &self.saver
+        if let Some(saver) = &mut self.saver
             && self.intervals.is_multiple_of(SAVE_EVERY)
         {
             saver.save(&self.memory, self.outbox.said());
@@ -352,6 +359,7 @@ fn restore(config: &Config, context: &BuildContext) -> Result<(Saved, Option<Sav
     let Some(file) = config.state_file.as_ref().filter(|_| !context.is_replay) else {
         return Ok((Saved::default(), None));
     };
+    let file = state::target(file);
     let failed = |error: &dyn std::error::Error| BuildError {
         id: context.id.clone(),
         message: format!(
@@ -359,19 +367,16 @@ fn restore(config: &Config, context: &BuildContext) -> Result<(Saved, Option<Sav
             file.display()
         ),
     };
-    let mut is_damaged = false;
-    let saved = match state::read(file) {
+    let saved = match state::read(&file, &context.pipeline) {
         Ok(saved) => saved.unwrap_or_default(),
         // Its next version would be renamed over a device or FIFO.
         Err(error) if context.strict || error.is_other_kind() => return Err(failed(&error)),
         Err(error) => {
-            is_damaged = error.is_content();
-            warn_unread(file, &error, context);
+            warn_unread(&file, &error, context);
             Saved::default()
         }
     };
-    let saver = Saver::start(file.clone(), Arc::clone(&context.pipeline), is_damaged)
-        .map_err(|error| failed(&error))?;
+    let saver = Saver::start(file.clone(), Arc::clone(&context.pipeline)).map_err(|error| failed(&error))?;
     Ok((saved, Some(saver)))
 }
 
@@ -394,7 +399,7 @@ fn warn_unread(file: &Path, error: &StateError, context: &BuildContext) {
             pipeline,
             file = %file.display(),
             %error,
-            "what was learned can't be read: the processor learns anew, and overwrites the file within {SAVE_EVERY} intervals if it can\n  \
+            "what was learned can't be read: the processor learns anew, and saves nothing while the file can't be read\n  \
              hint: correct the permissions of the file and its folder"
         );
     }
@@ -408,6 +413,9 @@ impl Processor for Watch {
         self.report_learning();
         self.open_interval();
         self.outbox.begin(now);
+        // From the start, so that an increase of the counter is one.
+        self.telemetry.jumps.add(0, &self.telemetry.labels);
+        self.report_contacts();
     }
 
     fn process(&mut self, batch: &mut FlowBatch) {
@@ -424,7 +432,7 @@ impl Processor for Watch {
         if let Some(jump) = self.clock.advance(to, self.config.interval) {
             self.report_jump(jump);
         }
-        (self.memory.now, self.memory.system) = (self.now().as_nanos(), self.clock.system().as_nanos());
+        self.memory.tick(self.clock.now(), self.clock.system());
         if self.now() >= self.closes {
             self.close_interval();
             self.open_interval();

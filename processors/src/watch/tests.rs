@@ -2,6 +2,7 @@
 
 mod day;
 mod edges;
+mod usual;
 
 use std::net::Ipv4Addr;
 use std::path::Path;
@@ -232,7 +233,12 @@ fn a_scan_is_explained_by_its_addresses_or_ports_and_what_is_usual() {
         .pop_if(|finding| finding.kind == FindingKind::FailureSurge);
     let scan = (
         "shop tried 60 addresses in 10 s; 1 are usual",
-        &[("destinations", 60.0), ("usual", 1.0), ("seconds", 10.0)][..],
+        &[
+            ("destinations", 60.0),
+            ("usual", 1.0),
+            ("largest_usual", 1.0),
+            ("seconds", 10.0),
+        ][..],
     );
     let found = scene.explained();
     assert!(found.contains(&scan), "{found:?} {failures:?}");
@@ -252,8 +258,13 @@ fn a_scan_is_explained_by_its_addresses_or_ports_and_what_is_usual() {
     assert_eq!(
         scene.explained(),
         [(
-            "shop tried 60 ports of 10.1.0.5 in 10 s",
-            &[("ports", 60.0), ("seconds", 10.0)][..]
+            "shop tried 60 ports of 10.1.0.5 in 10 s; 1 are usual",
+            &[
+                ("ports", 60.0),
+                ("usual", 1.0),
+                ("largest_usual", 1.0),
+                ("seconds", 10.0)
+            ][..]
         )]
     );
 }
@@ -300,6 +311,7 @@ fn a_surge_of_bytes_is_explained_by_what_is_usual_of_the_contact_and_of_the_subj
     let numbers = [
         ("bytes", MUCH as f64),
         ("usual_bytes", 1_024.0),
+        ("largest_usual_bytes", 1_024.0),
         ("score", 80.0),
         ("seconds", 10.0),
         ("peer_bytes", MUCH as f64),
@@ -309,7 +321,7 @@ fn a_surge_of_bytes_is_explained_by_what_is_usual_of_the_contact_and_of_the_subj
         [
             (
                 "shop moved 67108864 bytes with 93.184.1.0/24, port 443 in 10 s; 1024 are usual",
-                &numbers[..4]
+                &numbers[..5]
             ),
             (
                 "shop sent 67108864 bytes to external peers in 10 s, the largest part (67108864 bytes) to 93.184.1.34; 1024 are usual",
@@ -670,14 +682,14 @@ fn all_that_was_learned_is_in_the_state_file() {
         &|contact| contact.is_regular && contact.rhythm.regular(0.1, 100, Duration::ZERO).is_some()
     ));
     assert!(any(&|contact| contact.failures.get() == Some(0.5)));
-    assert!(any(&|contact| contact.volume.compare(1).is_some()));
+    assert!(any(&|contact| contact.volume.compare(1, 1).is_some()));
     assert!(memory.contacts.keys().any(|key| key.is_udp));
     let shop = memory.subjects[0].as_ref().unwrap();
-    assert!(shop.sent.compare(1).is_some() && shop.destinations.get().is_some());
+    assert!(shop.sent.compare(1, 1).is_some() && shop.destinations.is_known());
     assert_eq!(Vec::from_iter(&shop.countries), [b"DE"]);
     assert!(memory.since > 0 && memory.countries_since > 0 && !said.is_empty());
 
-    let saved = state::read(&file).unwrap().unwrap();
+    let saved = state::read(&file, "metrics").unwrap().unwrap();
     assert_eq!(saved.memory, memory);
     assert_eq!(saved.said, said);
 }

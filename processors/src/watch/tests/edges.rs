@@ -94,7 +94,10 @@ fn a_scan_of_ports_has_a_flow_to_the_address_that_is_scanned() {
     end_interval(&mut scene);
     assert_eq!(
         peers(&scene, FindingKind::FanOut),
-        [("shop tried 30 ports of 10.1.0.99 in 10 s", "10.1.0.99".to_owned())]
+        [(
+            "shop tried 30 ports of 10.1.0.99 in 10 s; 1 are usual",
+            "10.1.0.99".to_owned()
+        )]
     );
 }
 
@@ -184,6 +187,111 @@ fn a_state_file_may_be_named_without_a_folder() {
     config.state_file = Some("watch.state".into());
     assert!(config.validate().is_empty());
     assert_eq!(config.contract().writes, [Path::new(".")]);
+}
+
+#[test]
+fn a_state_file_is_not_named_as_one_that_is_written_beside_another() {
+    for (name, is_refused) in [
+        ("w.metrics.new", true),
+        ("w.corrupt", true),
+        ("w.new.state", false),
+        ("new", false),
+        ("watch.state", false),
+    ] {
+        let mut config = quick();
+        config.state_file = Some(Path::new("/var/lib/flowtap").join(name));
+        assert_eq!(!config.validate().is_empty(), is_refused, "{name}");
+    }
+}
+
+#[test]
+fn a_state_file_that_is_a_link_is_that_of_its_target() {
+    let folder = tempfile::tempdir().unwrap();
+    let elsewhere = folder.path().join("elsewhere");
+    std::fs::create_dir(&elsewhere).unwrap();
+    let (link, target) = (folder.path().join("watch.state"), elsewhere.join("state"));
+    std::os::unix::fs::symlink(&target, &link).unwrap();
+    let mut config = quick();
+    config.state_file = Some(link.clone());
+    let contract = config.contract();
+    assert_eq!(contract.writes, [folder.path(), &elsewhere]);
+    assert_eq!(contract.owns[0].path, target);
+    for _ in 0..2 {
+        let mut scene = Scene::new(&config);
+        live(&mut scene, 300);
+        drop(scene);
+        assert!(std::fs::symlink_metadata(&link).unwrap().is_symlink());
+        assert!(target.is_file());
+    }
+}
+
+/// A scene of this pipeline, and what its processor counts.
+fn of_pipeline(config: &Config, pipeline: &str, now: u64) -> (Scene, Counters, SdkMeterProvider) {
+    let (mut context, counters, provider) = counted_context(NodeInfo::default());
+    context.pipeline = pipeline.into();
+    let mut scene = Scene::at(&quick(), now);
+    scene.watch = Watch::new(config, &context).unwrap();
+    scene.watch.begin(Timestamp::from_nanos(now * 1_000_000_000));
+    (scene, counters, provider)
+}
+
+#[test]
+fn pipelines_with_one_state_file_keep_what_each_has_learned() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut config = quick();
+    config.state_file = Some(folder.path().join("watch.state"));
+    // A filter leaves one of them less.
+    let talk = |scene: &mut Scene, contacts: u8| {
+        for _ in 0..24 {
+            for net in 0..contacts {
+                scene.talk("shop", ([10, 1, net, 5], 443), Events::OPENED, 10, 10);
+            }
+            scene.tick();
+        }
+        scene.kinds().len()
+    };
+    for run in 0..4 {
+        let now = START + run * 1_000;
+        let (mut metrics, _, _provider) = of_pipeline(&config, "metrics", now);
+        // The other one is not there in one of the runs.
+        let mut logs = (run != 1).then(|| of_pipeline(&config, "logs", now));
+        assert_eq!(talk(&mut metrics, 1), 0, "{run}");
+        if let Some((logs, ..)) = &mut logs {
+            assert_eq!(
+                logs.watch.memory.contacts.len(),
+                if run == 0 { 0 } else { 5 },
+                "{run}"
+            );
+            assert_eq!(talk(logs, 5), 0, "{run}");
+        }
+        // Either may be the last one.
+        if run.is_multiple_of(2) {
+            drop(metrics);
+        }
+    }
+}
+
+#[test]
+fn jumps_and_contacts_are_counted_by_pipeline_from_the_start() {
+    let (mut scene, counters, _provider) = of_pipeline(&quick(), "logs/findings", START);
+    let labels = "pipeline=logs/findings,processor=test".to_owned();
+    for (name, value) in [
+        ("processor_watch_clock_jumps", 0),
+        ("processor_watch_contacts", 0),
+    ] {
+        assert_eq!(counters.series(name), [(labels.clone(), value)], "{name}");
+    }
+    live(&mut scene, 60);
+    for _ in 0..2 {
+        scene.now += 86_400;
+        live(&mut scene, 30);
+    }
+    for (name, value) in [
+        ("processor_watch_clock_jumps", 2),
+        ("processor_watch_contacts", 1),
+    ] {
+        assert_eq!(counters.series(name), [(labels.clone(), value)], "{name}");
+    }
 }
 
 /// A scene with `after`, which has what `before` has learned of steady traffic in each network of `networks`.
@@ -301,6 +409,24 @@ fn looks_at_sockets_make_no_beacon_of_a_chat_at_any_interval_of_a_receiver() {
 }
 
 #[test]
+fn a_beacon_of_four_looks_and_more_is_found_whatever_part_of_a_look_its_pause_has() {
+    for (looks, periods) in [
+        (5, 20..32),
+        (10, 40..62),
+        (15, 60..92),
+        (30, 120..182),
+        (60, 240..362),
+    ] {
+        for period in periods {
+            // Not at whole looks, as a beacon begins when it does.
+            let mut begins = std::iter::once(period + looks / 2);
+            let beacon = seen_by_looks(looks, || begins.next().unwrap_or(period));
+            assert_eq!(beacon, [FindingKind::Beacon], "{period} s, {looks} s");
+        }
+    }
+}
+
+#[test]
 fn bytes_that_leave_on_a_connection_that_the_peer_opened_are_a_part_of_what_a_subject_sends() {
     const MUCH: u64 = 50 << 20;
     let served = |scene: &mut Scene, to: [u8; 4], udp: bool, sent: u64| {
@@ -381,6 +507,67 @@ fn a_clock_that_is_set_back_or_ahead_changes_neither_intervals_nor_what_was_lear
         }
         assert_watches(&mut scene, 1);
     }
+}
+
+#[test]
+fn steps_of_the_clock_at_successive_looks_are_neither_learning_nor_time() {
+    const DAYS: i64 = 86_400;
+    let mut config = quick();
+    config.learn = Duration::from_secs(600);
+    for jumps in [
+        // It boots in the past, has a saved time, and is set.
+        &[6 * 365 * DAYS, DAYS + 60][..],
+        &[20 * DAYS, 20 * DAYS, -40 * DAYS],
+        &[
+            20 * DAYS,
+            -20 * DAYS,
+            20 * DAYS,
+            -20 * DAYS,
+            20 * DAYS,
+            -20 * DAYS,
+        ],
+        // It sleeps, and wakes for one look at a time.
+        &[3 * 3_600; 10],
+    ] {
+        let mut scene = Scene::at(&config, 1_577_836_800);
+        live(&mut scene, 60);
+        for jump in jumps {
+            scene.now = scene.now.checked_add_signed(*jump).unwrap();
+            scene.tick();
+        }
+        live(&mut scene, 520);
+        assert!(scene.watch.is_learning(), "{jumps:?}");
+        live(&mut scene, 100);
+        for jump in jumps {
+            scene.now = scene.now.checked_add_signed(*jump).unwrap();
+            scene.tick();
+        }
+        let contacts = scene.watch.memory.contacts.len();
+        live(&mut scene, 20);
+        assert_eq!((contacts, scene.watch.memory.contacts.len()), (1, 1), "{jumps:?}");
+        assert_watches(&mut scene, 1);
+    }
+}
+
+#[test]
+fn boots_without_a_clock_forget_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut config = quick();
+    config.state_file = Some(folder.path().join("watch.state"));
+    let mut scene = Scene::at(&config, START);
+    live(&mut scene, 300);
+    for boot in 1..6 {
+        for at in [1_577_836_800, START + 3_600 * boot] {
+            drop(scene);
+            scene = Scene::at(&config, at);
+            // Another contact than the first.
+            for _ in 0..6 {
+                scene.talk("agent", ([10, 2, 0, 5], 80), Events::NONE, 10, 10);
+                scene.tick();
+            }
+        }
+    }
+    assert_eq!(scene.watch.memory.contacts.len(), 2);
 }
 
 #[test]
