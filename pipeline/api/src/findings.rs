@@ -112,6 +112,12 @@ impl Findings {
         }
     }
 
+    /// Whether a processor of this pipeline makes findings.
+    pub fn has_watcher_in(&self, pipeline: &str) -> bool {
+        let kept = self.kept();
+        kept.watchers.values().any(|watcher| watcher.pipeline == pipeline)
+    }
+
     /// Returns the processors that make findings.
     pub fn watchers(&self) -> Vec<Watcher> {
         self.kept().watchers.values().cloned().collect()
