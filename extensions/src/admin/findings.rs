@@ -22,13 +22,33 @@ const DEFAULT_LIMIT: usize = 100;
 /// The response to `GET /findings`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Answer {
-    /// Number of findings since the daemon started. `findings` has at most the newest 1,000.
+    /// Number of findings since the daemon started. `findings` has at most the newest 1,000, of which the kind with the most makes room.
     pub total: u64,
+    /// The numbers by kind, of the kinds that have any, whichever the request asks for.
+    #[serde(default)]
+    pub kinds: BTreeMap<String, Count>,
     /// The newest first.
     pub findings: Vec<Finding>,
     /// Processors that make findings.
     #[serde(default)]
     pub watchers: Vec<Watcher>,
+}
+
+/// Numbers of findings of a kind.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Count {
+    /// Since the daemon started.
+    pub total: u64,
+    /// Those that the daemon keeps.
+    pub kept: usize,
+}
+
+/// The numbers by kind, of the kinds that have any.
+pub fn counts(findings: &Findings) -> BTreeMap<String, Count> {
+    let counts = findings.counts().into_iter();
+    counts
+        .map(|(kind, findings::Count { total, kept })| (kind.to_string(), Count { total, kept }))
+        .collect()
 }
 
 /// A processor that makes findings.
@@ -151,6 +171,7 @@ fn answer(findings: &Findings, query: Option<&str>) -> Response {
     let watchers = findings.watchers();
     Json(Answer {
         total: findings.total(),
+        kinds: counts(findings),
         findings: chosen.map(|record| Finding::from(&**record)).collect(),
         watchers: watchers.iter().map(|watcher| Watcher::at(watcher, now)).collect(),
     })
