@@ -162,7 +162,7 @@ fn nothing(watchers: &[Watcher]) -> String {
             Some(until) if *is_learning => {
                 format!("learns until {until}; before that only peers on lists are reported")
             }
-            Some(until) => format!("has learned until {until}, and has found nothing since"),
+            Some(until) => format!("has learned until {until}, and has found nothing since the start"),
         };
         // Writing to a String does not fail.
         let _ = writeln!(
@@ -309,7 +309,7 @@ mod tests {
             ),
             "no findings: `watch/b` in the pipeline `metrics` learns until 2025-06-15T15:06:40Z; before that only peers on lists are \
              reported\n\
-             no findings: `watch/b` in the pipeline `metrics` has learned until 2025-06-15T15:06:40Z, and has found nothing since\n\
+             no findings: `watch/b` in the pipeline `metrics` has learned until 2025-06-15T15:06:40Z, and has found nothing since the start\n\
              no findings: `watch/b` in the pipeline `metrics` has no records yet\n"
         );
     }

@@ -315,11 +315,15 @@ impl Watch {
         self.closes = self.opened.plus(self.config.interval);
     }
 
-    /// The end of learning, by the system's clock.
+    /// The end of learning, by the system's clock. One that is past is as long ago as by its own clock, which counts neither jumps nor all of
+    /// a long stop: then it was earlier than is said.
     fn report_learning(&self) {
         let learned = self.now().since(Timestamp::from_nanos(self.memory.since));
         let left = self.config.learn.saturating_sub(learned);
-        self.registration.learns_until(self.clock.system().plus(left));
+        let ago = learned.saturating_sub(self.config.learn);
+        let now = self.clock.system().since(Timestamp::default());
+        let until = Timestamp::default().plus(now.saturating_sub(ago));
+        self.registration.learns_until(until.plus(left));
     }
 
     fn report_jump(&mut self, jump: Jump) {

@@ -683,6 +683,27 @@ fn all_that_was_learned_is_in_the_state_file() {
 }
 
 #[test]
+fn a_restart_says_when_learning_has_ended() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut config = quick();
+    config.state_file = Some(folder.path().join("watch.state"));
+    let until = |scene: &Scene| {
+        let watchers = scene.watch.outbox.newest().watchers();
+        watchers[0].learns_until.unwrap().as_nanos() / 1_000_000_000
+    };
+    let mut scene = Scene::new(&config);
+    assert_eq!(until(&scene), START + 60);
+    scene.learn(([10, 1, 0, 5], 443), 1_000);
+    drop(scene);
+    let scene = Scene::at(&config, START + 86_400);
+    assert_eq!(until(&scene), START + 60);
+    // With a longer period it learns on; the stop of 10 s does not count.
+    drop(scene);
+    config.learn = Duration::from_secs(2 * 86_400);
+    assert_eq!(until(&Scene::at(&config, START + 86_410)), START + 10 + 2 * 86_400);
+}
+
+#[test]
 fn a_restart_does_not_repeat_a_finding_before_its_time() {
     let folder = tempfile::tempdir().unwrap();
     let mut config = quick();
