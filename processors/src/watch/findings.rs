@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use flowtap_pipeline::{FindingKind, FindingRecord, Findings, Flow, FlowBatch, Timestamp};
 
-use super::ends::{ContactKey, server_port};
+use super::ends::{ContactKey, Object, server_port};
 use super::history::{Regular, Surge};
 use super::memory::Memory;
 
@@ -196,9 +196,11 @@ impl Draft {
         )
     }
 
-    /// With a flow to the peer that got the most, and how many bytes that is at least.
+    /// With a flow to the peer that got the most, and how many bytes that is at least. `object` is the end that this peer is of: a surge to
+    /// another end is another finding, however soon.
     pub(super) fn sent_surge(
         subject: &str,
+        object: &Object,
         (flow, to_peer): (&Flow, u64),
         bytes: u64,
         surge: Surge,
@@ -210,7 +212,7 @@ impl Draft {
             kind: FindingKind::VolumeSurge,
             flow: flow.clone(),
             subject: subject.into(),
-            object: "".into(),
+            object: object.to_string().into(),
             text: format!(
                 "{subject} sent {bytes} bytes to external peers in {seconds:.0} s, the largest part ({to_peer} bytes) to {}; {:.0} are usual",
                 flow.remote.addr, surge.median

@@ -319,6 +319,25 @@ fn a_surge_of_bytes_is_explained_by_what_is_usual_of_the_contact_and_of_the_subj
     );
 }
 
+#[test]
+fn a_surge_of_all_external_peers_hides_none_to_another_peer() {
+    const MUCH: u64 = 64 << 20;
+    let mut scene = Scene::new(&quick());
+    scene.learn(([93, 184, 1, 34], 443), 512);
+    let mut to = |address: [u8; 4]| {
+        scene.talk("shop", (address, 443), Events::OPENED, MUCH, 0);
+        scene.tick();
+        scene.tick();
+        scene.tick();
+        let found = scene.findings.drain(..);
+        let of_all = found.filter(|finding| finding.text.contains("external peers"));
+        of_all.map(|finding| finding.object.to_string()).collect::<Vec<_>>()
+    };
+    assert_eq!(to([93, 184, 1, 34]), ["93.184.1.0/24"]);
+    assert_eq!(to([45, 33, 32, 156]), ["45.33.32.0/24"]);
+    assert!(to([45, 33, 32, 157]).is_empty(), "the same end within `repeat`");
+}
+
 /// Every 30 s 300 bytes to an external peer, with these events but for the first time.
 fn regular(config: &Config, events: Events, udp_port: Option<u16>) -> Scene {
     let mut config = config.clone();
