@@ -196,8 +196,10 @@ fn text(answer: &Answer, kept: usize, kind: Option<&str>) -> String {
     if kept == 0 {
         return match kind {
             Some(kind) if answer.total > 0 => {
-                format!("no findings of the kind `{kind}` since the start; {} of other kinds\n", answer.total)
-                    + &learning(&answer.watchers)
+                format!(
+                    "no findings of the kind `{kind}` since the start; {} of other kinds\n",
+                    answer.total
+                ) + &learning(&answer.watchers)
             }
             _ => nothing(&answer.watchers),
         };

@@ -256,7 +256,13 @@ mod tests {
             findings.push(finding(FindingKind::FailureSurge, at));
         }
         let counts = findings.counts();
-        assert_eq!((counts[&FindingKind::BlackList].kept, counts[&FindingKind::Beacon].kept), (1, 1));
+        assert_eq!(
+            (
+                counts[&FindingKind::BlackList].kept,
+                counts[&FindingKind::Beacon].kept
+            ),
+            (1, 1)
+        );
         assert!(counts[&FindingKind::FirstContact].kept >= KEPT / KINDS);
         let taken = findings.take();
         assert_eq!((taken.len(), findings.newest(1).len()), (KEPT, 0));

@@ -36,6 +36,11 @@ fn port(key: &ContactKey) -> String {
     }
 }
 
+/// Words for the first traffic with another end. A connect that failed reached nothing.
+const fn reached(has_failed: bool) -> &'static str {
+    if has_failed { "tried to reach" } else { "talks to" }
+}
+
 /// The address of the peer, and which of the ephemeral ports it is, if that is known.
 fn address(key: &ContactKey, flow: &Flow) -> String {
     let addr = flow.remote.addr;
@@ -68,7 +73,7 @@ impl Draft {
     pub(super) fn first_contact(
         subject: &str,
         key: &ContactKey,
-        flow: &Flow,
+        (flow, has_failed): (&Flow, bool),
         country: &str,
         is_new_country: bool,
     ) -> Self {
@@ -78,7 +83,8 @@ impl Draft {
             country => format!(" in {country}"),
         };
         let text = format!(
-            "{subject} talks to {}{} for the first time (address {}{country})",
+            "{subject} {} {}{} for the first time (address {}{country})",
+            reached(has_failed),
             key.object,
             port(key),
             address(key, flow)
@@ -87,14 +93,15 @@ impl Draft {
         Self::of_contact(FindingKind::FirstContact, subject, key, flow, text, numbers)
     }
 
-    pub(super) fn first_in_country(subject: &str, flow: &Flow, country: &str) -> Self {
+    pub(super) fn first_in_country(subject: &str, (flow, has_failed): (&Flow, bool), country: &str) -> Self {
         Self {
             kind: FindingKind::FirstContact,
             flow: flow.clone(),
             subject: subject.into(),
             object: country.into(),
             text: format!(
-                "{subject} talks to an address in {country} for the first time ({})",
+                "{subject} {} an address in {country} for the first time ({})",
+                reached(has_failed),
                 flow.remote.addr
             ),
             numbers: vec![("new_country", 1.0)],

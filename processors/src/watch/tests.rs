@@ -161,6 +161,10 @@ fn a_first_contact_is_found_once_and_not_in_traffic_that_others_opened() {
     scene.batch.tcp[0].flow.kind = Some(FlowKind::Ingress);
     scene.tick();
     assert_eq!(scene.findings.len(), 1, "the peer opened it");
+    scene.talk("shop", ([10, 4, 0, 7], 80), Events::FAILED, 0, 0);
+    scene.tick();
+    let text = "shop tried to reach 10.4.0.0/24, port 80 for the first time (address 10.4.0.7)";
+    assert_eq!(&*scene.findings[1].text, text);
 }
 
 #[test]
@@ -331,7 +335,9 @@ fn a_surge_of_all_external_peers_hides_none_to_another_peer() {
         scene.tick();
         let found = scene.findings.drain(..);
         let of_all = found.filter(|finding| finding.text.contains("external peers"));
-        of_all.map(|finding| finding.object.to_string()).collect::<Vec<_>>()
+        of_all
+            .map(|finding| finding.object.to_string())
+            .collect::<Vec<_>>()
     };
     assert_eq!(to([93, 184, 1, 34]), ["93.184.1.0/24"]);
     assert_eq!(to([45, 33, 32, 156]), ["45.33.32.0/24"]);
@@ -719,7 +725,10 @@ fn a_restart_says_when_learning_has_ended() {
     // With a longer period it learns on; the stop of 10 s does not count.
     drop(scene);
     config.learn = Duration::from_secs(2 * 86_400);
-    assert_eq!(until(&Scene::at(&config, START + 86_410)), START + 10 + 2 * 86_400);
+    assert_eq!(
+        until(&Scene::at(&config, START + 86_410)),
+        START + 10 + 2 * 86_400
+    );
 }
 
 #[test]
