@@ -208,22 +208,12 @@ fn text(answer: &Answer, kept: usize, kind: Option<&str>) -> String {
     for finding in &answer.findings {
         // Writing to a String does not fail.
         let _ = writeln!(text, "{}  {:<17}  {}", finding.at, finding.kind, finding.text);
-        if !finding.numbers.is_empty() {
-            let _ = writeln!(text, "{:20}  {:<17}  {}", "", "", numbers(finding));
+        let details = [finding.numbers_text(), finding.place_text()];
+        for line in details.iter().filter(|line| !line.is_empty()) {
+            let _ = writeln!(text, "{:20}  {:<17}  {line}", "", "");
         }
     }
     text + &learning(&answer.watchers)
-}
-
-fn numbers(finding: &Finding) -> String {
-    let numbers = finding.numbers.iter().map(|(name, value)| {
-        if value.fract() == 0.0 {
-            format!("{name}={value:.0}")
-        } else {
-            format!("{name}={value:.2}")
-        }
-    });
-    numbers.collect::<Vec<_>>().join(" ")
 }
 
 #[cfg(test)]
@@ -280,18 +270,21 @@ mod tests {
     }
 
     #[test]
-    fn each_finding_is_a_sentence_with_its_numbers_below() {
+    fn each_finding_is_a_sentence_with_its_numbers_and_its_process_below() {
         let found = [Finding {
             at: "2025-06-15T15:06:40Z".to_owned(),
             kind: "volume_surge".to_owned(),
             text: "shop sent 500000000 bytes to external peers".to_owned(),
             numbers: [("bytes".to_owned(), 5e8), ("score".to_owned(), 12.345)].into(),
+            raddr: "198.51.100.7".to_owned(),
+            pid: Some(4711),
             ..Finding::default()
         }];
         assert_eq!(
             text(&answer(&found, 1, &[]), 1, None),
             "2025-06-15T15:06:40Z  volume_surge       shop sent 500000000 bytes to external peers\n\
-             \u{20}                                        bytes=500000000 score=12.35\n"
+             \u{20}                                        bytes=500000000 score=12.35\n\
+             \u{20}                                        raddr=198.51.100.7 pid=4711\n"
         );
     }
 
