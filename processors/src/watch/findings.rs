@@ -50,6 +50,15 @@ fn address(key: &ContactKey, flow: &Flow) -> String {
     }
 }
 
+/// The other end with its port, and the address in it, unless that is all of it.
+fn end(key: &ContactKey, flow: &Flow) -> String {
+    let (object, address) = (key.object.to_string(), address(key, flow));
+    if object == address {
+        return object + &port(key);
+    }
+    format!("{object}{} (address {address})", port(key))
+}
+
 impl Draft {
     fn of_contact(
         kind: FindingKind,
@@ -164,9 +173,8 @@ impl Draft {
     ) -> Self {
         let ratio = f64::from(failed) / f64::from(tried.max(1));
         let text = format!(
-            "{failed} of {tried} connects of {subject} to {}{} failed in {seconds:.0} s; {:.0} % are usual",
-            key.object,
-            port(key),
+            "{failed} of {tried} connects of {subject} to {} failed in {seconds:.0} s; {:.0} % are usual",
+            end(key, flow),
             usual * 100.0
         );
         let numbers = vec![
@@ -188,9 +196,8 @@ impl Draft {
         seconds: f64,
     ) -> Self {
         let text = format!(
-            "{subject} moved {bytes} bytes with {}{} in {seconds:.0} s; {:.0} are usual",
-            key.object,
-            port(key),
+            "{subject} moved {bytes} bytes with {} in {seconds:.0} s; {:.0} are usual",
+            end(key, flow),
             surge.median
         );
         Self::of_contact(
@@ -230,9 +237,8 @@ impl Draft {
 
     pub(super) fn beacon(subject: &str, key: &ContactKey, flow: &Flow, regular: Regular) -> Self {
         let text = format!(
-            "{subject} is in touch with {}{} every {:.0} s (varying by {:.0} %), {} times, with at most {} bytes",
-            key.object,
-            port(key),
+            "{subject} is in touch with {} every {:.0} s (varying by {:.0} %), {} times, with at most {} bytes",
+            end(key, flow),
             regular.period,
             regular.variation * 100.0,
             regular.times,

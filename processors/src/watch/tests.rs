@@ -278,7 +278,7 @@ fn a_surge_of_failures_is_explained_by_their_part_and_what_is_usual() {
     assert_eq!(
         scene.explained(),
         [(
-            "30 of 40 connects of shop to 10.1.0.0/24, port 80 failed in 10 s; 0 % are usual",
+            "30 of 40 connects of shop to 10.1.0.0/24, port 80 (address 10.1.0.5) failed in 10 s; 0 % are usual",
             &[
                 ("failed", 30.0),
                 ("tried", 40.0),
@@ -312,7 +312,7 @@ fn a_surge_of_bytes_is_explained_by_what_is_usual_of_the_contact_and_of_the_subj
         scene.explained(),
         [
             (
-                "shop moved 67108864 bytes with 93.184.1.0/24, port 443 in 10 s; 1024 are usual",
+                "shop moved 67108864 bytes with 93.184.1.0/24, port 443 (address 93.184.1.34) in 10 s; 1024 are usual",
                 &numbers[..4]
             ),
             (
@@ -370,7 +370,7 @@ fn a_beacon_is_found_on_connections_of_its_own_and_on_one_that_is_silent_otherwi
         assert_eq!(
             scene.explained(),
             [(
-                "shop is in touch with 185.220.101.0/24, port 443 every 30 s (varying by 0 %), 11 times, with at most 300 bytes",
+                "shop is in touch with 185.220.101.0/24, port 443 (address 185.220.101.1) every 30 s (varying by 0 %), 11 times, with at most 300 bytes",
                 &[
                     ("period_seconds", 30.0),
                     ("variation", 0.0),
