@@ -234,7 +234,7 @@ pub(crate) struct FindingsArgs {
     /// The daemon's admin listener, such as 127.0.0.1:13134; without, that of the config
     #[arg(long, value_name = "ADDRESS:PORT")]
     pub(crate) admin: Option<SocketAddr>,
-    /// Findings at most, the newest first; a daemon keeps 1,000
+    /// Findings at most, the newest first; a daemon keeps 1,000, and of each kind at least the newest 142
     #[arg(long, value_name = "NUMBER", default_value_t = 50)]
     pub(crate) limit: usize,
     /// Only those of this kind

@@ -9,8 +9,10 @@ use std::path::Path;
 
 #[cfg(feature = "analysis")]
 use flowtap_config::Config;
+#[cfg(any(test, feature = "analysis"))]
+use flowtap_extensions::admin::findings::Count;
 use flowtap_extensions::admin::findings::{Answer, Finding, Watcher};
-use flowtap_pipeline::Registry;
+use flowtap_pipeline::{FindingKind, Registry};
 
 use super::ask;
 use super::config::load_for;
@@ -21,6 +23,9 @@ use crate::exit::{Code, ExitError};
 
 /// Findings that a daemon keeps.
 const ALL: usize = 1000;
+
+/// Those of each kind that a daemon keeps in any case.
+const OF_EACH: usize = ALL / FindingKind::ALL.len();
 
 /// The text, or JSON.
 ///
@@ -59,7 +64,7 @@ pub(crate) fn findings(args: &FindingsArgs, registry: &Registry) -> Result<Strin
         return json(&answer);
     }
     let kind = args.kind.as_deref();
-    Ok(text(&answer, kept, kind) + &left_out(answer.findings.len(), kept, answer.total, kind.is_some()))
+    Ok(text(&answer, kept, kind) + &left_out(&answer, kept, kind))
 }
 
 /// The findings of a recording, the oldest first. One that several pipelines make at the same time is one, as in a daemon.
@@ -91,8 +96,14 @@ pub(crate) fn of_recording(config: &Config, file: &Path, as_json: bool) -> Resul
         .map(|record| Finding::from(&*record))
         .collect();
     let kept = found.len();
+    let mut kinds = BTreeMap::<_, Count>::new();
+    for finding in &found {
+        let count = kinds.entry(finding.kind.clone()).or_default();
+        (count.total, count.kept) = (count.total + 1, count.kept + 1);
+    }
     let answer = Answer {
         total: kept as u64,
+        kinds,
         findings: found,
         watchers,
     };
@@ -107,10 +118,11 @@ fn json(answer: &Answer) -> Result<String, ExitError> {
     Ok(text + "\n")
 }
 
-/// A line about findings that are not shown, if there are any. `kept` are those that the daemon still has, `total` those that it
-/// made, of every kind.
-fn left_out(shown: usize, kept: usize, total: u64, is_of_a_kind: bool) -> String {
+/// A line about findings that are not shown, if there are any. `kept` are those that the daemon still has, of the kind if one was asked
+/// for.
+fn left_out(answer: &Answer, kept: usize, kind: Option<&str>) -> String {
     let mut text = String::new();
+    let shown = answer.findings.len();
     // Writing to a String does not fail.
     if shown < kept {
         let _ = writeln!(
@@ -118,12 +130,13 @@ fn left_out(shown: usize, kept: usize, total: u64, is_of_a_kind: bool) -> String
             "({shown} of {kept}, the newest first; --limit {kept} shows all)"
         );
     }
-    let evicted = total.saturating_sub(ALL as u64);
+    let of = |kind: &str| answer.kinds.get(kind).map_or(0, |count| count.total);
+    let evicted = kind.map_or(answer.total, of).saturating_sub(kept as u64);
     if evicted > 0 {
-        let of = if is_of_a_kind { " of all kinds" } else { "" };
+        let of = if kind.is_some() { " of this kind" } else { "" };
         let _ = writeln!(
             text,
-            "(the daemon keeps the newest {ALL}: {evicted} older{of} are not kept)"
+            "(the daemon keeps {ALL}, and of each kind at least the newest {OF_EACH}: {evicted} older ones{of} are not kept)"
         );
     }
     text
@@ -149,7 +162,7 @@ fn nothing(watchers: &[Watcher]) -> String {
             Some(until) if *is_learning => {
                 format!("learns until {until}; before that only peers on lists are reported")
             }
-            Some(until) => format!("has learned until {until}, and has found nothing since"),
+            Some(until) => format!("has learned until {until}, and has found nothing since the start"),
         };
         // Writing to a String does not fail.
         let _ = writeln!(
@@ -183,9 +196,10 @@ fn text(answer: &Answer, kept: usize, kind: Option<&str>) -> String {
     if kept == 0 {
         return match kind {
             Some(kind) if answer.total > 0 => {
-                let others = answer.total;
-                format!("no findings of the kind `{kind}`; {others} of other kinds\n")
-                    + &learning(&answer.watchers)
+                format!(
+                    "no findings of the kind `{kind}` since the start; {} of other kinds\n",
+                    answer.total
+                ) + &learning(&answer.watchers)
             }
             _ => nothing(&answer.watchers),
         };
@@ -194,22 +208,12 @@ fn text(answer: &Answer, kept: usize, kind: Option<&str>) -> String {
     for finding in &answer.findings {
         // Writing to a String does not fail.
         let _ = writeln!(text, "{}  {:<17}  {}", finding.at, finding.kind, finding.text);
-        if !finding.numbers.is_empty() {
-            let _ = writeln!(text, "{:20}  {:<17}  {}", "", "", numbers(finding));
+        let details = [finding.numbers_text(), finding.place_text()];
+        for line in details.iter().filter(|line| !line.is_empty()) {
+            let _ = writeln!(text, "{:20}  {:<17}  {line}", "", "");
         }
     }
     text + &learning(&answer.watchers)
-}
-
-fn numbers(finding: &Finding) -> String {
-    let numbers = finding.numbers.iter().map(|(name, value)| {
-        if value.fract() == 0.0 {
-            format!("{name}={value:.0}")
-        } else {
-            format!("{name}={value:.2}")
-        }
-    });
-    numbers.collect::<Vec<_>>().join(" ")
 }
 
 #[cfg(test)]
@@ -221,6 +225,7 @@ mod tests {
             total,
             findings: findings.to_vec(),
             watchers: watchers.to_vec(),
+            ..Answer::default()
         }
     }
 
@@ -256,7 +261,7 @@ mod tests {
         let learned = [watcher(Some(UNTIL), false)];
         assert_eq!(
             text(&answer(&[], 7, &learned), 0, Some("beacon")),
-            "no findings of the kind `beacon`; 7 of other kinds\n"
+            "no findings of the kind `beacon` since the start; 7 of other kinds\n"
         );
         assert!(text(&answer(&[], 7, &[watcher(Some(UNTIL), true)]), 0, Some("beacon")).ends_with(LEARNS));
         assert!(text(&answer(&[], 0, &learned), 0, Some("beacon")).contains("has found nothing since"));
@@ -265,18 +270,21 @@ mod tests {
     }
 
     #[test]
-    fn each_finding_is_a_sentence_with_its_numbers_below() {
+    fn each_finding_is_a_sentence_with_its_numbers_and_its_process_below() {
         let found = [Finding {
             at: "2025-06-15T15:06:40Z".to_owned(),
             kind: "volume_surge".to_owned(),
             text: "shop sent 500000000 bytes to external peers".to_owned(),
             numbers: [("bytes".to_owned(), 5e8), ("score".to_owned(), 12.345)].into(),
+            raddr: "198.51.100.7".to_owned(),
+            pid: Some(4711),
             ..Finding::default()
         }];
         assert_eq!(
             text(&answer(&found, 1, &[]), 1, None),
             "2025-06-15T15:06:40Z  volume_surge       shop sent 500000000 bytes to external peers\n\
-             \u{20}                                        bytes=500000000 score=12.35\n"
+             \u{20}                                        bytes=500000000 score=12.35\n\
+             \u{20}                                        raddr=198.51.100.7 pid=4711\n"
         );
     }
 
@@ -296,22 +304,28 @@ mod tests {
             ),
             "no findings: `watch/b` in the pipeline `metrics` learns until 2025-06-15T15:06:40Z; before that only peers on lists are \
              reported\n\
-             no findings: `watch/b` in the pipeline `metrics` has learned until 2025-06-15T15:06:40Z, and has found nothing since\n\
+             no findings: `watch/b` in the pipeline `metrics` has learned until 2025-06-15T15:06:40Z, and has found nothing since the start\n\
              no findings: `watch/b` in the pipeline `metrics` has no records yet\n"
         );
     }
 
     #[test]
     fn findings_that_are_not_shown_are_counted() {
-        assert_eq!(left_out(3, 3, 3, false), "");
+        let shown = |shown: usize, kept, total, kind: Option<&str>| {
+            let mut answer = answer(&vec![Finding::default(); shown], total, &[]);
+            answer.kinds = [("beacon".to_owned(), Count { total: 12, kept: 10 })].into();
+            left_out(&answer, kept, kind)
+        };
+        assert_eq!(shown(3, 3, 3, None), "");
         assert_eq!(
-            left_out(50, 70, 70, false),
+            shown(50, 70, 70, None),
             "(50 of 70, the newest first; --limit 70 shows all)\n"
         );
         assert_eq!(
-            left_out(1000, 1000, 1007, false),
-            "(the daemon keeps the newest 1000: 7 older are not kept)\n"
+            shown(1000, 1000, 1007, None),
+            "(the daemon keeps 1000, and of each kind at least the newest 142: 7 older ones are not kept)\n"
         );
-        assert!(left_out(2, 2, 1007, true).contains("7 older of all kinds"));
+        assert!(shown(10, 10, 1007, Some("beacon")).contains("2 older ones of this kind"));
+        assert_eq!(shown(3, 3, 1007, Some("fan_out")), "");
     }
 }

@@ -10,7 +10,7 @@ use axum::extract::RawQuery;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
-use flowtap_pipeline::{FindingKind, FindingRecord, Findings, Timestamp, findings};
+use flowtap_pipeline::{FindingKind, FindingRecord, Findings, Timestamp, findings, plain_text};
 use serde::{Deserialize, Serialize, Serializer};
 use serde_json::{Number, Value};
 
@@ -22,13 +22,33 @@ const DEFAULT_LIMIT: usize = 100;
 /// The response to `GET /findings`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Answer {
-    /// Number of findings since the daemon started. `findings` has at most the newest 1,000.
+    /// Number of findings since the daemon started. `findings` has at most the newest 1,000, of which the kind with the most makes room.
     pub total: u64,
+    /// The numbers by kind, of the kinds that have any, whichever the request asks for.
+    #[serde(default)]
+    pub kinds: BTreeMap<String, Count>,
     /// The newest first.
     pub findings: Vec<Finding>,
     /// Processors that make findings.
     #[serde(default)]
     pub watchers: Vec<Watcher>,
+}
+
+/// Numbers of findings of a kind.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Count {
+    /// Since the daemon started.
+    pub total: u64,
+    /// Those that the daemon keeps.
+    pub kept: usize,
+}
+
+/// The numbers by kind, of the kinds that have any.
+pub fn counts(findings: &Findings) -> BTreeMap<String, Count> {
+    let counts = findings.counts().into_iter();
+    counts
+        .map(|(kind, findings::Count { total, kept })| (kind.to_string(), Count { total, kept }))
+        .collect()
 }
 
 /// A processor that makes findings.
@@ -83,6 +103,50 @@ pub struct Finding {
     /// Class of the peer.
     #[serde(rename = "type")]
     pub class: Option<String>,
+    /// Local address of its newest flow.
+    #[serde(default)]
+    pub laddr: String,
+    /// Inode number of the network namespace, if it is known.
+    #[serde(default)]
+    pub netns: Option<u32>,
+    /// Process, if it is known.
+    #[serde(default)]
+    pub pid: Option<u32>,
+    /// Name of the process; empty if it is not known.
+    #[serde(default)]
+    pub comm: String,
+    /// Container, if it is known.
+    #[serde(default)]
+    pub container_id: Option<String>,
+}
+
+impl Finding {
+    /// The numbers as `name=value` pairs, fractions with two places.
+    pub fn numbers_text(&self) -> String {
+        let numbers = self.numbers.iter().map(|(name, value)| {
+            if value.fract() == 0.0 {
+                format!("{name}={value:.0}")
+            } else {
+                format!("{name}={value:.2}")
+            }
+        });
+        numbers.collect::<Vec<_>>().join(" ")
+    }
+
+    /// Where to look: the ends of its newest flow, its process and its network namespace, as far as they are known, as such pairs.
+    pub fn place_text(&self) -> String {
+        let number = |number: Option<u32>| number.map(|number| number.to_string()).unwrap_or_default();
+        let pairs = [
+            ("raddr", self.raddr.clone()),
+            ("laddr", self.laddr.clone()),
+            ("pid", number(self.pid)),
+            ("comm", self.comm.clone()),
+            ("netns", number(self.netns)),
+        ];
+        let known = pairs.into_iter().filter(|(_, value)| !value.is_empty());
+        let known = known.map(|(name, value)| format!("{name}={value}"));
+        known.collect::<Vec<_>>().join(" ")
+    }
 }
 
 fn as_short_numbers<S: Serializer>(
@@ -127,6 +191,11 @@ impl From<&FindingRecord> for Finding {
             raddr: flow.remote.addr.to_string(),
             server_port: (port != 0).then_some(port),
             class: flow.class.map(|class| class.as_str().to_owned()),
+            laddr: flow.local.addr.to_string(),
+            netns: (flow.netns != 0).then_some(flow.netns),
+            pid: (flow.pid != 0).then_some(flow.pid),
+            comm: plain_text::process_name(&flow.comm).into_owned(),
+            container_id: flow.container_id.as_deref().map(str::to_owned),
         }
     }
 }
@@ -151,6 +220,7 @@ fn answer(findings: &Findings, query: Option<&str>) -> Response {
     let watchers = findings.watchers();
     Json(Answer {
         total: findings.total(),
+        kinds: counts(findings),
         findings: chosen.map(|record| Finding::from(&**record)).collect(),
         watchers: watchers.iter().map(|watcher| Watcher::at(watcher, now)).collect(),
     })
@@ -220,6 +290,9 @@ mod tests {
     fn a_finding_is_shown_with_its_time_its_numbers_and_its_peer() {
         let mut flow = flow("10.0.0.1:40000", "45.33.32.156:443");
         flow.class = Some(PeerClass::ExternalHosts);
+        flow.pid = 4711;
+        flow.comm[..4].copy_from_slice(b"shop");
+        flow.netns = 4_026_531_840;
         let record = FindingRecord {
             flow,
             kind: FindingKind::Beacon,
@@ -245,7 +318,19 @@ mod tests {
             "raddr": "45.33.32.156",
             "server_port": 443,
             "type": "externalHosts",
+            "laddr": "10.0.0.1",
+            "netns": 4_026_531_840_u32,
+            "pid": 4711,
+            "comm": "shop",
+            "container_id": null,
         });
         assert_eq!(json, expected);
+        let shown = Finding::from(&record);
+        assert_eq!(shown.numbers_text(), "period_seconds=60 variation=0.50");
+        assert_eq!(
+            shown.place_text(),
+            "raddr=45.33.32.156 laddr=10.0.0.1 pid=4711 comm=shop netns=4026531840"
+        );
+        assert_eq!(Finding::default().place_text(), "");
     }
 }

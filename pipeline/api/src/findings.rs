@@ -3,12 +3,15 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use flowtap_model::{FindingRecord, Timestamp};
+use flowtap_model::{FindingKind, FindingRecord, Timestamp};
 
 /// Findings that are kept.
 const KEPT: usize = 1000;
 
-/// The newest findings, at most 1,000; older ones make room.
+const KINDS: usize = FindingKind::ALL.len();
+
+/// The newest findings, at most 1,000. The oldest of the kind that has the most make room, so a flood of one kind leaves the newest 142 of
+/// each other one.
 ///
 /// ```
 /// use std::net::Ipv4Addr;
@@ -35,11 +38,22 @@ pub struct Findings(Mutex<Kept>);
 
 #[derive(Debug, Default)]
 struct Kept {
-    records: VecDeque<Arc<FindingRecord>>,
-    total: u64,
+    /// With their numbers in the order in which they were made, by kind.
+    records: [VecDeque<(u64, Arc<FindingRecord>)>; KINDS],
+    /// Number of those that were made, by kind.
+    totals: [u64; KINDS],
     /// Processors that make findings, by the index of their registration.
     watchers: BTreeMap<u64, Watcher>,
     registered: u64,
+}
+
+/// Numbers of findings of a kind.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Count {
+    /// Since the start.
+    pub total: u64,
+    /// Those that are kept.
+    pub kept: usize,
 }
 
 /// A processor that makes findings.
@@ -72,6 +86,12 @@ impl Registration {
 impl Drop for Registration {
     fn drop(&mut self) {
         self.findings.kept().watchers.remove(&self.index);
+    }
+}
+
+impl Kept {
+    fn total(&self) -> u64 {
+        self.totals.iter().sum()
     }
 }
 
@@ -112,6 +132,12 @@ impl Findings {
         }
     }
 
+    /// Whether a processor of this pipeline makes findings.
+    pub fn has_watcher_in(&self, pipeline: &str) -> bool {
+        let kept = self.kept();
+        kept.watchers.values().any(|watcher| watcher.pipeline == pipeline)
+    }
+
     /// Returns the processors that make findings.
     pub fn watchers(&self) -> Vec<Watcher> {
         self.kept().watchers.values().cloned().collect()
@@ -120,35 +146,126 @@ impl Findings {
     /// Adds one, unless it is known: pipelines with the same processor make the same findings at the same watermark.
     pub fn push(&self, finding: FindingRecord) {
         let mut kept = self.kept();
-        let mut of_watermark = kept
-            .records
+        let kind = finding.kind as usize;
+        let mut of_watermark = kept.records[kind]
             .iter()
             .rev()
-            .take_while(|known| known.at == finding.at);
-        if of_watermark.any(|known| **known == finding) {
+            .take_while(|(_, known)| known.at == finding.at);
+        if of_watermark.any(|(_, known)| **known == finding) {
             return;
         }
-        if kept.records.len() == KEPT {
-            kept.records.pop_front();
+        if kept.records.iter().map(VecDeque::len).sum::<usize>() == KEPT
+            && let Some(most) = kept.records.iter_mut().max_by_key(|records| records.len())
+        {
+            most.pop_front();
         }
-        kept.records.push_back(Arc::new(finding));
-        kept.total += 1;
+        let number = kept.total();
+        kept.records[kind].push_back((number, Arc::new(finding)));
+        kept.totals[kind] += 1;
     }
 
     /// The newest, at most `limit`, the newest first.
     pub fn newest(&self, limit: usize) -> Vec<Arc<FindingRecord>> {
         let kept = self.kept();
-        kept.records.iter().rev().take(limit).map(Arc::clone).collect()
+        let mut newest: Vec<_> = kept.records.iter().flatten().collect();
+        newest.sort_unstable_by_key(|(number, _)| std::cmp::Reverse(*number));
+        let newest = newest.into_iter().take(limit);
+        newest.map(|(_, record)| Arc::clone(record)).collect()
     }
 
     /// Takes out all that are kept, the oldest first.
     pub fn take(&self) -> Vec<Arc<FindingRecord>> {
         let mut kept = self.kept();
-        kept.records.drain(..).collect()
+        let records = kept.records.iter_mut();
+        let mut taken: Vec<_> = records.flat_map(|records| records.drain(..)).collect();
+        taken.sort_unstable_by_key(|(number, _)| *number);
+        taken.into_iter().map(|(_, record)| record).collect()
     }
 
     /// Number of findings since the start.
     pub fn total(&self) -> u64 {
-        self.kept().total
+        self.kept().total()
+    }
+
+    /// Numbers of findings by kind, of the kinds that have any.
+    ///
+    /// ```
+    /// use flowtap_pipeline::Findings;
+    ///
+    /// assert!(Findings::default().counts().is_empty());
+    /// ```
+    pub fn counts(&self) -> BTreeMap<FindingKind, Count> {
+        let kept = self.kept();
+        let counts = FindingKind::ALL.map(|kind| {
+            let (total, records) = (kept.totals[kind as usize], &kept.records[kind as usize]);
+            (
+                kind,
+                Count {
+                    total,
+                    kept: records.len(),
+                },
+            )
+        });
+        counts.into_iter().filter(|(_, count)| count.total > 0).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+
+    use flowtap_model::{Endpoint, Flow};
+
+    use super::*;
+
+    fn finding(kind: FindingKind, at: u64) -> FindingRecord {
+        let end = Endpoint::new(Ipv4Addr::LOCALHOST.into(), 80);
+        FindingRecord {
+            flow: Flow::new(end, end),
+            kind,
+            at: Timestamp::from_nanos(at),
+            subject: "curl".into(),
+            object: "".into(),
+            text: "".into(),
+            numbers: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn a_flood_of_one_kind_leaves_those_of_other_kinds_and_all_are_counted() {
+        let findings = Findings::default();
+        findings.push(finding(FindingKind::BlackList, 1));
+        findings.push(finding(FindingKind::BlackList, 1));
+        for at in 2..2002 {
+            findings.push(finding(FindingKind::FirstContact, at));
+        }
+        findings.push(finding(FindingKind::Beacon, 3000));
+        let newest = findings.newest(usize::MAX);
+        let times = newest.iter().map(|record| record.at.as_nanos());
+        let expected = std::iter::once(3000).chain((1004..2002).rev()).chain([1]);
+        assert!(times.eq(expected));
+        assert_eq!(findings.total(), 2002);
+        let counts = findings.counts();
+        let count = |total, kept| Count { total, kept };
+        assert_eq!(counts[&FindingKind::FirstContact], count(2000, 998));
+        assert_eq!(counts[&FindingKind::BlackList], count(1, 1));
+        assert_eq!(counts.len(), 3);
+        // Two floods: a third kind keeps what it is promised.
+        for at in 0..1000 {
+            findings.push(finding(FindingKind::FanOut, at));
+            findings.push(finding(FindingKind::FailureSurge, at));
+        }
+        let counts = findings.counts();
+        assert_eq!(
+            (
+                counts[&FindingKind::BlackList].kept,
+                counts[&FindingKind::Beacon].kept
+            ),
+            (1, 1)
+        );
+        assert!(counts[&FindingKind::FirstContact].kept >= KEPT / KINDS);
+        let taken = findings.take();
+        assert_eq!((taken.len(), findings.newest(1).len()), (KEPT, 0));
+        assert_eq!(taken[0].kind, FindingKind::BlackList);
     }
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use flowtap_pipeline::{FindingKind, FindingRecord, Findings, Flow, FlowBatch, Timestamp};
 
-use super::ends::{ContactKey, server_port};
+use super::ends::{ContactKey, Object, server_port};
 use super::history::{Regular, Surge, UsualCount};
 use super::memory::Memory;
 
@@ -36,6 +36,11 @@ fn port(key: &ContactKey) -> String {
     }
 }
 
+/// Words for the first traffic with another end. A connect that failed reached nothing.
+const fn reached(has_failed: bool) -> &'static str {
+    if has_failed { "tried to reach" } else { "talks to" }
+}
+
 /// The address of the peer, and which of the ephemeral ports it is, if that is known.
 fn address(key: &ContactKey, flow: &Flow) -> String {
     let addr = flow.remote.addr;
@@ -43,6 +48,15 @@ fn address(key: &ContactKey, flow: &Flow) -> String {
         port if key.port == 0 && port != 0 => format!("{addr}, port {port}"),
         _ => addr.to_string(),
     }
+}
+
+/// The other end with its port, and the address in it, unless that is all of it.
+fn end(key: &ContactKey, flow: &Flow) -> String {
+    let (object, address) = (key.object.to_string(), address(key, flow));
+    if object == address {
+        return object + &port(key);
+    }
+    format!("{object}{} (address {address})", port(key))
 }
 
 impl Draft {
@@ -68,7 +82,7 @@ impl Draft {
     pub(super) fn first_contact(
         subject: &str,
         key: &ContactKey,
-        flow: &Flow,
+        (flow, has_failed): (&Flow, bool),
         country: &str,
         is_new_country: bool,
     ) -> Self {
@@ -78,7 +92,8 @@ impl Draft {
             country => format!(" in {country}"),
         };
         let text = format!(
-            "{subject} talks to {}{} for the first time (address {}{country})",
+            "{subject} {} {}{} for the first time (address {}{country})",
+            reached(has_failed),
             key.object,
             port(key),
             address(key, flow)
@@ -87,14 +102,15 @@ impl Draft {
         Self::of_contact(FindingKind::FirstContact, subject, key, flow, text, numbers)
     }
 
-    pub(super) fn first_in_country(subject: &str, flow: &Flow, country: &str) -> Self {
+    pub(super) fn first_in_country(subject: &str, (flow, has_failed): (&Flow, bool), country: &str) -> Self {
         Self {
             kind: FindingKind::FirstContact,
             flow: flow.clone(),
             subject: subject.into(),
             object: country.into(),
             text: format!(
-                "{subject} talks to an address in {country} for the first time ({})",
+                "{subject} {} an address in {country} for the first time ({})",
+                reached(has_failed),
                 flow.remote.addr
             ),
             numbers: vec![("new_country", 1.0)],
@@ -171,9 +187,8 @@ impl Draft {
     ) -> Self {
         let ratio = f64::from(failed) / f64::from(tried.max(1));
         let text = format!(
-            "{failed} of {tried} connects of {subject} to {}{} failed in {seconds:.0} s; {:.0} % are usual",
-            key.object,
-            port(key),
+            "{failed} of {tried} connects of {subject} to {} failed in {seconds:.0} s; {:.0} % are usual",
+            end(key, flow),
             usual * 100.0
         );
         let numbers = vec![
@@ -195,9 +210,8 @@ impl Draft {
         seconds: f64,
     ) -> Self {
         let text = format!(
-            "{subject} moved {bytes} bytes with {}{} in {seconds:.0} s; {:.0} are usual",
-            key.object,
-            port(key),
+            "{subject} moved {bytes} bytes with {} in {seconds:.0} s; {:.0} are usual",
+            end(key, flow),
             surge.median
         );
         Self::of_contact(
@@ -210,9 +224,11 @@ impl Draft {
         )
     }
 
-    /// With a flow to the peer that got the most, and how many bytes that is at least.
+    /// With a flow to the peer that got the most, and how many bytes that is at least. `object` is the end that this peer is of: a surge to
+    /// another end is another finding, however soon.
     pub(super) fn sent_surge(
         subject: &str,
+        object: &Object,
         (flow, to_peer): (&Flow, u64),
         bytes: u64,
         surge: Surge,
@@ -224,7 +240,7 @@ impl Draft {
             kind: FindingKind::VolumeSurge,
             flow: flow.clone(),
             subject: subject.into(),
-            object: "".into(),
+            object: object.to_string().into(),
             text: format!(
                 "{subject} sent {bytes} bytes to external peers in {seconds:.0} s, the largest part ({to_peer} bytes) to {}; {:.0} are usual",
                 flow.remote.addr, surge.median
@@ -235,9 +251,8 @@ impl Draft {
 
     pub(super) fn beacon(subject: &str, key: &ContactKey, flow: &Flow, regular: Regular) -> Self {
         let text = format!(
-            "{subject} is in touch with {}{} every {:.0} s (varying by {:.0} %), {} times, with at most {} bytes",
-            key.object,
-            port(key),
+            "{subject} is in touch with {} every {:.0} s (varying by {:.0} %), {} times, with at most {} bytes",
+            end(key, flow),
             regular.period,
             regular.variation * 100.0,
             regular.times,

@@ -183,7 +183,10 @@ impl Watch {
             && sent.bytes >= volume.bytes
             && surge.is_one(sent.bytes, volume.score)
         {
-            let draft = Draft::sent_surge(self.memory.name(number), largest, sent.bytes, surge, seconds);
+            let first = &self.config.first_contact;
+            let object = self.names.object(largest.0, first.ipv4_prefix, first.ipv6_prefix);
+            let subject = self.memory.name(number);
+            let draft = Draft::sent_surge(subject, &object, largest, sent.bytes, surge, seconds);
             self.outbox.put_of_subject(draft, self.now());
         }
     }

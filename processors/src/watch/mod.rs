@@ -218,7 +218,7 @@ impl Watch {
             return;
         }
         if !is_merged {
-            self.judge_first(&key, flow, is_new && !self.memory.knows_wider(&key));
+            self.judge_first(&key, seen, is_new && !self.memory.knows_wider(&key));
         }
         let contact = self.memory.contact(key.clone());
         contact.last = now;
@@ -278,10 +278,11 @@ impl Watch {
     }
 
     /// First contacts: with another end, or with a country.
-    fn judge_first(&mut self, key: &ContactKey, flow: &Flow, is_new: bool) {
+    fn judge_first(&mut self, key: &ContactKey, seen: &Seen<'_>, is_new: bool) {
         if key.serves {
             return;
         }
+        let flow = seen.flow;
         let place = flow.peer_place.as_deref();
         let country = place.and_then(|place| Country::try_from(place.country.as_bytes()).ok());
         let is_new_country = country.is_some_and(|country| {
@@ -294,10 +295,10 @@ impl Watch {
         let subject = self.memory.name(key.subject);
         let country = country.as_ref().map_or("", country_code);
         if is_new {
-            let draft = Draft::first_contact(subject, key, flow, country, is_new_country);
+            let draft = Draft::first_contact(subject, key, (flow, seen.failed), country, is_new_country);
             self.outbox.put(key, draft, self.now());
         } else if is_new_country {
-            let draft = Draft::first_in_country(subject, flow, country);
+            let draft = Draft::first_in_country(subject, (flow, seen.failed), country);
             self.outbox.put_of_subject(draft, self.now());
         }
     }
@@ -319,11 +320,15 @@ impl Watch {
         self.closes = self.opened.plus(self.config.interval);
     }
 
-    /// The end of learning, by the system's clock.
+    /// The end of learning, by the system's clock. One that is past is as long ago as by its own clock, which counts neither jumps nor all of
+    /// a long stop: then it was earlier than is said.
     fn report_learning(&self) {
         let learned = self.now().since(Timestamp::from_nanos(self.memory.since));
         let left = self.config.learn.saturating_sub(learned);
-        self.registration.learns_until(self.clock.system().plus(left));
+        let ago = learned.saturating_sub(self.config.learn);
+        let now = self.clock.system().since(Timestamp::default());
+        let until = Timestamp::default().plus(now.saturating_sub(ago));
+        self.registration.learns_until(until.plus(left));
     }
 
     fn report_contacts(&self) {

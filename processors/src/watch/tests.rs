@@ -162,6 +162,10 @@ fn a_first_contact_is_found_once_and_not_in_traffic_that_others_opened() {
     scene.batch.tcp[0].flow.kind = Some(FlowKind::Ingress);
     scene.tick();
     assert_eq!(scene.findings.len(), 1, "the peer opened it");
+    scene.talk("shop", ([10, 4, 0, 7], 80), Events::FAILED, 0, 0);
+    scene.tick();
+    let text = "shop tried to reach 10.4.0.0/24, port 80 for the first time (address 10.4.0.7)";
+    assert_eq!(&*scene.findings[1].text, text);
 }
 
 #[test]
@@ -285,7 +289,7 @@ fn a_surge_of_failures_is_explained_by_their_part_and_what_is_usual() {
     assert_eq!(
         scene.explained(),
         [(
-            "30 of 40 connects of shop to 10.1.0.0/24, port 80 failed in 10 s; 0 % are usual",
+            "30 of 40 connects of shop to 10.1.0.0/24, port 80 (address 10.1.0.5) failed in 10 s; 0 % are usual",
             &[
                 ("failed", 30.0),
                 ("tried", 40.0),
@@ -320,7 +324,7 @@ fn a_surge_of_bytes_is_explained_by_what_is_usual_of_the_contact_and_of_the_subj
         scene.explained(),
         [
             (
-                "shop moved 67108864 bytes with 93.184.1.0/24, port 443 in 10 s; 1024 are usual",
+                "shop moved 67108864 bytes with 93.184.1.0/24, port 443 (address 93.184.1.34) in 10 s; 1024 are usual",
                 &numbers[..5]
             ),
             (
@@ -329,6 +333,27 @@ fn a_surge_of_bytes_is_explained_by_what_is_usual_of_the_contact_and_of_the_subj
             ),
         ]
     );
+}
+
+#[test]
+fn a_surge_of_all_external_peers_hides_none_to_another_peer() {
+    const MUCH: u64 = 64 << 20;
+    let mut scene = Scene::new(&quick());
+    scene.learn(([93, 184, 1, 34], 443), 512);
+    let mut to = |address: [u8; 4]| {
+        scene.talk("shop", (address, 443), Events::OPENED, MUCH, 0);
+        scene.tick();
+        scene.tick();
+        scene.tick();
+        let found = scene.findings.drain(..);
+        let of_all = found.filter(|finding| finding.text.contains("external peers"));
+        of_all
+            .map(|finding| finding.object.to_string())
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(to([93, 184, 1, 34]), ["93.184.1.0/24"]);
+    assert_eq!(to([45, 33, 32, 156]), ["45.33.32.0/24"]);
+    assert!(to([45, 33, 32, 157]).is_empty(), "the same end within `repeat`");
 }
 
 /// Every 30 s 300 bytes to an external peer, with these events but for the first time.
@@ -357,7 +382,7 @@ fn a_beacon_is_found_on_connections_of_its_own_and_on_one_that_is_silent_otherwi
         assert_eq!(
             scene.explained(),
             [(
-                "shop is in touch with 185.220.101.0/24, port 443 every 30 s (varying by 0 %), 11 times, with at most 300 bytes",
+                "shop is in touch with 185.220.101.0/24, port 443 (address 185.220.101.1) every 30 s (varying by 0 %), 11 times, with at most 300 bytes",
                 &[
                     ("period_seconds", 30.0),
                     ("variation", 0.0),
@@ -692,6 +717,30 @@ fn all_that_was_learned_is_in_the_state_file() {
     let saved = state::read(&file, "metrics").unwrap().unwrap();
     assert_eq!(saved.memory, memory);
     assert_eq!(saved.said, said);
+}
+
+#[test]
+fn a_restart_says_when_learning_has_ended() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut config = quick();
+    config.state_file = Some(folder.path().join("watch.state"));
+    let until = |scene: &Scene| {
+        let watchers = scene.watch.outbox.newest().watchers();
+        watchers[0].learns_until.unwrap().as_nanos() / 1_000_000_000
+    };
+    let mut scene = Scene::new(&config);
+    assert_eq!(until(&scene), START + 60);
+    scene.learn(([10, 1, 0, 5], 443), 1_000);
+    drop(scene);
+    let scene = Scene::at(&config, START + 86_400);
+    assert_eq!(until(&scene), START + 60);
+    // With a longer period it learns on; the stop of 10 s does not count.
+    drop(scene);
+    config.learn = Duration::from_secs(2 * 86_400);
+    assert_eq!(
+        until(&Scene::at(&config, START + 86_410)),
+        START + 10 + 2 * 86_400
+    );
 }
 
 #[test]

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use flowtap_pipeline::telemetry::ProcessorTelemetry;
 use flowtap_pipeline::{
-    Aggregator, BuildContext, Census, EventCount, EventHop, FamilyKind, FamilySnapshot, Flow, FlowBatch,
-    Inheritance, MemoryPressure, Output, Series, SharedMemoryPressure, Timestamp,
+    Aggregator, BuildContext, Census, EventCount, EventHop, FamilyKind, FamilySnapshot, Findings, Flow,
+    FlowBatch, Inheritance, MemoryPressure, Output, Series, SharedMemoryPressure, Timestamp,
 };
 
 mod close;
@@ -63,6 +63,8 @@ pub struct Window {
     sizes: Sizes,
     listening: Listening,
     readings: Readings,
+    /// Has the processors that make findings.
+    findings: Arc<Findings>,
     memory: Arc<SharedMemoryPressure>,
     /// Counters of records dropped because of memory pressure.
     shed: ProcessorTelemetry,
@@ -100,6 +102,7 @@ impl Window {
             sizes: Sizes::default(),
             listening: Listening::default(),
             readings: Readings::default(),
+            findings: Arc::clone(&context.findings),
             memory: Arc::clone(&context.memory),
             shed: ProcessorTelemetry::new(
                 &context.meter,
@@ -203,6 +206,7 @@ impl Aggregator for Window {
     fn begin(&mut self, at: Timestamp) {
         self.opened = at;
         self.closes = at.next_multiple(self.interval);
+        self.open_findings();
         self.fold_totals();
     }
 

@@ -10,7 +10,8 @@
 //! 5. A label that the config leaves out of a family is summed away; a family can be left out as a whole.
 //! 6. The gauge of open connections counts each of them once, in a table ([`connections`]), so that it is
 //!    right again after whatever was lost.
-//! 7. Bytes by role, direction and class have series from the start, which never leave (`totals`).
+//! 7. Bytes by role, direction and class have series from the start, which never leave (`totals`). So have findings by kind and class, where
+//!    `watch` is in the pipeline (`fold::findings`).
 //! 8. A counter never falls: a difference that corrects an earlier one downwards is held back until others make up for it.
 //! 9. The queues of listening sockets are what they were at the last look before the window closed ([`listening`]).
 //! 10. Gauges of readings are the sum of the last readings of their series; see [`readings`].

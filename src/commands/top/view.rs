@@ -263,9 +263,9 @@ pub(super) fn draw(state: &mut State, frame: &mut Frame<'_>) {
         ),
         Mode::Findings => draw_over(
             frame,
-            " findings: any key closes them ",
+            " findings, the newest first: any key closes them ",
             u16::MAX,
-            findings(state),
+            findings(state, frame.area().width),
         ),
         Mode::Browse | Mode::Filter => {}
     }
@@ -315,21 +315,72 @@ fn sentence(state: &State) -> Line<'static> {
     Line::from(vec![Span::styled(peer, BOLD), Span::raw(text)])
 }
 
-/// The newest findings, a line each.
-fn findings(state: &State) -> Vec<Line<'static>> {
+/// Columns before a further line of a finding.
+const INDENT: usize = 2;
+
+/// The newest findings with their numbers, as many lines each as this width asks for.
+fn findings(state: &State, width: u16) -> Vec<Line<'static>> {
     if state.findings.findings.is_empty() {
         return vec![Line::from(
             "none; they need the processor `watch` in a pipeline (docs/findings.md)",
         )];
     }
-    let lines = state.findings.findings.iter().map(|finding| {
-        Line::from(vec![
-            Span::styled(format!("{} ", plain(&finding.at)), FAINT),
-            Span::styled(format!("{} ", plain(&finding.kind)), BOLD),
-            Span::raw(plain(&finding.text)),
-        ])
-    });
-    lines.collect()
+    // Within a border.
+    let width = usize::from(width.saturating_sub(2));
+    let indented = |line: String, style| Line::styled(format!("{:INDENT$}{line}", ""), style);
+    let mut lines = Vec::new();
+    for finding in &state.findings.findings {
+        let (at, kind) = (plain(&finding.at), plain(&finding.kind));
+        let head = at.chars().count() + kind.chars().count() + 2;
+        let mut text = wrapped(
+            &plain(&finding.text),
+            width.saturating_sub(head),
+            width - width.min(INDENT),
+        )
+        .into_iter();
+        lines.push(Line::from(vec![
+            Span::styled(format!("{at} "), FAINT),
+            Span::styled(format!("{kind} "), BOLD),
+            Span::raw(text.next().unwrap_or_default()),
+        ]));
+        lines.extend(text.map(|line| indented(line, Style::new())));
+        for details in [finding.numbers_text(), finding.place_text()] {
+            let room = width - width.min(INDENT);
+            let details = wrapped(&plain(&details), room, room).into_iter();
+            lines.extend(
+                details
+                    .filter(|line| !line.is_empty())
+                    .map(|line| indented(line, FAINT)),
+            );
+        }
+    }
+    lines
+}
+
+/// Lines of at most `first` columns, and `next` from the second one on, broken at blanks; a word that is longer than a line is broken too.
+fn wrapped(text: &str, first: usize, next: usize) -> Vec<String> {
+    let (mut lines, mut line, mut room) = (Vec::new(), String::new(), first);
+    for word in text.split(' ') {
+        let mut word: Vec<char> = word.chars().collect();
+        let used = line.chars().count();
+        if used > 0 && used + 1 + word.len() <= room {
+            line.push(' ');
+            line.extend(word);
+            continue;
+        }
+        if used > 0 || word.len() > room && room < next {
+            lines.push(std::mem::take(&mut line));
+            room = next;
+        }
+        while word.len() > room && room > 0 {
+            let rest = word.split_off(room);
+            lines.push(word.into_iter().collect());
+            (word, room) = (rest, next);
+        }
+        line.extend(word);
+    }
+    lines.push(line);
+    lines
 }
 
 fn head_line(state: &State, width: u16) -> Line<'_> {

@@ -52,15 +52,19 @@ function drawVerdicts(verdicts) {
 }
 
 function newFinding() {
-  return element("li", {}, element("time", { class: "faint" }), " ", element("strong"), " ", element("span"));
+  return element("li", {}, element("time", { class: "faint" }), " ", element("strong"), " ", element("span"), " ",
+    element("span", { class: "faint" }));
 }
 
 function fillFinding(item, finding) {
-  const [at, kind, text] = item.children;
+  const [at, kind, text, details] = item.children;
   at.textContent = finding.at.replace("T", " ");
   at.dateTime = finding.at;
   kind.textContent = finding.kind;
   text.textContent = finding.text;
+  const numbers = Object.entries(finding.numbers).map(([name, value]) => [name, Number.isInteger(value) ? value : value.toFixed(2)]);
+  const place = ["raddr", "laddr", "pid", "comm", "netns"].map((name) => [name, finding[name]]).filter(([, value]) => value);
+  details.textContent = [...numbers, ...place].map(([name, value]) => `${name}=${value}`).join(" ");
 }
 
 function drawFindings(answer) {

@@ -131,7 +131,7 @@ fn traffic_of_subjects_that_have_no_room_is_that_of_other_and_lists_and_scans_ar
         [
             "other has a connection with 192.0.2.66, port 443, which is on the black list",
             "other talks to 192.0.2.0/24, port 443 for the first time (address 192.0.2.66)",
-            "other talks to 10.9.0.0/24, port 22 for the first time (address 10.9.0.0)",
+            "other tried to reach 10.9.0.0/24, port 22 for the first time (address 10.9.0.0)",
             "other tried 61 addresses in 10 s; 0 are usual",
         ]
     );
@@ -479,7 +479,7 @@ fn assert_watches(scene: &mut Scene, network: u8) {
         texts.collect::<Vec<_>>(),
         [
             format!(
-                "shop talks to 10.9.{network}.0/24, port 22 for the first time (address 10.9.{network}.0)"
+                "shop tried to reach 10.9.{network}.0/24, port 22 for the first time (address 10.9.{network}.0)"
             ),
             "shop tried 61 addresses in 10 s".to_owned(),
         ]

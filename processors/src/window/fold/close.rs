@@ -17,9 +17,10 @@ impl Window {
     /// The series that exist from the start, all of which are at 0 in a window that has just begun.
     pub fn opening(&self) -> Snapshot {
         let mut families: Vec<_> = FamilyId::ALL.map(|id| empty(self.catalog.family(id))).into();
+        let is_permanent = self.permanent();
         for (key, series) in self.sums.series() {
             let family = key.family();
-            if family.is_permanent()
+            if is_permanent(family)
                 && let Points::Sums(points) = &mut families[family as usize].points
             {
                 points.push(SumPoint {
@@ -38,6 +39,12 @@ impl Window {
             replaced: false,
             families,
         }
+    }
+
+    /// Which families have all their series from the start, and keep them.
+    fn permanent(&self) -> impl Fn(FamilyId) -> bool + use<> {
+        let keeps_findings = self.keeps_findings();
+        move |family| family.is_permanent() || family == FamilyId::Findings && keeps_findings
     }
 
     /// Closes the window if `to` has reached its end.
@@ -69,6 +76,7 @@ impl Window {
 
     fn close(&mut self, at: Timestamp, last: bool) -> Snapshot {
         self.fold_levels(at);
+        self.open_findings();
         self.fold_totals();
         self.show_listening();
         self.show_readings(at);
@@ -92,13 +100,19 @@ impl Window {
         families.append(&mut self.gone);
         let expiration = self.expiration;
         let expired = |family: FamilyId, updated: Timestamp| at.since(updated) >= expiration[family as usize];
+        let is_permanent = self.permanent();
         let moved = self.sums.sweep(at, &mut self.catalog, |mut slot, is_exposed| {
             let family = slot.key.family();
             let expired = |updated| expired(family, updated);
             if !is_exposed {
                 return !expired(slot.updated);
             }
-            close_sum(&mut families[family as usize], &mut slot, expired)
+            close_sum(
+                &mut families[family as usize],
+                &mut slot,
+                is_permanent(family),
+                expired,
+            )
         });
         if let Some(moved) = moved {
             self.connections.renumber(&moved);
@@ -158,6 +172,7 @@ pub(super) fn empty(family: &'static Family) -> FamilySnapshot {
 fn close_sum(
     family: &mut FamilySnapshot,
     slot: &mut Live<'_, Sum>,
+    is_permanent: bool,
     expired: impl Fn(Timestamp) -> bool,
 ) -> bool {
     let gauge = family.family.kind.can_fall();
@@ -167,7 +182,7 @@ fn close_sum(
         slot.value.total()
     };
     // A connection that is open for long changes nothing, and yet it is open.
-    let stays = gauge && total > 0 || slot.key.family().is_permanent();
+    let stays = gauge && total > 0 || is_permanent;
     if expired(slot.updated) && !stays {
         family.ended.push(slot.series.clone());
         return false;

@@ -9,9 +9,11 @@ use crate::window::FamilyBuckets;
 use crate::window::config::FamilyConfig;
 use flowtap_pipeline::catalog::FamilyId;
 use flowtap_pipeline::catalog::Label;
+use flowtap_pipeline::findings::Registration;
 use flowtap_pipeline::{
-    Census, Endpoint, Events, Flow, FlowKind, HISTOGRAM_BUCKETS, HistogramPoint, Naming, NodeInfo, PeerClass,
-    Points, Queues, ResetBy, Role, SendTime, Snapshot, SumPoint, TcpRecord, Unit,
+    Census, Endpoint, Events, FindingKind, FindingRecord, Flow, FlowKind, HISTOGRAM_BUCKETS, HistogramPoint,
+    Naming, NodeInfo, PeerClass, Points, Queues, ResetBy, Role, SendTime, Snapshot, SumPoint, TcpRecord,
+    Unit,
 };
 
 const SECOND: u64 = 1_000_000_000;
@@ -1543,4 +1545,95 @@ fn a_window_opens_with_the_series_that_exist_from_the_start_at_0_and_closes_as_i
             .collect()
     };
     assert_eq!(values(&early), values(&late));
+}
+
+/// Findings of a snapshot, by their labels.
+fn findings(snapshot: &Snapshot) -> HashMap<String, u64> {
+    let family = &snapshot.families[FamilyId::Findings as usize];
+    let Points::Sums(points) = &family.points else {
+        panic!("findings are no sums");
+    };
+    points
+        .iter()
+        .map(|point| (point.series.joined_labels(), point.total))
+        .collect()
+}
+
+fn finding(kind: FindingKind) -> FlowBatch {
+    let record = flow(FlowKind::Egress, PeerClass::ExternalHosts, 0, 0);
+    FlowBatch {
+        findings: vec![FindingRecord {
+            flow: record.flow,
+            kind,
+            at: at(3),
+            subject: "curl".into(),
+            object: "".into(),
+            text: "".into(),
+            numbers: Vec::new(),
+        }],
+        ..FlowBatch::default()
+    }
+}
+
+/// A window of a pipeline that has the processor `watch`, and that processor's place, with these labels of findings.
+fn watched_window(labels: Option<Vec<Label>>) -> (Window, Registration) {
+    let context = context(NodeInfo::default());
+    let registration = context.findings.register("watch", &context.pipeline);
+    let mut config = Config {
+        interval: Duration::from_secs(5),
+        metric_expiration: Duration::from_secs(60),
+        ..Config::default()
+    };
+    let own = FamilyConfig {
+        labels,
+        ..FamilyConfig::default()
+    };
+    config.families.insert("network_findings".to_owned(), own);
+    let mut window = Window::new(&config, &context);
+    window.begin(at(2));
+    (window, registration)
+}
+
+#[test]
+fn findings_have_series_at_0_from_the_start_which_never_leave_where_something_watches() {
+    let (mut watched, _registration) = watched_window(None);
+    let opened = findings(&watched.opening());
+    let external = |kind: &str| format!(r#"finding="{kind}",type="externalHosts""#);
+    for kind in FindingKind::ALL {
+        let of_kind = opened
+            .keys()
+            .filter(|labels| labels.contains(&format!(r#""{kind}""#)));
+        assert!(of_kind.count() > 0, "{kind}: {opened:?}");
+    }
+    assert!(opened.values().all(|total| *total == 0), "{opened:?}");
+    assert!(opened.contains_key(&external("beacon")) && !opened.contains_key(&external("black_list")));
+
+    watched.fold(&finding(FindingKind::Beacon));
+    assert_eq!(findings(&watched.advance(at(5)).unwrap())[&external("beacon")], 1);
+    let later = watched.advance(at(500)).unwrap();
+    assert_eq!(findings(&later)[&external("beacon")], 1);
+    assert_eq!(findings(&later).len(), opened.len());
+    watched.fold(&finding(FindingKind::Beacon));
+    assert_eq!(
+        findings(&watched.advance(at(505)).unwrap())[&external("beacon")],
+        2
+    );
+
+    let mut unwatched = window(10, 60);
+    assert!(findings(&unwatched.opening()).is_empty());
+    assert!(findings(&unwatched.advance(at(5)).unwrap()).is_empty());
+}
+
+#[test]
+fn findings_by_peer_begin_with_the_first_one_and_expire() {
+    let (mut by_peer, _registration) = watched_window(Some(vec![Label::Finding, Label::Raddr]));
+    assert!(findings(&by_peer.opening()).is_empty());
+    by_peer.fold(&finding(FindingKind::Beacon));
+    assert_eq!(findings(&by_peer.advance(at(5)).unwrap()).len(), 1);
+    assert!(findings(&by_peer.advance(at(500)).unwrap()).is_empty());
+
+    let labels = vec![Label::Finding, Label::Flow, Label::NetworkType];
+    let (by_role, registration) = watched_window(Some(labels));
+    assert_eq!(findings(&by_role.opening()).len(), 4 * FindingKind::ALL.len());
+    drop(registration);
 }

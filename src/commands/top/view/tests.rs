@@ -451,22 +451,35 @@ fn findings_are_counted_in_the_head_and_listed_by_a_key() {
     );
     press(&mut state, KeyCode::Char('x'));
     state.apply(Event::Findings(Answer {
-        watchers: Vec::new(),
         total: 2,
         findings: vec![Finding {
             at: "2026-11-29T05:00:00Z".to_owned(),
             kind: "beacon".to_owned(),
-            text: "curl\u{1b}[2J is in touch".to_owned(),
+            text: "curl\u{1b}[2J is in touch with 45.33.32.0/24, port 443 every 60 s (varying by 1 %)"
+                .to_owned(),
+            numbers: [("period_seconds".to_owned(), 60.0)].into(),
+            raddr: "45.33.32.156".to_owned(),
+            pid: Some(4711),
             ..Finding::default()
         }],
+        ..Answer::default()
     }));
     let lines = screen(&mut state, 100, 24);
     assert!(lines[0].ends_with("  2 findings (w)"), "{lines:#?}");
     press(&mut state, KeyCode::Char('w'));
-    let lines = screen(&mut state, 80, 24).join("\n");
-    assert!(
-        lines.contains("2026-11-29T05:00:00Z beacon curl?[2J is in touch"),
-        "{lines}"
+    let lines = screen(&mut state, 80, 24);
+    let begin = lines.iter().position(|line| line.contains("beacon")).unwrap();
+    let shown = lines[begin..begin + 4].iter();
+    let shown = shown.map(|line| line.trim_matches('│').trim_end());
+    assert_eq!(
+        shown.collect::<Vec<_>>(),
+        [
+            "2026-11-29T05:00:00Z beacon curl?[2J is in touch with 45.33.32.0/24, port 443",
+            "  every 60 s (varying by 1 %)",
+            "  period_seconds=60",
+            "  raddr=45.33.32.156 pid=4711",
+        ],
+        "{lines:#?}"
     );
     assert_eq!(press(&mut state, KeyCode::Char('q')), Next::Draw);
     assert_eq!(state.mode, Mode::Browse);
@@ -554,4 +567,13 @@ fn numbers_keep_to_their_columns() {
         ["85us", "1.23ms", "2.00s"]
     );
     assert_eq!([0, 1_500, 99_999].map(short_count), ["0", "1.50k", "100k"]);
+}
+
+#[test]
+fn a_text_is_broken_at_blanks_and_within_words_that_are_too_long() {
+    assert_eq!(wrapped("ab cd ef", 5, 5), ["ab cd", "ef"]);
+    assert_eq!(wrapped("ab abcdef", 2, 4), ["ab", "abcd", "ef"]);
+    assert_eq!(wrapped("abcdef", 2, 6), ["", "abcdef"]);
+    assert_eq!(wrapped("", 0, 0), [""]);
+    assert_eq!(wrapped("ab", 0, 0).concat(), "ab");
 }

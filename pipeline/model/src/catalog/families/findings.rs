@@ -10,13 +10,13 @@ pub(super) const FAMILIES: &[Definition] = &[Definition {
     family: Family {
         naming: Naming::PrimusLens,
         name: "network_findings",
-        help: "Findings of the processor `watch`, by kind.",
+        help: "Findings of the processor `watch`, by kind. Unless labels distinguish peers or processes, its series exist from the start and never leave.",
         unit: Unit::Count("{finding}"),
         kind: FamilyKind::Counter,
     },
     otel: otel(
         "flowtap.findings",
-        "Findings of the processor `watch`, by kind.",
+        "Findings of the processor `watch`, by kind. Unless labels distinguish peers or processes, its series exist from the start and never leave.",
         Unit::Count("{finding}"),
         FamilyKind::Counter,
     ),
