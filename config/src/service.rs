@@ -1,7 +1,7 @@
 //! The section `service`, but for its pipelines.
 
 use std::borrow::Cow;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -72,6 +72,31 @@ impl ServiceConfig {
             faults.push(Violation::new("sandbox.tcp_ports", message));
         }
         faults
+    }
+
+    /// The keys whose values are not those of `other`, from `service` on.
+    pub fn changed_keys(&self, other: &Self) -> Vec<String> {
+        let value = |service: &Self| serde_json::to_value(service).unwrap_or_default();
+        let mut keys = Vec::new();
+        collect_changed("service", &value(self), &value(other), &mut keys);
+        if keys.is_empty() && self != other {
+            // In a value that a printed config does not show.
+            keys.push("service".to_owned());
+        }
+        keys
+    }
+}
+
+/// Adds the keys of the innermost maps in which `a` and `b` differ.
+fn collect_changed(key: &str, a: &serde_json::Value, b: &serde_json::Value, keys: &mut Vec<String>) {
+    if let (Some(a), Some(b)) = (a.as_object(), b.as_object()) {
+        let names: BTreeSet<_> = a.keys().chain(b.keys()).collect();
+        for name in names {
+            let of = |map: &serde_json::Map<_, _>| map.get(name).cloned().unwrap_or_default();
+            collect_changed(&format!("{key}.{name}"), &of(a), &of(b), keys);
+        }
+    } else if a != b {
+        keys.push(key.to_owned());
     }
 }
 
@@ -327,4 +352,27 @@ pub enum LogFormat {
     Text,
     /// For machines: an object per line.
     Json,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_keys_that_changed_are_named_from_the_section_on() {
+        let before = ServiceConfig::default();
+        assert_eq!(before.changed_keys(&before), Vec::<String>::new());
+        let mut now = before.clone();
+        now.shutdown_timeout = Duration::from_secs(1);
+        now.admin.endpoint = None;
+        now.telemetry.metrics.interval = Duration::from_secs(99);
+        assert_eq!(
+            now.changed_keys(&before),
+            [
+                "service.admin.endpoint",
+                "service.shutdown_timeout",
+                "service.telemetry.metrics.interval"
+            ]
+        );
+    }
 }

@@ -122,11 +122,11 @@ impl Running {
                 .map_err(|error| ReloadError::Lost(error.into()))?;
             return Err(ReloadError::Kept(error.into()));
         }
-        if self.fixed(&config) != self.fixed(&self.config) {
+        let waiting = self.fixed(&config).changed_keys(&self.fixed(&self.config));
+        if !waiting.is_empty() {
             tracing::warn!(
-                "whether there is an admin listener, telemetry.resource, telemetry.metrics.interval, its first exporters, the format \
-                 and sampling of logs, Kubernetes, the sandbox and shutdown_timeout change only at the next start; \
-                hint: restart flowtap for these"
+                keys = waiting.join(", "),
+                "changes of these keys take effect only at the next start; hint: restart flowtap for these"
             );
         }
         self.parts.show(&config);

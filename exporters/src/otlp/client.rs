@@ -135,7 +135,7 @@ impl GrpcClient {
                 ExportCodec,
             )
             .await
-            .map_err(from_status)?;
+            .map_err(|status| from_status(status, self.channel.broken()))?;
         let answer = answer.into_inner();
         Ok(self.remarks.accepted(&answer, request.kind, request.items))
     }

@@ -5,12 +5,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use hyper::body::Body;
-use hyper_rustls::HttpsConnector;
 use hyper_util::client::legacy::Client;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 use tower::BoxError;
 
-use super::connect::{Dial, Route};
+use super::broken::{Connector, Newest};
+use super::connect::Dial;
+use super::error::Broken;
 use flowtap_net::tls::Stamp;
 
 /// Pings of HTTP/2, also while no request is under way.
@@ -20,13 +21,14 @@ pub(crate) struct KeepAlive {
     pub(crate) timeout: Duration,
 }
 
-pub(crate) type HttpClient<B> = Client<HttpsConnector<Route>, B>;
+pub(crate) type HttpClient<B> = Client<Connector, B>;
 
 /// Cloning it shares the connection.
 #[derive(Debug)]
 pub(crate) struct Channel<B> {
     dial: Arc<Dial>,
     keep_alive: Option<KeepAlive>,
+    newest: Newest,
     current: Arc<Mutex<Current<B>>>,
 }
 
@@ -44,6 +46,7 @@ impl<B> Clone for Channel<B> {
         Self {
             dial: Arc::clone(&self.dial),
             keep_alive: self.keep_alive,
+            newest: self.newest.clone(),
             current: Arc::clone(&self.current),
         }
     }
@@ -60,15 +63,17 @@ where
     /// # Errors
     /// A TLS file that can't be used.
     pub(crate) fn new(dial: Dial, keep_alive: Option<KeepAlive>) -> Result<Self, BoxError> {
+        let newest = Newest::default();
         let current = Current {
             // Before the files are read: what changes in between is read again.
             stamp: dial.tls.stamp(),
-            client: client(&dial, keep_alive)?,
+            client: client(&dial, keep_alive, &newest)?,
             unusable: None,
         };
         Ok(Self {
             dial: Arc::new(dial),
             keep_alive,
+            newest,
             current: Arc::new(Mutex::new(current)),
         })
     }
@@ -77,13 +82,18 @@ where
         &self.dial
     }
 
+    /// Why the newest connection broke, if it did by an error of its own.
+    pub(crate) fn broken(&self) -> Option<Broken> {
+        self.newest.broken()
+    }
+
     /// The client, with the certificates and keys that are in the files now. Files that can't be used leave the ones before in
     /// place; they are tried again with every request.
     pub(crate) fn client(&self) -> HttpClient<B> {
         let mut current = self.current();
         let stamp = self.dial.tls.stamp();
         if stamp != current.stamp {
-            match client(&self.dial, self.keep_alive) {
+            match client(&self.dial, self.keep_alive, &self.newest) {
                 Ok(client) => {
                     tracing::info!(endpoint = %self.dial.endpoint, "certificates or keys have changed and are read again");
                     *current = Current {
@@ -109,7 +119,7 @@ where
     pub(crate) fn reconnect(&self) {
         let mut current = self.current();
         // It could be made before, from the same files; if they are broken now, the old client stays.
-        if let Ok(client) = client(&self.dial, self.keep_alive) {
+        if let Ok(client) = client(&self.dial, self.keep_alive, &self.newest) {
             current.client = client;
         }
     }
@@ -120,7 +130,7 @@ where
     }
 }
 
-fn client<B>(dial: &Dial, keep_alive: Option<KeepAlive>) -> Result<HttpClient<B>, BoxError>
+fn client<B>(dial: &Dial, keep_alive: Option<KeepAlive>, newest: &Newest) -> Result<HttpClient<B>, BoxError>
 where
     B: Body + Send,
     B::Data: Send,
@@ -137,5 +147,8 @@ where
             .http2_keep_alive_timeout(timeout)
             .http2_keep_alive_while_idle(true);
     }
-    Ok(builder.build(dial.connector()?))
+    Ok(builder.build(Connector {
+        inner: dial.connector()?,
+        newest: newest.clone(),
+    }))
 }

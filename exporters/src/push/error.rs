@@ -11,6 +11,14 @@ use tower::BoxError;
 /// Longest text of a peer that is logged.
 const MAX_PEER_TEXT: usize = 300;
 
+/// The error of a connection.
+#[derive(Clone, Debug)]
+pub(crate) struct Broken {
+    pub(crate) text: String,
+    /// Of TLS: it names the cause, where what follows on the socket is a consequence.
+    pub(crate) is_tls: bool,
+}
+
 /// The connection failed before the peer answered: refused, reset, closed, or a stream that the peer or a proxy reset.
 ///
 /// The peer has made no decision about the request, so it may be retried.
@@ -28,6 +36,24 @@ impl Lost {
             text: chain(error),
             reason,
         }
+    }
+
+    /// The same of a connection that broke by an error of its own: that one is named where `error` says only that the connection is gone,
+    /// or names what follows from the end of TLS.
+    pub(crate) fn on(error: &(dyn Error + 'static), broken: Option<Broken>) -> Self {
+        let mut lost = Self::new(error);
+        let is_gone = sources(error).any(|cause| {
+            let cause = cause.downcast_ref::<hyper::Error>();
+            cause.is_some_and(|cause| cause.is_canceled() || cause.is_closed())
+        });
+        if let Some(broken) = broken
+            && lost.reason.is_none()
+            && (is_gone || broken.is_tls)
+            && !lost.text.contains(&broken.text)
+        {
+            lost.text = format!("connection error: {}", broken.text);
+        }
+        lost
     }
 
     /// Whether a later attempt can succeed. gRPC maps HTTP/2 error codes to statuses ("gRPC over HTTP2", "Errors"); of these only
@@ -50,10 +76,10 @@ pub(crate) struct TimedOut(pub(crate) Duration);
 pub(crate) struct Refused(pub(crate) Status);
 
 /// Distinguishes the statuses that tonic derives from a failed connection from those sent by a
-/// server. Only the former have a source.
-pub(crate) fn from_status(status: Status) -> BoxError {
+/// server. Only the former have a source. `broken` is the error of the connection, if it has one.
+pub(crate) fn from_status(status: Status, broken: Option<Broken>) -> BoxError {
     match status.source() {
-        Some(source) => Box::new(Lost::new(source)),
+        Some(source) => Box::new(Lost::on(source, broken)),
         None => Box::new(Refused(status)),
     }
 }
@@ -137,12 +163,27 @@ mod tests {
     #[test]
     fn a_status_with_a_source_is_a_lost_connection_and_one_without_is_an_answer() {
         let reset = io::Error::from(io::ErrorKind::ConnectionReset);
-        let lost = from_status(Status::from_error(Box::new(reset)));
+        let lost = from_status(Status::from_error(Box::new(reset)), None);
         assert!(lost.is::<Lost>(), "{lost}");
         assert_eq!(lost.to_string(), "connection reset");
-        let answer = from_status(Status::unknown("no such table"));
+        let answer = from_status(Status::unknown("no such table"), None);
         assert!(answer.is::<Refused>(), "{answer}");
         assert_eq!(answer.to_string(), "gRPC status Unknown: no such table");
+    }
+
+    #[test]
+    fn the_error_of_tls_is_named_in_place_of_what_follows_from_it() {
+        let broken = |text: &str, is_tls| {
+            Some(Broken {
+                text: text.to_owned(),
+                is_tls,
+            })
+        };
+        let pipe = io::Error::from(io::ErrorKind::BrokenPipe);
+        let of = |broken| Lost::on(&pipe, broken).to_string();
+        assert_eq!(of(None), "broken pipe");
+        assert_eq!(of(broken("connection reset", false)), "broken pipe");
+        assert_eq!(of(broken("bad alert", true)), "connection error: bad alert");
     }
 
     #[tokio::test]

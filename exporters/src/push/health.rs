@@ -19,6 +19,9 @@ use super::verdict::{asked_delay, described, is_temporary};
 /// The same failure is a warning once in this time; in between it is logged at `debug`.
 const WARN_INTERVAL: Duration = Duration::from_secs(60);
 
+/// Causes that can be a warning within that time: the text of a peer may be another one each time, as one with the number of a request.
+const MAX_CAUSES: usize = 4;
+
 /// Cloning it shares it. Losses that no warning has counted are reported when the last clone is dropped.
 #[derive(Clone, Debug)]
 pub(crate) struct Health(Arc<Inner>);
@@ -97,7 +100,7 @@ impl Records {
 struct Peer {
     since: Instant,
     error: String,
-    /// The last warning of a retry.
+    /// The last warnings of retries.
     retried: Warned,
 }
 
@@ -108,10 +111,13 @@ struct Lost {
     /// Items that no warning has counted yet, and why the newest of them were lost.
     unreported: u64,
     error: String,
+    /// Whether `storage` would have kept it.
+    is_temporary: bool,
 }
 
-/// When there was a warning, and of which cause.
-pub(crate) type Warned = Option<(Instant, String)>;
+/// When there were warnings of late, and of which causes.
+#[derive(Debug, Default)]
+pub(crate) struct Warned(Vec<(Instant, String)>);
 
 impl Health {
     pub(crate) fn new(context: &BuildContext, addresses: Addresses) -> Self {
@@ -173,21 +179,21 @@ impl Health {
         let peer = records.peers.entry(address).or_insert_with(|| Peer {
             since: Instant::now(),
             error: String::new(),
-            retried: None,
+            retried: Warned::default(),
         });
         peer.error = described(error);
         self.show(&records);
     }
 
-    /// A failed request is retried after `wait`; `first` says whether this was its first attempt.
-    pub(crate) fn retrying(&self, error: &BoxError, request: &Request, wait: Duration, first: bool) {
+    /// A failed request is retried after `wait`.
+    pub(crate) fn retrying(&self, error: &BoxError, request: &Request, wait: Duration) {
         self.0.deliveries.retried();
         self.0.retries.fetch_add(1, Ordering::Relaxed);
         self.0.attempting.store(false, Ordering::Relaxed);
         let Inner { id, addresses, .. } = &*self.0;
         let (endpoint, items) = (addresses.of(request.kind), request.items);
         let error = described(error);
-        let is_warning = first && {
+        let is_warning = {
             let mut records = self.records();
             let peer = records.peers.get_mut(endpoint);
             peer.is_some_and(|peer| is_news(&mut peer.retried, &error))
@@ -206,7 +212,7 @@ impl Health {
         let Inner { id, addresses, .. } = &*self.0;
         let (endpoint, asked) = (addresses.of(kind), asked_delay(error));
         let (is_temporary, error) = (is_temporary(error), described(error));
-        let Some(items) = self.newly_lost(&error, kind, items) else {
+        let Some(items) = self.newly_lost(&error, is_temporary, kind, items) else {
             tracing::debug!(exporter = %id, endpoint, %error, items, "{} were not delivered", kind.items());
             return;
         };
@@ -227,11 +233,12 @@ impl Health {
 
     /// The number of items that a warning is due for: these, and those since the last one. `None` if there was one of the same cause a
     /// short while ago.
-    fn newly_lost(&self, error: &str, kind: PipelineKind, items: u64) -> Option<u64> {
+    fn newly_lost(&self, error: &str, is_temporary: bool, kind: PipelineKind, items: u64) -> Option<u64> {
         let mut records = self.records();
         let lost = records.lost(kind);
         lost.unreported += items;
         error.clone_into(&mut lost.error);
+        lost.is_temporary = is_temporary;
         is_news(&mut lost.warned, error).then(|| std::mem::take(&mut lost.unreported))
     }
 
@@ -264,27 +271,37 @@ impl Drop for Inner {
     fn drop(&mut self) {
         for kind in [PipelineKind::Metrics, PipelineKind::Logs] {
             let Lost {
-                unreported, error, ..
+                unreported,
+                error,
+                is_temporary,
+                ..
             } = std::mem::take(self.records().lost(kind));
             if unreported > 0 {
                 tracing::warn!(exporter = %self.id, endpoint = self.addresses.of(kind), error, items = unreported,
-                    "{} were not delivered before the exporter stopped; \
-                    hint: fix the cause that the error names; with `storage`, of `otlp` and `remote_write`, requests that fail for \
-                    a while are kept for the next start", kind.items());
+                    "{} were not delivered before the exporter stopped; hint: fix the cause that the error names; {}",
+                    kind.items(), of_storage(is_temporary));
             }
         }
     }
 }
 
-/// Whether `error` has not been a warning for a while; then it is one now.
-pub(crate) fn is_news(warned: &mut Warned, error: &str) -> bool {
-    let known = warned
-        .as_ref()
-        .is_some_and(|(at, text)| text == error && at.elapsed() < WARN_INTERVAL);
-    if !known {
-        *warned = Some((Instant::now(), error.to_owned()));
+/// What `storage` does for requests that were given up when the exporter stopped.
+const fn of_storage(is_temporary: bool) -> &'static str {
+    if is_temporary {
+        "with `storage`, of `otlp` and `remote_write`, requests that fail for a while are kept for the next start"
+    } else {
+        "`storage` does not keep requests that the peer refuses"
     }
-    !known
+}
+
+/// Whether `error` has not been a warning for a while; then it is one now.
+pub(crate) fn is_news(Warned(causes): &mut Warned, error: &str) -> bool {
+    causes.retain(|(at, _)| at.elapsed() < WARN_INTERVAL);
+    let is_news = causes.len() < MAX_CAUSES && causes.iter().all(|(_, text)| text != error);
+    if is_news {
+        causes.push((Instant::now(), error.to_owned()));
+    }
+    is_news
 }
 
 #[cfg(test)]

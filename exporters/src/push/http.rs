@@ -1,5 +1,6 @@
 //! A POST over HTTP/1.1, with TLS.
 
+use std::error::Error;
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
@@ -144,11 +145,12 @@ impl Poster {
             request.headers_mut().insert(CONTENT_ENCODING, encoding);
         }
         let client = self.channel.client();
-        let answer = client.request(request).await.map_err(|error| Lost::new(&error))?;
+        let lost = |error: &(dyn Error + 'static)| Lost::on(error, self.channel.broken());
+        let answer = client.request(request).await.map_err(|error| lost(&error))?;
         let (head, body) = answer.into_parts();
         let body = Limited::new(body, MAX_ANSWER_BYTES).collect().await;
         if head.status.is_success() {
-            let body = body.map_err(|error| Lost::new(&*error))?;
+            let body = body.map_err(|error| lost(&*error))?;
             let answer = Response::from_parts(head, body.to_bytes());
             return match Page::of(&answer) {
                 Some(page) => Err(Box::new(page)),

@@ -4,6 +4,7 @@
 //! |---|---|
 //! | [`endpoint`] | the address, without secrets |
 //! | [`connect`] | TCP, proxies, Unix sockets, TLS |
+//! | [`broken`] | why a connection broke |
 //! | [`channel`] | the connection in use, and when it is replaced |
 //! | [`http`] | a POST over HTTP/1.1 |
 //! | [`error`] | failures in words, and whether a server or the network caused them |
@@ -15,6 +16,7 @@
 //! | [`spool`] | the task that sends what is on disk |
 //! | [`storage`] | requests on disk, until they are delivered |
 
+mod broken;
 pub(crate) mod channel;
 pub(crate) mod connect;
 pub(crate) mod delivery;

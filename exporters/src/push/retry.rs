@@ -122,9 +122,8 @@ impl Policy<Request, Exported, BoxError> for Backoff {
         result: &mut Result<Exported, BoxError>,
     ) -> Option<Self::Future> {
         let error = result.as_ref().err()?;
-        let first = self.failing_since.is_none();
         let wait = self.wait(error, request.last)?;
-        self.health.retrying(error, request, wait, first);
+        self.health.retrying(error, request, wait);
         Some(tokio::time::sleep(wait).boxed())
     }
 

@@ -35,7 +35,7 @@ pub(super) async fn drain(
     stop: CancellationToken,
 ) {
     let mut refusals = 0;
-    let mut warned = None;
+    let mut warned = Warned::default();
     let mut failed_last = false;
     while !stop.is_cancelled() {
         let delivering = AtomicBool::new(false);

@@ -375,7 +375,7 @@ impl Storage {
                     state.bytes = state.bytes.saturating_sub(footprint(value_len));
                 }
                 state.removal_at = None;
-                state.warned = None;
+                state.warned = Warned::default();
                 Ok(())
             }
             Err(error) => {

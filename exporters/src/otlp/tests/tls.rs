@@ -65,6 +65,40 @@ async fn with_its_certificate_it_is_let_in_and_without_it_is_not() {
     assert_eq!(collector.received.lock().unwrap().len(), 1);
 }
 
+#[tokio::test]
+async fn the_alert_of_a_collector_that_wants_a_certificate_is_the_cause_that_is_shown() {
+    let folder = tempfile::tempdir().unwrap();
+    let endpoint = serve_tls(&Collector::default(), folder.path()).await;
+    // The client of HTTP/2 finds the connection gone before or after it has read the alert.
+    for _ in 0..20 {
+        let config = Config {
+            tls: ClientTls {
+                ca_file: Some(folder.path().join("server.crt")),
+                server_name: Some("localhost".to_owned()),
+                ..ClientTls::default()
+            },
+            retry: RetryConfig {
+                enabled: false,
+                ..RetryConfig::default()
+            },
+            ..config(&endpoint)
+        };
+        let context = context();
+        let mut service = OtlpExporter::new(config, &context)
+            .unwrap()
+            .start()
+            .await
+            .unwrap();
+        let ready = service.ready().await.unwrap();
+        assert_eq!(ready.call(Output::from(snapshot(1))).await.unwrap().failed, 3);
+        let shown = context.status.load()["exporters/test"].error.clone().unwrap();
+        assert!(
+            shown.contains("received fatal alert: CertificateRequired"),
+            "{shown}"
+        );
+    }
+}
+
 #[test]
 fn a_file_that_is_missing_is_named_before_anything_starts() {
     let config = Config {

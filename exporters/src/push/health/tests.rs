@@ -1,5 +1,8 @@
 use super::*;
+use crate::push::error::Lost;
+use crate::push::retry::{Backoff, RetryConfig};
 use crate::testing::context;
+use tower::retry::Policy;
 
 const POINTS: PipelineKind = PipelineKind::Metrics;
 const LOGS: PipelineKind = PipelineKind::Logs;
@@ -45,7 +48,7 @@ async fn of_two_addresses_the_one_that_fails_is_named_until_it_takes_a_request()
 
 #[tokio::test(start_paused = true)]
 async fn the_same_failure_is_news_once_a_minute_and_another_at_once() {
-    let mut warned = None;
+    let mut warned = Warned::default();
     assert!(is_news(&mut warned, "refused"));
     assert!(!is_news(&mut warned, "refused"));
     assert!(is_news(&mut warned, "reset"));
@@ -55,16 +58,97 @@ async fn the_same_failure_is_news_once_a_minute_and_another_at_once() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_text_that_is_another_one_each_time_is_four_warnings_a_minute() {
+    let mut warned = Warned::default();
+    let mut news = |from| {
+        (from..from + 9)
+            .filter(|number| is_news(&mut warned, &format!("request {number}")))
+            .count()
+    };
+    assert_eq!(news(0), MAX_CAUSES);
+    tokio::time::advance(WARN_INTERVAL).await;
+    assert_eq!(news(9), MAX_CAUSES);
+}
+
+/// Counts the warnings of this thread.
+#[derive(Clone, Debug, Default)]
+struct Warnings(Arc<AtomicU64>);
+
+impl tracing::Subscriber for Warnings {
+    fn enabled(&self, metadata: &tracing::Metadata<'_>) -> bool {
+        *metadata.level() == tracing::Level::WARN
+    }
+
+    fn new_span(&self, _: &tracing::span::Attributes<'_>) -> tracing::span::Id {
+        tracing::span::Id::from_u64(1)
+    }
+
+    fn record(&self, _: &tracing::span::Id, _: &tracing::span::Record<'_>) {}
+
+    fn record_follows_from(&self, _: &tracing::span::Id, _: &tracing::span::Id) {}
+
+    fn event(&self, _: &tracing::Event<'_>) {
+        self.0.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn enter(&self, _: &tracing::span::Id) {}
+
+    fn exit(&self, _: &tracing::span::Id) {}
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_request_that_fails_is_a_warning_at_once_at_another_cause_and_once_a_minute() {
+    let warnings = Warnings::default();
+    let _guard = tracing::subscriber::set_default(warnings.clone());
+    let health = Health::new(&context(), Addresses::one(&"peer"));
+    let mut backoff = Backoff::new(&RetryConfig::default(), health.clone());
+    let mut request = Request {
+        body: bytes::Bytes::new(),
+        kind: POINTS,
+        items: 1,
+        last: false,
+    };
+    let mut fails = |cause: &str| {
+        let error: BoxError = Box::new(Lost::new(&std::io::Error::other(cause.to_owned())));
+        health.failed(POINTS, &error);
+        assert!(backoff.retry(&mut request, &mut Err(error)).is_some());
+        warnings.0.load(Ordering::Relaxed)
+    };
+    assert_eq!(fails("refused"), 1);
+    assert_eq!(fails("refused"), 1);
+    assert_eq!(fails("no such name"), 2);
+    assert_eq!(fails("no such name"), 2);
+    tokio::time::advance(WARN_INTERVAL).await;
+    assert_eq!(fails("no such name"), 3);
+    assert_eq!(fails("no such name"), 3);
+}
+
+#[test]
+fn what_is_said_of_storage_depends_on_the_cause() {
+    assert!(of_storage(true).contains("are kept"));
+    assert!(of_storage(false).contains("does not keep"));
+    let health = Health::new(&context(), Addresses::one(&""));
+    let refused: BoxError = Box::new(crate::push::error::Refused(tonic::Status::invalid_argument("x")));
+    let reset: BoxError = Box::new(Lost::new(&std::io::Error::from(
+        std::io::ErrorKind::ConnectionReset,
+    )));
+    health.gave_up(&reset, POINTS, 1);
+    assert!(health.records().points.is_temporary);
+    health.gave_up(&refused, POINTS, 1);
+    assert!(!health.records().points.is_temporary);
+}
+
+#[tokio::test(start_paused = true)]
 async fn requests_that_are_given_up_are_one_warning_a_minute_with_all_of_their_items() {
     let health = Health::new(&context(), Addresses::one(&""));
-    assert_eq!(health.newly_lost("401", POINTS, 10), Some(10));
-    assert_eq!(health.newly_lost("401", POINTS, 10), None);
-    assert_eq!(health.newly_lost("401", POINTS, 5), None);
+    assert_eq!(health.newly_lost("401", false, POINTS, 10), Some(10));
+    assert_eq!(health.newly_lost("401", false, POINTS, 10), None);
+    assert_eq!(health.newly_lost("401", false, POINTS, 5), None);
     // Of the other kind nothing was warned of, and its items are counted by themselves.
-    assert_eq!(health.newly_lost("401", LOGS, 3), Some(3));
+    assert_eq!(health.newly_lost("401", false, LOGS, 3), Some(3));
     tokio::time::advance(WARN_INTERVAL).await;
-    assert_eq!(health.newly_lost("401", POINTS, 1), Some(16));
-    assert_eq!(health.newly_lost("401", POINTS, 7), None);
+    assert_eq!(health.newly_lost("401", false, POINTS, 1), Some(16));
+    assert_eq!(health.newly_lost("401", false, POINTS, 7), None);
     health.failed(POINTS, &"401".into());
     // A retry of the same cause has a warning of its own.
     assert!(is_news(
@@ -73,5 +157,5 @@ async fn requests_that_are_given_up_are_one_warning_a_minute_with_all_of_their_i
     ));
     health.succeeded(POINTS);
     assert_eq!(health.records().points.unreported, 0);
-    assert_eq!(health.newly_lost("401", POINTS, 3), Some(3));
+    assert_eq!(health.newly_lost("401", false, POINTS, 3), Some(3));
 }

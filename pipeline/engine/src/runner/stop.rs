@@ -82,26 +82,22 @@ impl Runner {
 
     /// Whether the exporters, which have ended, delivered everything that they took since the stop began.
     fn delivered(&self) -> Result<(), RunError> {
-        let (mut items, mut remedies) = (0, Vec::new());
-        for (id, exporter) in self.exporters.iter().chain(&self.leaving) {
-            let lost = exporter.in_flight.lost();
-            items += lost;
-            if let Persistence::With(key) = exporter.persistence
-                && lost > 0
-            {
-                remedies.push(format!("exporters.{id}.{key}"));
-            }
-        }
+        let exporters = self.exporters.iter().chain(&self.leaving);
+        let losing: Vec<_> = exporters
+            .map(|(id, exporter)| (id.to_string(), exporter.in_flight.lost()))
+            .filter(|(_, lost)| *lost > 0)
+            .collect();
+        let items: u64 = losing.iter().map(|(_, lost)| lost).sum();
         if items == 0 {
             return Ok(());
         }
-        let mut remedy = String::from("fix the cause that the exporter's last warning names");
-        if !remedies.is_empty() {
-            let _ = write!(remedy, ", or set {}", remedies.join(", "));
-        }
+        let exporters: Vec<_> = losing.into_iter().map(|(id, _)| id).collect();
+        // Only the exporter knows whether its peer was away, or refuses such requests for good.
         tracing::warn!(
             items,
-            "exporters gave up requests while flowtap stopped; their items are lost; hint: {remedy}"
+            exporters = exporters.join(", "),
+            "exporters gave up requests while flowtap stopped; their items are lost; \
+                hint: fix the cause that the exporter's last warning names; its hint says whether `storage` would keep such requests"
         );
         Err(RunError::Undelivered { items })
     }
@@ -114,12 +110,13 @@ impl Runner {
         let mut others = false;
         for (id, exporter) in self.exporters.iter().chain(&self.leaving) {
             let ended = exporter.task.is_finished();
-            let lost = abandon(exporter) + exporter.in_flight.lost();
+            let waiting = abandon(exporter);
+            let lost = waiting + exporter.in_flight.lost();
             items += lost;
             match exporter.persistence {
                 _ if ended => {}
                 Persistence::OnDisk if lost == 0 => on_disk.push(id.to_string()),
-                Persistence::With(key) => {
+                Persistence::With(key) if waiting > 0 => {
                     others = true;
                     remedies.push(format!("exporters.{id}.{key}"));
                 }
