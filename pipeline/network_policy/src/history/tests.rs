@@ -343,6 +343,93 @@ fn of_several_pods_between_two_listings_the_starts_decide_where_they_can() {
 }
 
 #[test]
+fn a_pod_that_another_recording_saw_later_does_not_replace_the_one_before() {
+    let web = || vec![pod("web", 1, "web")];
+    let call = || Record(Box::new(record("10.1.0.1", DB, 80, false)));
+    let served = || Flow(1, 80);
+    let servers = |recordings| {
+        let (conversations, cluster) = observe_all(recordings);
+        let seen = conversations.seen.iter();
+        let mut servers: Vec<_> = seen
+            .map(|(it, sides)| {
+                let server = match &it.server.party {
+                    Party::Pod(id) => &cluster.pod(*id).labels["app"],
+                    _ => "?",
+                };
+                format!("{server} {} {}", sides.client.records, sides.server.records)
+            })
+            .collect();
+        servers.sort();
+        servers
+    };
+    // The client's node has seen two servers in turn, or one with other labels; the recording of the server's begins later.
+    for second in ["db-0", "db-1"] {
+        let first = || {
+            vec![
+                Time(100),
+                with_db(web()),
+                call(),
+                Listing(ClusterChange::default()),
+                Time(105),
+                Listing(ClusterChange {
+                    gone: if second == "db-1" {
+                        gone(&["db-0"]).gone
+                    } else {
+                        Vec::new()
+                    },
+                    ..listing(vec![pod(second, 2, "second")])
+                }),
+                Time(160),
+                call(),
+                Time(165),
+            ]
+        };
+        let later = || {
+            vec![
+                Time(160),
+                Listing(listing([vec![pod(second, 2, "second")], web()].concat())),
+                served(),
+                Time(165),
+            ]
+        };
+        assert_eq!(
+            servers(vec![first(), later()]),
+            ["db 1 0", "second 1 1"],
+            "{second}"
+        );
+        assert_eq!(
+            servers(vec![later(), first()]),
+            ["db 1 0", "second 1 1"],
+            "{second}"
+        );
+    }
+    // A server that the client's node does not know is what the server's node knows, at the same time and not later.
+    let unknown = |at| {
+        vec![
+            Time(100),
+            Listing(listing([web(), vec![ended("past", 2, "past")]].concat())),
+            Time(at),
+            call(),
+            Time(at + 5),
+        ]
+    };
+    let known = || vec![Time(160), with_db(web()), served(), Time(165)];
+    assert_eq!(servers(vec![unknown(159), known()]), ["db 1 1"]);
+    assert_eq!(servers(vec![unknown(120), known()]), ["? 1 0", "db 0 1"]);
+    assert_eq!(servers(vec![known(), unknown(120)]), ["? 1 0", "db 0 1"]);
+    // The other way round: of the client that is known there nothing is lost where it is not known itself.
+    let itself = || {
+        vec![
+            Time(160),
+            Listing(listing(vec![ended("past", 1, "past"), pod("db-0", 2, "db")])),
+            call(),
+            Time(165),
+        ]
+    };
+    assert_eq!(servers(vec![itself(), known()]), ["db 0 1", "db 1 0"]);
+}
+
+#[test]
 fn labels_are_those_of_the_flows_time_in_both_directions() {
     let found = clients(vec![
         with_db(vec![pod("web", 1, "v1")]),
