@@ -136,6 +136,11 @@ impl History {
         &self.versions
     }
 
+    /// Whether the newest two states differ in pods or services.
+    pub(crate) fn is_changing(&self) -> bool {
+        !self.touched.is_empty() || !self.services_before.is_empty()
+    }
+
     /// Advances to the state that a listing showed.
     pub(crate) fn apply(&mut self, change: ClusterChange) {
         self.settle();

@@ -148,6 +148,12 @@ impl Sides {
     }
 }
 
+/// The address, port and protocol of what may be a service.
+type Service = (IpAddr, u16, Option<PortProtocol>);
+
+/// The pods behind a service, each with its port.
+type Backends = Arc<[(Version, u16)]>;
+
 /// The flows.
 #[derive(Debug)]
 pub struct Observed {
@@ -156,6 +162,8 @@ pub struct Observed {
     /// Flows since then.
     recent: HashMap<ObservedFlow, Recent>,
     history: History,
+    /// The pods behind services between the newest two listings.
+    backends: HashMap<Service, Backends>,
     /// The id of each version of the history's pods, once they are in a cluster.
     ids: Vec<PodId>,
     /// The listing that ends the time of the recent flows, as far as it has been read.
@@ -184,6 +192,7 @@ impl Observed {
             flows: HashMap::new(),
             recent: HashMap::new(),
             history: History::default(),
+            backends: HashMap::new(),
             ids: Vec::new(),
             pending: None,
             now: Timestamp::default(),
@@ -272,20 +281,28 @@ impl Observed {
     /// Ends the observation: no listing follows the newest flows.
     pub fn finish(&mut self) {
         self.end_listing();
-        self.history.settle();
+        self.change(History::settle);
         self.resolve();
+    }
+
+    /// Advances the history. What it has found stays if nothing differs from before, as to look through all pods takes long.
+    fn change(&mut self, change: impl FnOnce(&mut History)) {
+        let was_changing = self.history.is_changing();
+        change(&mut self.history);
+        if was_changing || self.history.is_changing() {
+            self.backends.clear();
+        }
     }
 
     fn end_listing(&mut self) {
         if let Some(change) = self.pending.take() {
-            self.history.apply(change);
+            self.change(|history| history.apply(change));
             self.resolve();
         }
     }
 
     /// Resolves the ends of the recent flows.
     fn resolve(&mut self) {
-        let mut services = HashMap::new();
         for (flow, mut recent) in self.recent.drain() {
             recent.tally.when = Some(When {
                 first: recent.first,
@@ -301,9 +318,11 @@ impl Observed {
             let mut ends = self.history.ends(local, flow.remote, span);
             if !flow.serves && ends.local != Owner::Elsewhere {
                 let key = (flow.remote, flow.port, flow.protocol());
-                let of_service = || self.history.backends(flow.remote, flow.port, flow.protocol());
-                ends.backends
-                    .clone_from(services.entry(key).or_insert_with(of_service));
+                ends.backends = self.backends.get(&key).cloned().or_else(|| {
+                    let found = self.history.backends(flow.remote, flow.port, flow.protocol())?;
+                    self.backends.insert(key, Arc::clone(&found));
+                    Some(found)
+                });
             }
             let key = (flow, ends);
             if self.flows.len() >= self.max && !self.flows.contains_key(&key) {
