@@ -285,7 +285,7 @@ impl Observed {
         self.resolve();
     }
 
-    /// Advances the history. What it has found stays if nothing differs from before, as to look through all pods takes long.
+    /// Advances the history. Backends that it has found stay if nothing differs from before, as to look through all pods takes long.
     fn change(&mut self, change: impl FnOnce(&mut History)) {
         let was_changing = self.history.is_changing();
         change(&mut self.history);

@@ -87,7 +87,7 @@ pub(super) fn name(metadata: Option<&Field<'_>>, report: &mut Report) -> Option<
     let name = if given.is_some() {
         field.text(report)?
     } else {
-        // What is not a text has been reported.
+        // One that is not a text has been reported.
         field.value.as_str()?
     };
     // A generated name goes on after its prefix.
