@@ -42,7 +42,7 @@ pub(super) fn observe(args: &ObservedArgs, config: &Config) -> Result<Observatio
     if args.recordings.is_empty() {
         let folder = tempfile::tempdir().map_err(|error| ExitError::new(Code::Create, error))?;
         let file = folder.path().join("policy");
-        record::record(config, &file, Some(args.duration))?;
+        record::record(config, record::Target::File(&file), Some(args.duration))?;
         views.push(View::of(&file, args, config, &given)?);
     } else {
         for file in &args.recordings {
