@@ -10,7 +10,7 @@
 //!    address, or the whole prefix or named range that this is in. No prefix contains an address of the cluster: a node, a
 //!    service and a pod that is not known are allowed by their own addresses alone.
 //! 4. A pod and itself, and a pod and its own node, need no rule.
-//! 5. Without UDP in the observation a policy allows DNS, which nothing works without.
+//! 5. Where UDP was not observed, or not with its peers, a policy allows DNS, which nothing works without.
 //! 6. Without pods, one policy selects every pod of a namespace, with addresses alone.
 //! 7. Objects are read leniently, from files and recordings. Names and labels that the API server would refuse are in no
 //!    suggested policy.
@@ -67,8 +67,8 @@ pub struct SuggestOptions {
     pub pod_ranges: Vec<IpNet>,
     /// Ranges of services.
     pub service_ranges: Vec<IpNet>,
-    /// Whether to allow DNS.
-    pub dns: bool,
+    /// Why DNS is allowed that was not seen; `None` if it is not.
+    pub dns: Option<&'static str>,
     /// The namespace of the policy that is made without pods.
     pub namespace: String,
 }
@@ -81,7 +81,7 @@ impl Default for SuggestOptions {
             ranges: Vec::new(),
             pod_ranges: Vec::new(),
             service_ranges: Vec::new(),
-            dns: true,
+            dns: Some("no UDP was observed"),
             namespace: "default".to_owned(),
         }
     }
@@ -232,9 +232,9 @@ impl Maker<'_> {
         notes: &mut Vec<String>,
     ) -> NetworkPolicy {
         let mut egress = self.rules(Direction::Egress, namespace, own, notes);
-        if self.options.dns {
+        if let Some(reason) = self.options.dns {
             egress.push(dns_rule());
-            notes.push("no UDP was observed: DNS to kube-dns is allowed unseen".to_owned());
+            notes.push(format!("{reason}: DNS to kube-dns is allowed unseen"));
         }
         NetworkPolicy {
             namespace: namespace.to_owned(),
