@@ -37,7 +37,7 @@ pub(crate) fn explain(config: &Config, file: &Path) -> Result<String, ExitError>
 pub(crate) fn explain_live(config: &Config, duration: Duration) -> Result<String, ExitError> {
     let folder = tempfile::tempdir().map_err(|error| ExitError::new(Code::Create, error))?;
     let file = folder.path().join("explain");
-    record::record(config, &file, Some(duration))?;
+    record::record(config, record::Target::File(&file), Some(duration))?;
     explain(config, &file)
 }
 

@@ -59,8 +59,8 @@ pub(crate) fn dispatch(arguments: Cli, registry: &Registry) -> Result<(), ExitEr
         #[cfg(feature = "analysis")]
         Some(Command::Record(args)) => {
             let config = load_for(&args.config, registry, &["service.kubernetes"])?;
-            let file = record::target(&args.file)?;
-            record::record(&config, file, args.duration)
+            let target = record::Target::of(&args.file)?;
+            record::record(&config, target, args.duration)
         }
         #[cfg(feature = "analysis")]
         Some(Command::Replay(args)) => {

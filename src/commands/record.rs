@@ -1,7 +1,10 @@
 //! `flowtap record`: the receivers of a config, into a file.
 
 use std::collections::HashSet;
+use std::fs::{self, File};
 use std::io::{self, IsTerminal};
+use std::os::fd::AsFd;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -17,6 +20,7 @@ use flowtap_pipeline::{
     Aggregator, ClusterObjects, FlowBatch, NodeInfo, Output, PipelineKind, Snapshot, Timestamp,
 };
 use flowtap_receivers::replay::{Frame, RecordingError, Writer};
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use tokio::sync::Notify;
 
 use crate::daemon;
@@ -30,35 +34,85 @@ const OBJECTS_PER_FRAME: usize = 2_000;
 /// Interval at which the objects are listed again.
 const RELIST_INTERVAL: Duration = Duration::from_secs(30);
 
-/// The file that an argument names: `-` is standard output.
-///
-/// # Errors
-/// Standard output is a terminal.
-pub(crate) fn target(file: &Path) -> Result<&Path, ExitError> {
-    if file != Path::new("-") {
-        return Ok(file);
-    }
-    if io::stdout().is_terminal() {
-        let message =
-            "standard output is a terminal, and a recording is no text\n  hint: redirect it, or name a file";
-        return Err(ExitError::new(Code::Usage, message));
-    }
-    Ok(Path::new("/dev/stdout"))
+/// Other names of standard output. To open one of them would empty the file that it is, and fails for a socket.
+const STANDARD_OUTPUT: [&str; 4] = ["-", "/dev/stdout", "/dev/fd/1", "/proc/self/fd/1"];
+
+/// The place that is recorded into.
+#[derive(Debug)]
+pub(crate) enum Target<'a> {
+    /// A file that is created or emptied.
+    File(&'a Path),
+    /// Standard output, behind what is in it.
+    StandardOutput(File),
 }
 
-/// Records into `file` until `duration` is over, or SIGTERM or SIGINT comes; then ends within `service.shutdown_timeout`, also
+impl<'a> Target<'a> {
+    /// The target that an argument names: `-` is standard output.
+    ///
+    /// # Errors
+    /// Standard output is a terminal, or closed.
+    pub(crate) fn of(file: &'a Path) -> Result<Self, ExitError> {
+        if !STANDARD_OUTPUT.iter().any(|name| file == Path::new(name)) {
+            return Ok(Self::File(file));
+        }
+        if io::stdout().is_terminal() {
+            let message = "standard output is a terminal, and a recording is no text\n  hint: redirect it, or name a file";
+            return Err(ExitError::new(Code::Usage, message));
+        }
+        let failed = |error: io::Error| ExitError::new(Code::Create, format!("standard output: {error}"));
+        let duplicate = io::stdout().as_fd().try_clone_to_owned().map_err(failed)?;
+        let target = File::from(duplicate);
+        if is_placeholder(&target).map_err(failed)? {
+            return Err(failed(io::Error::other(
+                "it is closed\n  hint: redirect it, or name a file",
+            )));
+        }
+        Ok(Self::StandardOutput(target))
+    }
+
+    fn name(&self) -> &'a Path {
+        match self {
+            Self::File(path) => path,
+            Self::StandardOutput(_) => Path::new("standard output"),
+        }
+    }
+
+    fn create(self) -> Result<Writer, RecordingError> {
+        let name = self.name();
+        match self {
+            Self::File(path) => Writer::create(path),
+            Self::StandardOutput(file) => Writer::append(file, name),
+        }
+    }
+}
+
+/// Whether a standard stream is what the standard library opens in place of one that was closed: `/dev/null`, to read and write.
+/// A shell's redirection to it is to write alone.
+fn is_placeholder(file: &File) -> io::Result<bool> {
+    let flags = OFlag::from_bits_retain(fcntl(file, FcntlArg::F_GETFL)?);
+    let null = fs::metadata("/dev/null")?;
+    let own = file.metadata()?;
+    let is_null = own.file_type().is_char_device() && own.rdev() == null.rdev();
+    Ok(is_null && flags & OFlag::O_ACCMODE == OFlag::O_RDWR)
+}
+
+/// Records into `target` until `duration` is over, or SIGTERM or SIGINT comes; then ends within `service.shutdown_timeout`, also
 /// if the file is a pipe whose reader takes nothing.
 ///
 /// # Errors
 /// The error that keeps a receiver from working, or the file from being written.
-pub(crate) fn record(config: &Config, file: &Path, duration: Option<Duration>) -> Result<(), ExitError> {
+pub(crate) fn record(
+    config: &Config,
+    target: Target<'_>,
+    duration: Option<Duration>,
+) -> Result<(), ExitError> {
     daemon::private_files();
     let signals = Signals::block()?;
     let log = LogWriter::stderr()?;
     telemetry::init_logs(&config.service.telemetry.logs, log.clone())?;
     let stop = Stop::watch(signals, config.service.shutdown_timeout, &log)?;
     let runtime = daemon::runtime()?;
-    let recorded = runtime.block_on(record_until(config, file, duration, &stop));
+    let recorded = runtime.block_on(record_until(config, target, duration, &stop));
     // Without waiting for a write that its reader does not take.
     runtime.shutdown_background();
     stop.over();
@@ -68,13 +122,14 @@ pub(crate) fn record(config: &Config, file: &Path, duration: Option<Duration>) -
 
 async fn record_until(
     config: &Config,
-    file: &Path,
+    target: Target<'_>,
     duration: Option<Duration>,
     stop: &Stop,
 ) -> Result<(), ExitError> {
     let telemetry = Telemetry::new(&flowtap_pipeline::Resource::default(), &MetricsConfig::default())?;
     let environment = Environment::now();
-    let (recorder, failed) = Recorder::create(file, &environment.node.load(), stop.clone())?;
+    let name = target.name();
+    let (recorder, failed) = Recorder::create(target, &environment.node.load(), stop.clone())?;
     let token = stop.token();
     let connecting = kubernetes::connect(&config.service.kubernetes);
     let cluster = token.run_until_cancelled(connecting).await.unwrap_or(Ok(None));
@@ -115,7 +170,7 @@ async fn record_until(
         exporters: Vec::new(),
     }];
     let ready = || {
-        tracing::info!(file = %file.display(), "recording");
+        tracing::info!(file = %name.display(), "recording");
         begun.notify_one();
     };
     let deadline = config.service.shutdown_timeout;
@@ -194,9 +249,9 @@ struct Recorder {
 type Failed = Arc<Mutex<Option<RecordingError>>>;
 
 impl Recorder {
-    fn create(path: &Path, node: &NodeInfo, stop: Stop) -> Result<(Self, Failed), ExitError> {
+    fn create(target: Target<'_>, node: &NodeInfo, stop: Stop) -> Result<(Self, Failed), ExitError> {
         let create = || {
-            let mut writer = Writer::create(path)?;
+            let mut writer = target.create()?;
             let (at, node) = (Timestamp::now(), node.clone());
             writer.write(&Frame::Start { at, node })?;
             Ok(writer)
@@ -285,6 +340,33 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+
+    #[test]
+    fn standard_output_is_its_descriptor_by_every_name() {
+        for name in STANDARD_OUTPUT {
+            // That of the tests may be a terminal.
+            match Target::of(Path::new(name)) {
+                Ok(Target::File(file)) => panic!("{file:?} is opened"),
+                Ok(Target::StandardOutput(_)) => {}
+                Err(error) => assert!(error.to_string().contains("standard output"), "{error}"),
+            }
+        }
+        assert!(matches!(
+            Target::of(Path::new("./-")),
+            Ok(Target::File(file)) if file == Path::new("./-")
+        ));
+    }
+
+    #[test]
+    fn a_closed_standard_output_is_not_recorded_into() {
+        let null = |write_only: bool| {
+            let mut options = File::options();
+            options.read(!write_only).write(true).open("/dev/null").unwrap()
+        };
+        assert!(is_placeholder(&null(false)).unwrap());
+        assert!(!is_placeholder(&null(true)).unwrap());
+        assert!(!is_placeholder(&tempfile::tempfile().unwrap()).unwrap());
+    }
 
     #[test]
     fn a_pod_is_gone_if_a_whole_listing_lacks_it_and_new_again_if_it_comes_back() {

@@ -1,7 +1,7 @@
 //! Objects of a Kubernetes cluster, reduced to the fields that names and network policies depend on. A recording made in a
 //! cluster holds them, so that it can be judged elsewhere.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -195,6 +195,18 @@ impl ClusterObjects {
         self
     }
 
+    /// The objects that `others` has none of the same name for.
+    #[must_use]
+    pub fn except(mut self, others: &Self) -> Self {
+        retain_unnamed(&mut self.namespaces, &others.namespaces, |it| ("", &it.name));
+        retain_unnamed(&mut self.pods, &others.pods, |it| (&it.namespace, &it.name));
+        retain_unnamed(&mut self.services, &others.services, |it| {
+            (&it.namespace, &it.name)
+        });
+        retain_unnamed(&mut self.nodes, &others.nodes, |it| ("", &it.name));
+        self
+    }
+
     /// The same objects in parts, each with at most `size` of a kind. Without objects there is no part.
     pub fn chunks(mut self, size: usize) -> Vec<Self> {
         let mut parts = Vec::new();
@@ -293,18 +305,22 @@ impl ClusterChange {
 
     /// Adds the change that a later listing showed.
     pub fn merge(&mut self, newer: Self) {
-        let is_back = |name: &(String, String)| {
-            let mut pods = newer.objects.pods.iter();
-            pods.any(|pod| (&pod.namespace, &pod.name) == (&name.0, &name.1))
-        };
-        self.gone.retain(|name| !is_back(name));
-        let is_gone = |namespace: &str, name: &str| {
-            let mut gone = newer.gone.iter();
-            gone.any(|it| (&*it.0, &*it.1) == (namespace, name))
-        };
+        let back: HashSet<_> = newer
+            .objects
+            .pods
+            .iter()
+            .map(|pod| (&pod.namespace, &pod.name))
+            .collect();
+        self.gone
+            .retain(|(namespace, name)| !back.contains(&(namespace, name)));
+        let gone: HashSet<_> = newer
+            .gone
+            .iter()
+            .map(|(namespace, name)| (namespace, name))
+            .collect();
         self.objects
             .pods
-            .retain(|pod| !is_gone(&pod.namespace, &pod.name));
+            .retain(|pod| !gone.contains(&(&pod.namespace, &pod.name)));
         self.objects.merge(newer.objects);
         self.gone.extend(newer.gone);
         self.starts.extend(newer.starts);
@@ -314,6 +330,14 @@ impl ClusterChange {
 fn retain_new<T: PartialEq>(list: &mut Vec<T>, before: &[T], key: impl Fn(&T) -> (&str, &str)) {
     let known: HashMap<_, _> = before.iter().map(|object| (key(object), object)).collect();
     list.retain(|object| known.get(&key(object)) != Some(&object));
+}
+
+fn retain_unnamed<T>(list: &mut Vec<T>, others: &[T], key: impl Fn(&T) -> (&str, &str)) {
+    if list.is_empty() {
+        return;
+    }
+    let named: HashSet<_> = others.iter().map(&key).collect();
+    list.retain(|object| !named.contains(&key(object)));
 }
 
 fn take<T>(list: &mut Vec<T>, size: usize) -> Vec<T> {
@@ -344,6 +368,20 @@ mod tests {
             addresses: vec![address.into()],
             ..PodObject::default()
         }
+    }
+
+    #[test]
+    fn objects_except_those_of_the_same_name() {
+        let objects = ClusterObjects {
+            pods: vec![pod("web", [10, 0, 0, 1]), pod("db", [10, 0, 0, 2])],
+            ..ClusterObjects::default()
+        };
+        let others = ClusterObjects {
+            pods: vec![pod("web", [10, 0, 0, 9])],
+            ..ClusterObjects::default()
+        };
+        assert_eq!(objects.clone().except(&others).pods, [pod("db", [10, 0, 0, 2])]);
+        assert_eq!(objects.clone().except(&ClusterObjects::default()), objects);
     }
 
     #[test]

@@ -10,7 +10,8 @@
 //! 5. Loopback is not judged: it stays in one pod.
 //! 6. Without pods, this machine's end is assumed to be selected by every policy, and the other may be any pod.
 //! 7. An address is of the pod that had it when the flow was seen ([`crate::history`]); if that is not known, of a pod that is unknown.
-//! 8. A conversation that was seen at both of its ends is one, and each end is what it is known to be where it was seen.
+//! 8. A conversation that was seen at both of its ends is one. An end that is not known to the other is what it is known to be where it
+//!    was seen, if it was seen there for all of that time; a pod that it is known to be to the other is not replaced.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -19,7 +20,7 @@ use flowtap_model::cluster_objects::PortProtocol;
 
 use crate::cluster::{Cluster, PodId};
 use crate::history::{Ends, Owner};
-use crate::observed::{Observed, ObservedFlow, Sides};
+use crate::observed::{Observed, ObservedFlow, Sides, Tally};
 
 /// The kind of an end.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -36,6 +37,17 @@ pub enum Party {
     Assumed,
     /// Without a cluster: anything.
     Anything,
+}
+
+impl Party {
+    /// Whether a machine that has seen the other end does not know it: it may be any other.
+    const fn is_guess(&self) -> bool {
+        match self {
+            Self::UnknownPod | Self::Outside | Self::Anything => true,
+            Self::Node(name) => name.is_empty(),
+            Self::Pod(_) | Self::Assumed => false,
+        }
+    }
 }
 
 /// An end of a conversation.
@@ -107,15 +119,19 @@ impl Conversations {
                     } else {
                         &mut sides.client
                     };
-                    side.add(&std::mem::take(&mut tally));
+                    side.add(&tally);
+                    tally = Tally {
+                        when: tally.when,
+                        ..Tally::default()
+                    };
                 }
             }
         }
         self.unite();
     }
 
-    /// Makes one conversation of those that have the same addresses and port: one end's view of a conversation, and the other's. They
-    /// stay apart if several ends with one address were seen on one side: then it is not known which belong together.
+    /// Makes one conversation of those that have the same addresses and port, and that one end's view and the other's may be of. An
+    /// address is of several pods in turn, so that a view with another pod stays, as does one that may be of more than one.
     fn unite(&mut self) {
         let mut same = BTreeMap::<_, Vec<Conversation>>::new();
         for conversation in self.seen.keys() {
@@ -129,28 +145,43 @@ impl Conversations {
             same.entry(ends).or_default().push(conversation.clone());
         }
         for views in same.into_values().filter(|views| views.len() > 1) {
-            let seen = |view: &Conversation| self.seen.get(view).copied().unwrap_or_default();
-            let by_client = views.iter().filter(|view| seen(view).client.records > 0);
-            let by_server = views.iter().filter(|view| seen(view).server.records > 0);
-            let clients: BTreeSet<_> = by_client.map(|view| &view.client).collect();
-            let servers: BTreeSet<_> = by_server.map(|view| &view.server).collect();
-            let (mut clients, mut servers) = (clients.into_iter(), servers.into_iter());
-            let ((Some(client), None), (Some(server), None)) =
-                ((clients.next(), clients.next()), (servers.next(), servers.next()))
-            else {
-                continue;
-            };
-            let whole = Conversation {
-                client: client.clone(),
-                server: server.clone(),
-                ..views[0]
-            };
-            let mut sides = Sides::default();
-            for view in &views {
-                sides.add(&self.seen.remove(view).unwrap_or_default());
+            let wholes: Vec<_> = views.iter().map(|view| self.whole(view, &views)).collect();
+            for (view, whole) in views.into_iter().zip(wholes) {
+                if view != whole {
+                    let sides = self.seen.remove(&view).unwrap_or_default();
+                    self.seen.entry(whole).or_default().add(&sides);
+                }
             }
-            self.seen.entry(whole).or_default().add(&sides);
         }
+    }
+
+    /// A view with the end that it only guesses as those of the other `views` know it which were seen there.
+    fn whole(&self, view: &Conversation, views: &[Conversation]) -> Conversation {
+        let seen = |view: &Conversation| self.seen.get(view).copied().unwrap_or_default();
+        let sides = seen(view);
+        let mut whole = view.clone();
+        match (sides.client.is_seen(), sides.server.is_seen()) {
+            (true, false) => {
+                let others = views.iter().map(|other| {
+                    let own = (&other.server, seen(other).server);
+                    (own, &other.client)
+                });
+                if let Some(server) = known((&view.server, sides.client), &view.client, others) {
+                    whole.server = server;
+                }
+            }
+            (false, true) => {
+                let others = views.iter().map(|other| {
+                    let own = (&other.client, seen(other).client);
+                    (own, &other.server)
+                });
+                if let Some(client) = known((&view.client, sides.server), &view.server, others) {
+                    whole.client = client;
+                }
+            }
+            _ => {}
+        }
+        whole
     }
 
     fn conversations(&mut self, view: &View<'_>, local: &End) -> Vec<Conversation> {
@@ -196,6 +227,35 @@ impl Conversations {
         };
         self.unclear += u64::from(is_local_unclear || is_unclear(view.ends.remote, &end));
         vec![conversation(end, flow.port)]
+    }
+}
+
+/// The end that `guess` is, seen from the end `own`: the only one of the other end's views that `own` may be in, if they cover the time.
+fn known<'a>(
+    (guess, tally): (&End, Tally),
+    own: &End,
+    others: impl Iterator<Item = ((&'a End, Tally), &'a End)>,
+) -> Option<End> {
+    if !guess.party.is_guess() {
+        return None;
+    }
+    let is_during = |other: &Tally| match (tally.when, other.when) {
+        // Without pods there is nothing that an address changes to.
+        _ if guess.party == Party::Anything => true,
+        (Some(when), Some(other)) => when.is_within(&other),
+        _ => true,
+    };
+    let fitting = others.filter(|((end, seen), guess)| {
+        seen.is_seen()
+            && is_during(seen)
+            && end.party != Party::UnknownPod
+            && (*guess == own || guess.party.is_guess())
+    });
+    let ends: BTreeSet<_> = fitting.map(|((end, _), _)| end).collect();
+    let mut ends = ends.into_iter();
+    match (ends.next(), ends.next()) {
+        (Some(end), None) => Some(end.clone()),
+        _ => None,
     }
 }
 

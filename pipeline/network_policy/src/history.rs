@@ -3,14 +3,15 @@
 //! A cluster is listed now and then, so its state between two listings is not known exactly. The rules, for a flow that was seen
 //! between two of them:
 //!
-//! 1. An address is of the pod that has it at both listings, or at one of them while no pod has it at the other. A pod that has
-//!    come and ended between them had it also.
-//! 2. If two pods have it in turn, the flow is of the earlier one if it was last seen before the later one was created, and of
-//!    the later one if it was first seen after a container of it had started. Else it is not known whose it is.
-//! 3. After the listing at which the pod of an address has ended or is gone, it is not known whose the address is.
+//! 1. The pods that may have had an address are those that have it at either listing, and each that has come and ended between
+//!    them, which the later one shows as ended. If it is one, the flow is of it.
+//! 2. Of several, one is ruled out by a flow that was last seen before it was created, and all earlier ones by a flow that was first
+//!    seen after a container of a later one had started. If that leaves more than one, it is not known whose the flow is.
+//! 3. Nor is it if none is left, if the flow was last seen before a container of a new pod had started, and after the listing
+//!    at which the pod of an address has ended or is gone.
 //! 4. A container is of its pod, however long ago.
 //! 5. A pod has the labels of the listing before the flow, or of the first that has the pod. The same holds for its namespace.
-//! 6. Behind a service are the pods that it selects at either listing.
+//! 6. Behind a service are the pods that it selects at either listing, by the selector that it has there.
 
 use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
@@ -25,7 +26,7 @@ use flowtap_model::cluster_objects::{
 use crate::service_ports::backend_port;
 
 /// The clocks of two machines of a cluster, and of its API, may differ by this.
-const CLOCK_TOLERANCE: Duration = Duration::from_secs(2);
+pub(crate) const CLOCK_TOLERANCE: Duration = Duration::from_secs(2);
 
 /// Index of a version of a pod in its [`History`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -92,16 +93,15 @@ struct Slot {
 #[derive(Clone, Copy, Debug)]
 struct State {
     version: Version,
-    is_live: bool,
+    life: Life,
 }
 
-/// The relation of an address to a pod.
+/// The life of a pod, as a listing shows it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Holder {
-    /// The pod of this slot has it.
-    Held(usize),
-    /// The pod had it, and has ended or is gone.
-    Left(usize),
+enum Life {
+    Live,
+    Ended,
+    Gone,
 }
 
 /// The newest two states of a cluster, and every version of its pods.
@@ -112,15 +112,20 @@ pub struct History {
     by_name: HashMap<(String, String), usize>,
     /// Slots that differ from the listing before.
     touched: Vec<usize>,
-    holders: HashMap<IpAddr, Holder>,
-    /// Addresses whose holder has changed, with the one at the listing before.
-    holders_before: HashMap<IpAddr, Option<Holder>>,
+    /// Slots of the pods that have each address that a pod has had: none after the last one has left.
+    holders: HashMap<IpAddr, Vec<usize>>,
+    /// Addresses whose holders have changed, with those at the listing before; `None` where no pod had had it.
+    holders_before: HashMap<IpAddr, Option<Vec<usize>>>,
+    /// Slots of the pods that have ended since the listing before, by address.
+    passed: HashMap<IpAddr, Vec<usize>>,
     containers: HashMap<String, usize>,
     /// Containers that were not there at the listing before.
     new_containers: HashSet<String>,
     namespaces: HashMap<String, ObjectLabels>,
-    services: Vec<ServiceObject>,
-    services_by_address: HashMap<IpAddr, usize>,
+    services: HashMap<(String, String), Arc<ServiceObject>>,
+    services_by_address: HashMap<IpAddr, Arc<ServiceObject>>,
+    /// Addresses whose service has changed, with the one at the listing before.
+    services_before: HashMap<IpAddr, Option<Arc<ServiceObject>>>,
     /// Whether no pod was known at the listing before.
     is_first: bool,
 }
@@ -129,6 +134,11 @@ impl History {
     /// Every version of a pod, in the order of their indexes.
     pub fn versions(&self) -> &[PodVersion] {
         &self.versions
+    }
+
+    /// Whether the newest two states differ in pods or services.
+    pub(crate) fn is_changing(&self) -> bool {
+        !self.touched.is_empty() || !self.services_before.is_empty()
     }
 
     /// Advances to the state that a listing showed.
@@ -151,7 +161,7 @@ impl History {
         if !relabelled.is_empty() {
             for slot in 0..self.slots.len() {
                 let pod = &self.versions[self.slots[slot].now.version.0].pod;
-                if self.slots[slot].now.is_live && relabelled.contains(&pod.namespace) {
+                if self.slots[slot].now.life == Life::Live && relabelled.contains(&pod.namespace) {
                     let pod = pod.clone();
                     self.slots[slot].now.version = self.version(pod, Some(slot));
                     self.touched.push(slot);
@@ -161,20 +171,25 @@ impl History {
         for name in gone {
             if let Some(slot) = self.by_name.get(&name).copied() {
                 self.touched.push(slot);
-                self.slots[slot].now.is_live = false;
+                self.slots[slot].now.life = Life::Gone;
                 self.release(slot, &[]);
             }
         }
         // Addresses that are given up come first: another pod of the same listing may have them.
         let changed: Vec<_> = objects.pods.into_iter().map(|pod| self.update(pod)).collect();
-        for (slot, is_holding, addresses) in changed {
+        let mut held = HashMap::<_, Vec<_>>::new();
+        for (slot, life, addresses) in changed {
             for address in addresses {
-                if is_holding {
-                    self.hold(address, Holder::Held(slot));
-                } else if !matches!(self.holders.get(&address), Some(Holder::Held(_))) {
-                    self.hold(address, Holder::Left(slot));
+                if life == Life::Live {
+                    held.entry(address).or_default().push(slot);
+                } else {
+                    self.holders_of(address);
+                    self.passed.entry(address).or_default().push(slot);
                 }
             }
+        }
+        for (address, slots) in held {
+            self.hold(address, slots);
         }
         for start in starts {
             let name = (start.namespace.clone(), start.name.clone());
@@ -192,6 +207,8 @@ impl History {
             slot.before = Some(slot.now);
         }
         self.holders_before.clear();
+        self.passed.clear();
+        self.services_before.clear();
         self.new_containers.clear();
     }
 
@@ -220,43 +237,76 @@ impl History {
         port: u16,
         protocol: Option<PortProtocol>,
     ) -> Option<Arc<[(Version, u16)]>> {
-        let service = &self.services[*self.services_by_address.get(&address)?];
+        let now = self.services_by_address.get(&address);
+        let before = self.services_before.get(&address);
+        let before = before.map_or(now, Option::as_ref);
+        if now.is_none() && before.is_none() {
+            return None;
+        }
         let mut found = Vec::new();
         if let Some(protocol) = protocol {
-            for slot in self.slots.iter().filter(|slot| slot.is_live_at_either()) {
-                let version = self.seen(slot);
-                let pod = &self.versions[version.0].pod;
-                let port = backend_port(service, port, protocol, pod);
-                found.extend(port.map(|port| (version, port)));
+            let port_of = |service: &ServiceObject, version: Version| {
+                backend_port(service, port, protocol, &self.versions[version.0].pod)
+            };
+            for slot in &self.slots {
+                let seen = self.seen(slot);
+                let is_live = |state: &State| state.life == Life::Live;
+                let service = before.filter(|_| slot.before.as_ref().is_some_and(is_live));
+                let at_first = service.and_then(|service| port_of(service, seen));
+                found.extend(at_first.map(|port| (seen, port)));
+                let service = now.filter(|_| is_live(&slot.now));
+                let at_last = service.and_then(|service| {
+                    let port = port_of(service, slot.now.version)?;
+                    let had_labels = port_of(service, seen).is_some();
+                    Some((if had_labels { seen } else { slot.now.version }, port))
+                });
+                found.extend(at_last.filter(|_| at_first.map(|port| (seen, port)) != at_last));
             }
         }
         Some(found.into())
     }
 
     fn owner(&self, address: IpAddr, span: Span) -> Owner {
-        let now = self.holders.get(&address).copied();
-        let before = self.holders_before.get(&address).copied().unwrap_or(now);
-        let pod = |slot: usize| Owner::Pod(self.seen(&self.slots[slot]));
-        match (before, now) {
-            (None, None) => Owner::Nobody,
-            (Some(Holder::Held(slot)), Some(Holder::Held(newer))) if slot == newer => pod(slot),
-            (Some(Holder::Held(slot)), Some(Holder::Held(newer))) => match self.begun(newer, span) {
-                Begun::Before => Owner::Pod(self.slots[newer].now.version),
-                Begun::After => pod(slot),
-                Begun::Unknown => Owner::Unclear,
-            },
-            (Some(Holder::Held(slot)), Some(Holder::Left(same))) if slot == same => pod(slot),
-            (Some(Holder::Held(slot)), None) => pod(slot),
-            (None | Some(Holder::Left(_)), Some(Holder::Held(slot))) => match self.begun(slot, span) {
-                Begun::After => Owner::Unclear,
-                Begun::Before | Begun::Unknown => Owner::Pod(self.slots[slot].now.version),
-            },
-            // It has come and ended since the listing before.
-            (None, Some(Holder::Left(slot))) if !self.is_first => Owner::Pod(self.slots[slot].now.version),
-            (Some(Holder::Left(other)), Some(Holder::Left(slot))) if slot != other && !self.is_first => {
-                Owner::Pod(self.slots[slot].now.version)
-            }
-            (_, Some(Holder::Left(_))) | (Some(Holder::Left(_)), None) => Owner::Unclear,
+        let Some(now) = self.holders.get(&address) else {
+            return Owner::Nobody;
+        };
+        let before = self.holders_before.get(&address);
+        let before = before.map_or(&**now, |before| before.as_deref().unwrap_or_default());
+        let passed = self.passed.get(&address).map_or(&[][..], Vec::as_slice);
+        let is_old = |slot: usize| before.contains(&slot);
+        let pod = |slot: usize| {
+            let known = &self.slots[slot];
+            Owner::Pod(if is_old(slot) {
+                self.seen(known)
+            } else {
+                known.now.version
+            })
+        };
+        // All others have left it before the one that still has it.
+        if let [slot] = now[..]
+            && self.begun(slot, span) == Begun::Before
+        {
+            return pod(slot);
+        }
+        let mut candidates = [before, now, passed].concat();
+        candidates.sort_unstable();
+        candidates.dedup();
+        candidates.retain(|slot| is_old(*slot) || self.begun(*slot, span) != Begun::After);
+        let started = |slot: usize| self.slots[slot].start.as_ref().and_then(|start| start.started);
+        let is_later = |slot: usize, than: usize| {
+            (is_old(than) && !is_old(slot))
+                || matches!((started(than), started(slot)), (Some(than), Some(it)) if than < it)
+        };
+        let mut begun = candidates.clone();
+        begun.retain(|slot| self.begun(*slot, span) == Begun::Before);
+        candidates.retain(|slot| !begun.iter().any(|it| it != slot && is_later(*it, *slot)));
+        match candidates[..] {
+            [slot] if is_old(slot) => pod(slot),
+            // Of a pod that has ended in the first listing it is not known when.
+            [slot] if self.is_first && !now.contains(&slot) => Owner::Unclear,
+            [slot] if !self.is_first && self.begun(slot, span) == Begun::NotStarted => Owner::Unclear,
+            [slot] => pod(slot),
+            _ => Owner::Unclear,
         }
     }
 
@@ -272,6 +322,11 @@ impl History {
             .is_some_and(|started| started.plus(CLOCK_TOLERANCE) < span.first)
         {
             Begun::Before
+        } else if start
+            .started
+            .is_some_and(|started| span.last.plus(CLOCK_TOLERANCE) < started)
+        {
+            Begun::NotStarted
         } else {
             Begun::Unknown
         }
@@ -294,24 +349,36 @@ impl History {
         })
     }
 
-    /// Takes over a pod's state and gives up the addresses that it no longer has. Returns its slot, whether it has its addresses,
-    /// and these.
-    fn update(&mut self, pod: PodObject) -> (usize, bool, Vec<IpAddr>) {
+    /// Takes over a pod's state and gives up the addresses that it no longer has. Returns its slot and state, and the addresses that
+    /// it has, or had until it ended since the listing before.
+    fn update(&mut self, pod: PodObject) -> (usize, Life, Vec<IpAddr>) {
         let name = (pod.namespace.clone(), pod.name.clone());
         let known = self.by_name.get(&name).copied();
-        let (is_live, is_holding) = (!pod.ended, !pod.ended && !pod.host_network);
+        let life = if pod.ended { Life::Ended } else { Life::Live };
         // A pod on its node's network has none of its own, and leaves none.
-        let own = if pod.host_network {
+        let mut own = if pod.host_network {
             Vec::new()
         } else {
             pod.addresses.clone()
         };
         if let Some(slot) = known {
-            self.release(slot, if is_holding { &own } else { &[] });
+            let State { version, life: then } = self.slots[slot].now;
+            if life == Life::Live {
+                self.release(slot, &own);
+            } else {
+                // Those that it had left before the listing before do not count.
+                let known = &self.versions[version.0].pod.addresses;
+                let holders = &self.holders;
+                own.retain(|address| {
+                    let is_held = || holders.get(address).is_some_and(|it| it.contains(&slot));
+                    then == Life::Gone || !known.contains(address) || is_held()
+                });
+                self.release(slot, &[]);
+            }
         }
         let containers = pod.containers.clone();
         let version = self.version(pod, known);
-        let now = State { version, is_live };
+        let now = State { version, life };
         let slot = known.unwrap_or(self.slots.len());
         if let Some(slot) = self.slots.get_mut(slot) {
             slot.now = now;
@@ -330,7 +397,7 @@ impl History {
                 self.containers.insert(container, slot);
             }
         }
-        (slot, is_holding, own)
+        (slot, life, own)
     }
 
     /// The index of a pod's version: that of its slot if nothing is different.
@@ -356,50 +423,64 @@ impl History {
             .addresses
             .iter()
             .filter(|address| !kept.contains(address))
-            .filter(|address| self.holders.get(address) == Some(&Holder::Held(slot)))
             .copied()
             .collect();
         for address in left {
-            self.hold(address, Holder::Left(slot));
+            self.holders_of(address).retain(|holder| *holder != slot);
         }
     }
 
-    fn hold(&mut self, address: IpAddr, holder: Holder) {
-        let before = self.holders.insert(address, holder);
-        if before != Some(holder) {
-            self.holders_before.entry(address).or_insert(before);
+    /// Gives an address to the pods of a listing that have it, in place of those of earlier ones that are not known to have left.
+    fn hold(&mut self, address: IpAddr, slots: Vec<usize>) {
+        let is_held = |slot| self.holders.get(&address).is_some_and(|it| it.contains(slot));
+        if !slots.iter().all(is_held) {
+            *self.holders_of(address) = slots;
         }
+    }
+
+    /// The holders of an address, to be changed.
+    fn holders_of(&mut self, address: IpAddr) -> &mut Vec<usize> {
+        let holders = self.holders.get(&address);
+        self.holders_before
+            .entry(address)
+            .or_insert_with(|| holders.cloned());
+        self.holders.entry(address).or_default()
     }
 
     fn add_services(&mut self, services: Vec<ServiceObject>) {
-        if services.is_empty() {
-            return;
-        }
         for service in services {
-            let same = |it: &ServiceObject| (&it.namespace, &it.name) == (&service.namespace, &service.name);
-            match self.services.iter_mut().find(|it| same(it)) {
-                Some(known) => *known = service,
-                None => self.services.push(service),
+            let name = (service.namespace.clone(), service.name.clone());
+            let known = self.services.get(&name);
+            if known.is_some_and(|known| **known == service) {
+                continue;
+            }
+            let service = Arc::new(service);
+            let known = self.services.insert(name, Arc::clone(&service));
+            for address in known.iter().flat_map(|known| &known.addresses) {
+                // Another may have it by now.
+                let at = self.services_by_address.get(address);
+                if at.is_some_and(|at| known.as_ref().is_some_and(|known| Arc::ptr_eq(at, known))) {
+                    let at = self.services_by_address.remove(address);
+                    self.services_before.entry(*address).or_insert(at);
+                }
+            }
+            for address in &service.addresses {
+                let at = self.services_by_address.insert(*address, Arc::clone(&service));
+                self.services_before.entry(*address).or_insert(at);
             }
         }
-        let addresses = self.services.iter().enumerate();
-        self.services_by_address = addresses
-            .flat_map(|(index, service)| service.addresses.iter().map(move |address| (*address, index)))
-            .collect();
-    }
-}
-
-impl Slot {
-    fn is_live_at_either(&self) -> bool {
-        self.now.is_live || self.before.is_some_and(|before| before.is_live)
     }
 }
 
 /// When a pod began, as seen from a flow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Begun {
+    /// A container of it had started.
     Before,
+    /// It was created later.
     After,
+    /// It may have been created, and a container of it was started later.
+    NotStarted,
     Unknown,
 }
 

@@ -12,7 +12,7 @@ use flowtap_model::cluster_objects::{ClusterChange, PortProtocol};
 use flowtap_model::{Events, Flow, FlowBatch, FlowKind, Timestamp, Transport};
 
 use crate::cluster::{Cluster, PodId};
-use crate::history::{Ends, History, Owner, Span, Version};
+use crate::history::{CLOCK_TOLERANCE, Ends, History, Owner, Span, Version};
 
 /// A flow, as this machine saw it: the client's port does not matter to a policy.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -65,20 +65,58 @@ pub struct Tally {
     pub failed: u64,
     /// Payload bytes, both ways.
     pub bytes: i64,
+    /// When it was seen; `None` if it was not, or if the observation has no times.
+    pub when: Option<When>,
+}
+
+/// A time as exactly as watermarks show it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct When {
+    /// The watermark before the first record.
+    first: Timestamp,
+    /// The watermark before the last record.
+    last: Timestamp,
+    /// A record is not later than this after the watermark before it.
+    gap: Duration,
+}
+
+impl When {
+    /// Whether all of it may have been within `other`, by another machine's clock.
+    pub fn is_within(&self, other: &Self) -> bool {
+        self.first.plus(self.gap).plus(CLOCK_TOLERANCE) >= other.first
+            && self.last <= other.last.plus(other.gap).plus(CLOCK_TOLERANCE)
+    }
+
+    fn and(&self, other: &Self) -> Self {
+        Self {
+            first: self.first.min(other.first),
+            last: self.last.max(other.last),
+            gap: self.gap.max(other.gap),
+        }
+    }
 }
 
 impl Tally {
+    /// Whether anything was seen.
+    pub const fn is_seen(&self) -> bool {
+        self.records > 0 || self.when.is_some()
+    }
+
     /// Whether nothing but failed connects was seen.
     pub const fn is_attempt(&self) -> bool {
         self.failed > 0 && self.failed >= self.records
     }
 
     /// Adds what another machine or time saw of it.
-    pub const fn add(&mut self, other: &Self) {
+    pub fn add(&mut self, other: &Self) {
         self.records += other.records;
         self.connections += other.connections;
         self.failed += other.failed;
         self.bytes += other.bytes;
+        self.when = match (self.when, other.when) {
+            (Some(when), Some(other)) => Some(when.and(&other)),
+            (when, other) => when.or(other),
+        };
     }
 }
 
@@ -93,7 +131,7 @@ pub struct Sides {
 
 impl Sides {
     /// Adds other conversations, or the same at another time.
-    pub const fn add(&mut self, other: &Self) {
+    pub fn add(&mut self, other: &Self) {
         self.client.add(&other.client);
         self.server.add(&other.server);
     }
@@ -105,9 +143,16 @@ impl Sides {
             connections: self.client.connections.max(self.server.connections),
             failed: self.client.failed.max(self.server.failed),
             bytes: self.client.bytes.max(self.server.bytes),
+            when: None,
         }
     }
 }
+
+/// The address, port and protocol of what may be a service.
+type Service = (IpAddr, u16, Option<PortProtocol>);
+
+/// The pods behind a service, each with its port.
+type Backends = Arc<[(Version, u16)]>;
 
 /// The flows.
 #[derive(Debug)]
@@ -117,6 +162,8 @@ pub struct Observed {
     /// Flows since then.
     recent: HashMap<ObservedFlow, Recent>,
     history: History,
+    /// The pods behind services between the newest two listings.
+    backends: HashMap<Service, Backends>,
     /// The id of each version of the history's pods, once they are in a cluster.
     ids: Vec<PodId>,
     /// The listing that ends the time of the recent flows, as far as it has been read.
@@ -145,6 +192,7 @@ impl Observed {
             flows: HashMap::new(),
             recent: HashMap::new(),
             history: History::default(),
+            backends: HashMap::new(),
             ids: Vec::new(),
             pending: None,
             now: Timestamp::default(),
@@ -233,21 +281,34 @@ impl Observed {
     /// Ends the observation: no listing follows the newest flows.
     pub fn finish(&mut self) {
         self.end_listing();
-        self.history.settle();
+        self.change(History::settle);
         self.resolve();
+    }
+
+    /// Advances the history. Backends that it has found stay if nothing differs from before, as to look through all pods takes long.
+    fn change(&mut self, change: impl FnOnce(&mut History)) {
+        let was_changing = self.history.is_changing();
+        change(&mut self.history);
+        if was_changing || self.history.is_changing() {
+            self.backends.clear();
+        }
     }
 
     fn end_listing(&mut self) {
         if let Some(change) = self.pending.take() {
-            self.history.apply(change);
+            self.change(|history| history.apply(change));
             self.resolve();
         }
     }
 
     /// Resolves the ends of the recent flows.
     fn resolve(&mut self) {
-        let mut services = HashMap::new();
-        for (flow, recent) in self.recent.drain() {
+        for (flow, mut recent) in self.recent.drain() {
+            recent.tally.when = Some(When {
+                first: recent.first,
+                last: recent.last,
+                gap: self.gap,
+            });
             let local = (flow.local, flow.container.as_deref());
             // A record is not older than the watermark before it, and not newer than the one after it.
             let span = Span {
@@ -257,9 +318,11 @@ impl Observed {
             let mut ends = self.history.ends(local, flow.remote, span);
             if !flow.serves && ends.local != Owner::Elsewhere {
                 let key = (flow.remote, flow.port, flow.protocol());
-                let of_service = || self.history.backends(flow.remote, flow.port, flow.protocol());
-                ends.backends
-                    .clone_from(services.entry(key).or_insert_with(of_service));
+                ends.backends = self.backends.get(&key).cloned().or_else(|| {
+                    let found = self.history.backends(flow.remote, flow.port, flow.protocol())?;
+                    self.backends.insert(key, Arc::clone(&found));
+                    Some(found)
+                });
             }
             let key = (flow, ends);
             if self.flows.len() >= self.max && !self.flows.contains_key(&key) {

@@ -162,7 +162,7 @@ impl Rule {
 pub struct NetworkPolicy {
     /// Its namespace, which the pods that it selects are in.
     pub namespace: String,
-    /// Its name.
+    /// Its name; `web-*` for one that the API server generates from `web-`.
     pub name: String,
     /// `podSelector`.
     pub pods: Selector,
@@ -173,6 +173,11 @@ pub struct NetworkPolicy {
 }
 
 impl NetworkPolicy {
+    /// Whether its name is what the API server generates one from: others may have the same.
+    pub fn is_name_generated(&self) -> bool {
+        self.name.ends_with('*')
+    }
+
     /// The rules of a direction; `None` if the policy does not isolate in it.
     pub fn rules(&self, direction: Direction) -> Option<&[Rule]> {
         match direction {

@@ -10,12 +10,13 @@
 //!    address, or the whole prefix or named range that this is in. No prefix contains an address of the cluster: a node, a
 //!    service and a pod that is not known are allowed by their own addresses alone.
 //! 4. A pod and itself, and a pod and its own node, need no rule.
-//! 5. Without UDP in the observation a policy allows DNS, which nothing works without.
+//! 5. Where UDP was not observed, or not with its peers, a policy allows DNS, which nothing works without.
 //! 6. Without pods, one policy selects every pod of a namespace, with addresses alone.
 //! 7. Objects are read leniently, from files and recordings. Names and labels that the API server would refuse are in no
 //!    suggested policy.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 
 use flowtap_model::cluster_objects::{ObjectLabels, PodObject, PortProtocol};
@@ -66,8 +67,8 @@ pub struct SuggestOptions {
     pub pod_ranges: Vec<IpNet>,
     /// Ranges of services.
     pub service_ranges: Vec<IpNet>,
-    /// Whether to allow DNS.
-    pub dns: bool,
+    /// Why DNS is allowed that was not seen; `None` if it is not.
+    pub dns: Option<&'static str>,
     /// The namespace of the policy that is made without pods.
     pub namespace: String,
 }
@@ -80,7 +81,7 @@ impl Default for SuggestOptions {
             ranges: Vec::new(),
             pod_ranges: Vec::new(),
             service_ranges: Vec::new(),
-            dns: true,
+            dns: Some("no UDP was observed"),
             namespace: "default".to_owned(),
         }
     }
@@ -113,11 +114,31 @@ pub fn suggest(seen: &Conversations, cluster: &Cluster, options: &SuggestOptions
     let ranges = options.pod_ranges.iter().chain(&options.service_ranges);
     let mut inside = cluster.addresses();
     inside.extend(ranges.map(IpNet::network));
+    let mut pods = HashMap::<_, Vec<_>>::new();
+    for (id, pod) in cluster.pods() {
+        let member = Member {
+            id,
+            pod,
+            workload: workload_of(pod).1,
+        };
+        pods.entry(&*pod.namespace).or_default().push(member);
+    }
+    let mut conversations = HashMap::<_, Vec<_>>::new();
+    for conversation in seen.seen.keys() {
+        let Conversation { client, server, .. } = conversation;
+        for (direction, own) in [(Direction::Egress, client), (Direction::Ingress, server)] {
+            let key = (direction, &own.party);
+            conversations.entry(key).or_default().push(conversation);
+        }
+    }
     let maker = Maker {
         seen,
         cluster,
         options,
         inside,
+        pods,
+        conversations,
+        selectors: RefCell::default(),
     };
     if !cluster.has_pods() {
         return maker.by_address();
@@ -131,18 +152,30 @@ struct Maker<'a> {
     options: &'a SuggestOptions,
     /// Addresses that no widened prefix may contain: those of the cluster, and the first one of each of its ranges.
     inside: BTreeSet<IpAddr>,
+    /// The pods of each namespace.
+    pods: HashMap<&'a str, Vec<Member<'a>>>,
+    /// The conversations of each end.
+    conversations: HashMap<(Direction, &'a Party), Vec<&'a Conversation>>,
+    /// Selectors that have been made, by namespace and workload.
+    selectors: RefCell<HashMap<(String, String), Selector>>,
+}
+
+/// A pod, and the owner that is its workload.
+struct Member<'a> {
+    id: PodId,
+    pod: &'a PodObject,
+    workload: String,
 }
 
 impl Maker<'_> {
     fn by_address(&self) -> Suggestions {
-        let assumed = |end: &End| end.party == Party::Assumed;
         let mut notes =
             vec!["without pods: selects every pod of the namespace, and allows addresses alone".to_owned()];
         let policy = self.policy(
             "flowtap-observed",
             &self.options.namespace,
             Selector::default(),
-            &assumed,
+            &[Party::Assumed],
             &mut notes,
         );
         Suggestions {
@@ -182,9 +215,9 @@ impl Maker<'_> {
                 notes.push(format!("its labels also select {}", others.join(", ")));
             }
             let name = unique_name(&namespace, &workload, &mut names);
-            let selected: BTreeSet<PodId> = self.selected(&namespace, &selector).collect();
-            let is_own = |end: &End| matches!(end.party, Party::Pod(id) if selected.contains(&id));
-            let policy = self.policy(&name, &namespace, selector, &is_own, &mut notes);
+            let selected = self.selected(&namespace, &selector);
+            let own: Vec<_> = selected.map(|member| Party::Pod(member.id)).collect();
+            let policy = self.policy(&name, &namespace, selector, &own, &mut notes);
             suggestions.policies.push(Suggestion { policy, notes });
         }
         suggestions
@@ -195,19 +228,19 @@ impl Maker<'_> {
         name: &str,
         namespace: &str,
         pods: Selector,
-        is_own: &dyn Fn(&End) -> bool,
+        own: &[Party],
         notes: &mut Vec<String>,
     ) -> NetworkPolicy {
-        let mut egress = self.rules(Direction::Egress, namespace, is_own, notes);
-        if self.options.dns {
+        let mut egress = self.rules(Direction::Egress, namespace, own, notes);
+        if let Some(reason) = self.options.dns {
             egress.push(dns_rule());
-            notes.push("no UDP was observed: DNS to kube-dns is allowed unseen".to_owned());
+            notes.push(format!("{reason}: DNS to kube-dns is allowed unseen"));
         }
         NetworkPolicy {
             namespace: namespace.to_owned(),
             name: name.to_owned(),
             pods,
-            ingress: Some(self.rules(Direction::Ingress, namespace, is_own, notes)),
+            ingress: Some(self.rules(Direction::Ingress, namespace, own, notes)),
             egress: Some(egress),
         }
     }
@@ -217,17 +250,21 @@ impl Maker<'_> {
         &self,
         direction: Direction,
         namespace: &str,
-        is_own: &dyn Fn(&End) -> bool,
+        parties: &[Party],
         notes: &mut Vec<String>,
     ) -> Vec<Rule> {
         let mut ports_of = BTreeMap::<Peer, BTreeSet<Option<Port>>>::new();
-        for conversation in self.seen.seen.keys() {
+        let of_each = parties
+            .iter()
+            .filter_map(|party| self.conversations.get(&(direction, party)));
+        let conversations: BTreeSet<_> = of_each.flatten().collect();
+        for conversation in conversations {
             let Conversation { client, server, .. } = conversation;
             let (own, other) = match direction {
                 Direction::Ingress => (server, client),
                 Direction::Egress => (client, server),
             };
-            if !is_own(own) || own.address == other.address || self.is_own_node(own, other) {
+            if own.address == other.address || self.is_own_node(own, other) {
                 continue;
             }
             let port = conversation.protocol.map(|protocol| Port {
@@ -372,20 +409,24 @@ impl Maker<'_> {
     /// As few of the labels that all pods of a workload share as select no other pod of its namespace; if some are selected
     /// anyway, all that make a difference.
     fn selector(&self, namespace: &str, workload: &str) -> Selector {
-        let own = |pod: &PodObject| workload_of(pod) == (namespace.to_owned(), workload.to_owned());
-        let there: Vec<_> = self
-            .cluster
-            .pods()
-            .map(|(_, pod)| pod)
-            .filter(|pod| pod.namespace == namespace)
-            .collect();
-        let mut members = there.iter().filter(|pod| own(pod));
+        let key = (namespace.to_owned(), workload.to_owned());
+        if let Some(made) = self.selectors.borrow().get(&key) {
+            return made.clone();
+        }
+        let made = self.new_selector(namespace, workload);
+        self.selectors.borrow_mut().insert(key, made.clone());
+        made
+    }
+
+    fn new_selector(&self, namespace: &str, workload: &str) -> Selector {
+        let there = self.members(namespace);
+        let mut members = there.iter().filter(|it| it.workload == workload);
         let Some(first) = members.next() else {
             return Selector::default();
         };
-        let mut shared = first.labels.clone();
-        for pod in members {
-            shared.retain(|key, value| pod.labels.get(key) == Some(value));
+        let mut shared = first.pod.labels.clone();
+        for member in members {
+            shared.retain(|key, value| member.pod.labels.get(key) == Some(value));
         }
         shared.retain(|key, value| {
             !VOLATILE.contains(&key.as_str()) && is_label_key(key) && is_label_value(value)
@@ -394,7 +435,7 @@ impl Maker<'_> {
             let selector = Selector::of_labels(labels.clone());
             there
                 .iter()
-                .filter(|pod| !own(pod) && selector.matches(&pod.labels))
+                .filter(|it| it.workload != workload && selector.matches(&it.pod.labels))
                 .count()
         };
         let naming = NAMING.iter().filter_map(|key| shared.get_key_value(*key));
@@ -415,19 +456,19 @@ impl Maker<'_> {
         Selector::of_labels(chosen)
     }
 
-    fn selected(&self, namespace: &str, selector: &Selector) -> impl Iterator<Item = PodId> {
-        let pods = self.cluster.pods();
-        let selected =
-            pods.filter(move |(_, pod)| pod.namespace == namespace && selector.matches(&pod.labels));
-        selected.map(|(id, _)| id)
+    fn members(&self, namespace: &str) -> &[Member<'_>] {
+        self.pods.get(namespace).map_or(&[], Vec::as_slice)
+    }
+
+    fn selected(&self, namespace: &str, selector: &Selector) -> impl Iterator<Item = &Member<'_>> {
+        let there = self.members(namespace).iter();
+        there.filter(move |it| selector.matches(&it.pod.labels))
     }
 
     fn other_workloads(&self, namespace: &str, workload: &str, selector: &Selector) -> Vec<String> {
-        let pods = self
-            .selected(namespace, selector)
-            .map(|id| workload_of(self.cluster.pod(id)).1);
-        let others: BTreeSet<_> = pods.filter(|other| other != workload).collect();
-        others.into_iter().collect()
+        let workloads = self.selected(namespace, selector).map(|member| &member.workload);
+        let others: BTreeSet<_> = workloads.filter(|other| *other != workload).collect();
+        others.into_iter().cloned().collect()
     }
 }
 

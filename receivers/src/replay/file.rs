@@ -111,8 +111,20 @@ impl Writer {
     /// # Errors
     /// [`RecordingError::Io`]; [`RecordingError::NoReader`].
     pub fn create(path: &Path) -> Result<Self, RecordingError> {
+        Self::begin(create(path)?, path)
+    }
+
+    /// Begins a recording behind what is in a file that is open, such as a pipe; `name` names it in errors.
+    ///
+    /// # Errors
+    /// [`RecordingError::Io`].
+    pub fn append(file: File, name: &Path) -> Result<Self, RecordingError> {
+        Self::begin(file, name)
+    }
+
+    fn begin(file: File, path: &Path) -> Result<Self, RecordingError> {
         let mut writer = Self {
-            file: BufWriter::new(create(path)?),
+            file: BufWriter::new(file),
             path: path.to_owned(),
         };
         writer.put(&[&MAGIC, &VERSION.to_le_bytes()])?;
@@ -383,6 +395,28 @@ mod tests {
             assert_eq!(postcard::from_bytes::<UdpEnd>(&bytes).unwrap(), end);
             assert_eq!(postcard::to_stdvec(&end).unwrap(), bytes);
         }
+    }
+
+    #[test]
+    fn a_recording_begins_behind_what_is_in_an_open_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("log");
+        std::fs::write(&path, "earlier\n").unwrap();
+        let file = File::options().append(true).open(&path).unwrap();
+        Writer::append(file, &path).unwrap().flush().unwrap();
+        let found = std::fs::read(&path).unwrap();
+        let header = [&MAGIC[..], &VERSION.to_le_bytes()].concat();
+        assert_eq!(found, [b"earlier\n", &*header].concat());
+        // A socket can't be opened by a name.
+        let (mut reader, socket) = std::os::unix::net::UnixStream::pair().unwrap();
+        let file = File::from(std::os::fd::OwnedFd::from(socket));
+        Writer::append(file, Path::new("socket"))
+            .unwrap()
+            .flush()
+            .unwrap();
+        let mut found = Vec::new();
+        reader.read_to_end(&mut found).unwrap();
+        assert_eq!(found, header);
     }
 
     fn recorded() -> (tempfile::TempDir, PathBuf) {

@@ -1,11 +1,12 @@
 //! `flowtap policy diff`: the observed flows whose verdict differs between two sets of policies.
 
 use flowtap_config::Config;
+use flowtap_network_policy::policy::NetworkPolicy;
 use flowtap_network_policy::verdict::Judge;
 use serde_json::json;
 
 use super::inputs::policies;
-use super::observe::observe;
+use super::observe::{Observation, observe};
 use super::report::{Rows, counted, incomplete, lines, remarks};
 use crate::cli::policy::DiffArgs;
 use crate::exit::{Code, ExitError};
@@ -18,17 +19,8 @@ pub(super) fn diff(args: &DiffArgs, config: &Config) -> Result<(String, Result<(
     let before = policies(&args.before, &args.observed.namespace)?;
     let after = policies(&args.after, &args.observed.namespace)?;
     let observation = observe(&args.observed, config)?;
-    let judges = [&before, &after].map(|policies| Judge::new(policies, &observation.cluster));
-    let mut rows = Rows::default();
-    let mut same = 0_usize;
-    for (conversation, sides) in &observation.conversations.seen {
-        let verdicts = judges.each_ref().map(|judge| judge.judge(conversation));
-        if verdicts[0].outcome() == verdicts[1].outcome() {
-            same += 1;
-        } else {
-            rows.add(conversation, sides, verdicts.into(), &observation.cluster);
-        }
-    }
+    let (rows, same) = compare(&observation, [&before, &after]);
+    let same = same.len();
     let text = if args.json {
         let report = json!({
             "different": rows.len(),
@@ -59,4 +51,80 @@ pub(super) fn diff(args: &DiffArgs, config: &Config) -> Result<(String, Result<(
         text,
         found.map_err(|message| ExitError::new(Code::Found, message)),
     ))
+}
+
+/// The rows whose verdict differs, and the others: both are counted as a check counts them.
+fn compare(observation: &Observation, policies: [&[NetworkPolicy]; 2]) -> (Rows, Rows) {
+    let judges = policies.map(|policies| Judge::new(policies, &observation.cluster));
+    let (mut different, mut same) = (Rows::default(), Rows::default());
+    for (conversation, sides) in &observation.conversations.seen {
+        let verdicts = judges.each_ref().map(|judge| judge.judge(conversation));
+        let rows = if verdicts[0].outcome() == verdicts[1].outcome() {
+            &mut same
+        } else {
+            &mut different
+        };
+        rows.add(conversation, sides, verdicts.into(), &observation.cluster);
+    }
+    (different, same)
+}
+
+#[cfg(test)]
+mod tests {
+    use flowtap_network_policy::cluster::Cluster;
+    use flowtap_network_policy::conversation::{Conversation, Conversations, End, Party};
+    use flowtap_network_policy::manifest;
+    use flowtap_network_policy::observed::Sides;
+
+    use super::*;
+
+    #[test]
+    fn what_is_the_same_is_counted_by_workloads_as_what_differs() {
+        let pods = (1..=5).map(|last| {
+            format!(
+                "---\nkind: Pod\nmetadata: {{name: a{last}, namespace: x, labels: {{app: a}}, ownerReferences: [{{kind: Job, name: a, \
+                 controller: true}}]}}\nstatus: {{podIP: 10.1.0.{last}}}\n"
+            )
+        });
+        let server = |name: &str, last| {
+            format!(
+                "---\nkind: Pod\nmetadata: {{name: {name}, namespace: x, labels: {{app: {name}}}}}\nstatus: {{podIP: 10.1.0.{last}}}\n"
+            )
+        };
+        let text = pods.collect::<String>() + &server("b", 10) + &server("c", 11);
+        let cluster = Cluster::new(manifest::objects("pods.yaml", &text).unwrap(), &[]);
+        let ends: Vec<_> = cluster
+            .pods()
+            .map(|(id, pod)| End {
+                party: Party::Pod(id),
+                address: pod.addresses[0],
+            })
+            .collect();
+        let (clients, servers) = ends.split_at(5);
+        let mut conversations = Conversations::default();
+        for (client, server) in clients
+            .iter()
+            .flat_map(|client| servers.iter().map(move |it| (client, it)))
+        {
+            let conversation = Conversation {
+                client: client.clone(),
+                server: server.clone(),
+                port: 80,
+                protocol: None,
+            };
+            conversations.seen.insert(conversation, Sides::default());
+        }
+        let observation = Observation {
+            conversations,
+            cluster,
+            left_out: 0,
+            unplaced: 0,
+            without_peer: 0,
+            has_udp: false,
+        };
+        let closed = "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {name: b, namespace: x}\nspec: {podSelector: {matchLabels: {app: b}}}\n";
+        let closed = manifest::policies("b.yaml", closed, "default").unwrap();
+        let (different, same) = compare(&observation, [&[], &closed]);
+        assert_eq!((different.len(), same.len()), (1, 1));
+    }
 }

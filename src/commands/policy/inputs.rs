@@ -25,7 +25,8 @@ pub(super) fn policies_of(files: &[PathBuf], namespace: &str) -> Result<Vec<Netw
     let mut places = HashMap::new();
     for file in files {
         for policy in policies(file, namespace)? {
-            if let Some(first) = places.insert(policy.to_string(), file) {
+            let first = places.insert(policy.to_string(), file);
+            if let Some(first) = first.filter(|_| !policy.is_name_generated()) {
                 let (file, first) = (file.display(), first.display());
                 let error = format!("{file}: duplicate policy {policy}; the first is in {first}");
                 return Err(ExitError::new(Code::Data, error));
@@ -52,9 +53,39 @@ fn read(file: &Path) -> Result<String, ExitError> {
         );
         return Err(unreadable(&error));
     }
-    fs::read_to_string(file).map_err(|error| unreadable(&error))
+    let bytes = fs::read(file).map_err(|error| unreadable(&error))?;
+    String::from_utf8(bytes).map_err(|error| {
+        let valid = &error.as_bytes()[..error.utf8_error().valid_up_to()];
+        let line = valid.split(|byte| *byte == b'\n').count();
+        let error = format!(
+            "{}, line {line}: not UTF-8, in which YAML and JSON are read",
+            file.display()
+        );
+        ExitError::new(Code::Data, error)
+    })
 }
 
 fn invalid(error: ManifestError) -> ExitError {
     ExitError::new(Code::Data, error)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_that_is_not_utf_8_is_invalid_with_the_line() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("p.yaml");
+        fs::write(&file, b"kind: NetworkPolicy\n# caf\xe9\n").unwrap();
+        for error in [
+            policies(&file, "default").unwrap_err(),
+            objects(&file).unwrap_err(),
+        ] {
+            assert_eq!(error.code, Code::Data, "{error}");
+            assert!(error.to_string().contains("p.yaml, line 2: not UTF-8"), "{error}");
+        }
+        let error = policies(&folder.path().join("absent"), "default").unwrap_err();
+        assert_eq!(error.code, Code::NoInput, "{error}");
+    }
 }

@@ -1,5 +1,6 @@
 //! Observed conversations: of recordings, or of this machine for a while.
 
+use std::collections::HashSet;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -42,7 +43,7 @@ pub(super) fn observe(args: &ObservedArgs, config: &Config) -> Result<Observatio
     if args.recordings.is_empty() {
         let folder = tempfile::tempdir().map_err(|error| ExitError::new(Code::Create, error))?;
         let file = folder.path().join("policy");
-        record::record(config, &file, Some(args.duration))?;
+        record::record(config, record::Target::File(&file), Some(args.duration))?;
         views.push(View::of(&file, args, config, &given)?);
     } else {
         for file in &args.recordings {
@@ -103,8 +104,17 @@ impl View {
         let stages = recording
             .stages(config, name, pipeline)?
             .with_window(Box::new(observer));
+        let given_pods: HashSet<_> = given
+            .pods
+            .iter()
+            .map(|pod| (pod.namespace.clone(), pod.name.clone()))
+            .collect();
+        let mut rest = Some(given.clone());
         recording.play_with_cluster(stages, |mut change| {
-            change.objects.merge(given.clone());
+            // Objects of files are those of the first listing, and do not change.
+            change.objects = change.objects.except(given);
+            change.objects.merge(rest.take().unwrap_or_default());
+            change.gone.retain(|name| !given_pods.contains(name));
             observed
                 .lock()
                 .unwrap_or_else(PoisonError::into_inner)

@@ -13,7 +13,7 @@ use flowtap_processors::policy::{self, Lists, Source};
 use serde_json::json;
 
 use super::observe::{Observation, observe};
-use super::report::{counted, remarks};
+use super::report::{counted, incomplete, remarks};
 use crate::cli::policy::SuggestArgs;
 use crate::exit::{Code, ExitError};
 
@@ -33,7 +33,7 @@ pub(super) fn suggest(
         ranges: named_ranges(&lists),
         pod_ranges: ranges_of(&lists, PeerClass::K8sPod),
         service_ranges: ranges_of(&lists, PeerClass::K8sSvc),
-        dns: !args.no_dns && !observation.has_udp,
+        dns: unseen_dns(&observation).filter(|_| !args.no_dns),
         namespace: args.observed.namespace.clone(),
     };
     let suggestions = make(&observation.conversations, &observation.cluster, &options);
@@ -41,15 +41,7 @@ pub(super) fn suggest(
     // Names of files and recordings: a line break in one would end the comment that it is in.
     let without = suggestions.without.iter().map(|without| escape(without));
     remarks.extend(without.map(|without| format!("no policy for {without}")));
-    let found = if suggestions.policies.is_empty() {
-        let message = format!(
-            "no policy was suggested: {}",
-            why_none(&observation, &suggestions)
-        );
-        Err(ExitError::new(Code::Found, message))
-    } else {
-        Ok(())
-    };
+    let found = found(&observation, &suggestions);
     let values = suggestions
         .policies
         .iter()
@@ -71,13 +63,18 @@ pub(super) fn suggest(
         );
         return Ok((text, found));
     }
-    let mut text = match &found {
-        Ok(()) => format!(
-            "# Allows {}, as observed, and what the remarks below add. Review it before it is applied.\n",
-            counted(observation.conversations.seen.len(), "flow")
-        ),
-        Err(error) => format!("# {error}\n").replace("\n  hint: ", "\n# hint: "),
-    };
+    let mut text = String::new();
+    if !suggestions.policies.is_empty() {
+        let flows = counted(observation.conversations.seen.len(), "flow");
+        // Writing to a String does not fail.
+        let _ = writeln!(
+            text,
+            "# Allows {flows}, as observed, and what the remarks below add. Review it before it is applied."
+        );
+    }
+    if let Err(error) = &found {
+        text.push_str(&format!("# {error}\n").replace("\n  hint: ", "\n# hint: "));
+    }
     for remark in &remarks {
         // Writing to a String does not fail.
         let _ = writeln!(text, "# {remark}");
@@ -91,6 +88,29 @@ pub(super) fn suggest(
         text.push_str(&yaml);
     }
     Ok((text, found))
+}
+
+/// The error for policies that there are none of, or that do not know all that was recorded.
+fn found(observation: &Observation, suggestions: &Suggestions) -> Result<(), ExitError> {
+    let message = if suggestions.policies.is_empty() {
+        format!("no policy was suggested: {}", why_none(observation, suggestions))
+    } else if let Some(reason) = incomplete(observation) {
+        format!("the policies may deny what was recorded: {reason}")
+    } else {
+        return Ok(());
+    };
+    Err(ExitError::new(Code::Found, message))
+}
+
+/// Why DNS is allowed unseen; `None` if it would have been seen.
+fn unseen_dns(observation: &Observation) -> Option<&'static str> {
+    if observation.unplaced + observation.without_peer > 0 {
+        Some("of some of the UDP that was observed the peers are not known")
+    } else if observation.has_udp {
+        None
+    } else {
+        Some("no UDP was observed")
+    }
 }
 
 /// Why no policy was suggested, and what to do.
@@ -145,4 +165,60 @@ fn ranges_of(lists: &[Lists], class: PeerClass) -> Vec<ipnet::IpNet> {
     let own = classes.filter(|(it, source, _)| *it == class && matches!(source, Source::List(_)));
     own.flat_map(|(_, _, list)| list.iter().map(|range| range.0))
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use flowtap_network_policy::cluster::Cluster;
+    use flowtap_network_policy::conversation::Conversations;
+    use flowtap_network_policy::policy::NetworkPolicy;
+
+    use super::*;
+
+    fn observation(left_out: u64, unplaced: u64, without_peer: u64) -> Observation {
+        Observation {
+            conversations: Conversations::default(),
+            cluster: Cluster::default(),
+            left_out,
+            unplaced,
+            without_peer,
+            has_udp: false,
+        }
+    }
+
+    #[test]
+    fn policies_without_all_that_was_recorded_are_an_error() {
+        let one = Suggestions {
+            policies: vec![Suggestion {
+                policy: NetworkPolicy::default(),
+                notes: Vec::new(),
+            }],
+            ..Suggestions::default()
+        };
+        let error = |left_out, unplaced, without_peer| {
+            let found = found(&observation(left_out, unplaced, without_peer), &one);
+            found.map_err(|error| error.to_string()).err()
+        };
+        assert_eq!(error(0, 0, 0), None);
+        assert!(error(1, 0, 0).unwrap().contains("--max-flows"));
+        assert!(error(0, 1, 0).unwrap().contains("udp.max_flows"));
+        // As of a check.
+        assert_eq!(error(0, 0, 1), None);
+        let none = found(&observation(1, 0, 0), &Suggestions::default()).unwrap_err();
+        assert!(none.to_string().contains("no policy was suggested"), "{none}");
+    }
+
+    #[test]
+    fn dns_is_allowed_unseen_with_the_reason() {
+        assert_eq!(unseen_dns(&observation(0, 0, 0)), Some("no UDP was observed"));
+        for udp in [observation(0, 1, 0), observation(0, 0, 1)] {
+            let reason = unseen_dns(&udp).unwrap();
+            assert!(reason.contains("peers are not known"), "{reason}");
+        }
+        let seen = Observation {
+            has_udp: true,
+            ..observation(0, 0, 0)
+        };
+        assert_eq!(unseen_dns(&seen), None);
+    }
 }

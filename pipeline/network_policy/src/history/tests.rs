@@ -81,6 +81,30 @@ impl Step {
 
 /// The conversations, in the cluster as it is at the end with the pods that are gone.
 fn observe(steps: Vec<Step>) -> (Conversations, Cluster) {
+    observe_all(vec![steps])
+}
+
+/// The same, of several recordings.
+fn observe_all(recordings: Vec<Vec<Step>>) -> (Conversations, Cluster) {
+    let mut all = ClusterObjects::default();
+    let mut views = Vec::new();
+    for steps in recordings {
+        let (observed, last) = play(steps);
+        all.merge(last);
+        views.push(observed);
+    }
+    let mut cluster = Cluster::new(all, &[]);
+    for observed in &mut views {
+        observed.keep_pods(&mut cluster);
+    }
+    let mut conversations = Conversations::default();
+    for observed in &views {
+        conversations.add(observed, &cluster, &[], false);
+    }
+    (conversations, cluster)
+}
+
+fn play(steps: Vec<Step>) -> (Observed, ClusterObjects) {
     let mut observed = Observed::new(1_000);
     let mut last = ClusterObjects::default();
     let mut now = Timestamp::default();
@@ -110,16 +134,15 @@ fn observe(steps: Vec<Step>) -> (Conversations, Cluster) {
         }
     }
     observed.finish();
-    let mut cluster = Cluster::new(last, &[]);
-    observed.keep_pods(&mut cluster);
-    let mut conversations = Conversations::default();
-    conversations.add(&observed, &cluster, &[], false);
-    (conversations, cluster)
+    (observed, last)
 }
 
 /// Each client with its labels, by port.
 fn clients(steps: Vec<Step>) -> Vec<String> {
-    let (conversations, cluster) = observe(steps);
+    clients_of(observe(steps))
+}
+
+fn clients_of((conversations, cluster): (Conversations, Cluster)) -> Vec<String> {
     let mut clients: Vec<_> = conversations
         .seen
         .iter()
@@ -129,11 +152,30 @@ fn clients(steps: Vec<Step>) -> Vec<String> {
                 Party::UnknownPod => "?".to_owned(),
                 other => format!("{other:?}"),
             };
-            format!("{} {client} {}", it.port, sides.server.records)
+            let seen_by_client = if sides.client.records > 0 {
+                format!(" {}", sides.client.records)
+            } else {
+                String::new()
+            };
+            format!("{} {client} {}{seen_by_client}", it.port, sides.server.records)
         })
         .collect();
     clients.sort();
     clients
+}
+
+fn time(seconds: u64) -> Timestamp {
+    Timestamp::from_nanos(seconds * 1_000_000_000)
+}
+
+/// The start of a pod: created at the one second, and with a container at the other.
+fn start(name: &str, created: u64, started: Option<u64>) -> PodStart {
+    PodStart {
+        namespace: "x".to_owned(),
+        name: name.to_owned(),
+        created: time(created),
+        started: started.map(time),
+    }
 }
 
 fn with_db(pods: Vec<PodObject>) -> Step {
@@ -184,16 +226,7 @@ fn an_address_that_two_pods_had_between_two_listings_is_of_neither() {
 
 #[test]
 fn the_start_of_the_second_pod_decides_where_it_can() {
-    let start = |created, started: Option<u64>| {
-        let time = |seconds| Timestamp::from_nanos(seconds * 1_000_000_000);
-        PodStart {
-            namespace: "x".to_owned(),
-            name: "new".to_owned(),
-            created: time(created),
-            started: started.map(time),
-        }
-    };
-    let found = |start| {
+    let found = |created, started| {
         clients(vec![
             // The time before the first listing does not count.
             Time(50),
@@ -206,16 +239,16 @@ fn the_start_of_the_second_pod_decides_where_it_can() {
             Flow(3, 2),
             Time(121),
             Listing(ClusterChange {
-                starts: vec![start],
+                starts: vec![start("new", created, started)],
                 ..listing(vec![pod("new", 3, "new")])
             }),
             Time(130),
         ])
     };
     // The watermarks are up to 18 seconds apart, so that the first flow is of 119 at the latest.
-    assert_eq!(found(start(122, None)), ["1 old old 1", "2 ? 1"]);
-    assert_eq!(found(start(110, Some(115))), ["1 ? 1", "2 new new 1"]);
-    assert_eq!(found(start(110, None)), ["1 ? 1", "2 ? 1"]);
+    assert_eq!(found(122, None), ["1 old old 1", "2 ? 1"]);
+    assert_eq!(found(110, Some(115)), ["1 ? 1", "2 new new 1"]);
+    assert_eq!(found(110, None), ["1 ? 1", "2 ? 1"]);
 }
 
 #[test]
@@ -239,6 +272,161 @@ fn an_address_whose_pod_has_ended_or_is_gone_is_of_a_pod_that_is_not_known() {
     };
     assert_eq!(clients(steps()), ["1 ? 1", "2 ? 1", "3 ? 1", "4 Outside 1"]);
     assert_eq!(observe(steps()).0.unclear, 3);
+}
+
+#[test]
+fn of_several_pods_between_two_listings_the_starts_decide_where_they_can() {
+    // The flow is of 110 to 115.
+    let found = |before: Vec<PodObject>, pods: Vec<PodObject>, starts: Vec<PodStart>| {
+        clients(vec![
+            Time(100),
+            with_db(before),
+            Time(105),
+            Time(110),
+            Flow(3, 1),
+            Time(115),
+            Time(120),
+            Listing(ClusterChange {
+                starts,
+                ..listing(pods)
+            }),
+        ])
+    };
+    let old = || vec![pod("old", 3, "old")];
+    let job = || ended("job", 3, "job");
+    let new = || pod("new", 3, "new");
+    // A pod came and ended, and another came with its address: the flow is before the other was there, or perhaps not.
+    let both = |created, started| {
+        let starts = vec![start("job", 101, Some(103)), start("new", created, started)];
+        found(Vec::new(), vec![job(), new()], starts)
+    };
+    assert_eq!(both(118, None), ["1 job job 1"]);
+    assert_eq!(both(104, Some(118)), ["1 ? 1"]);
+    assert_eq!(both(104, None), ["1 ? 1"]);
+    assert_eq!(both(104, Some(106)), ["1 new new 1"]);
+    // The order in which a listing has them does not count.
+    let starts = vec![start("job", 101, Some(103)), start("new", 104, Some(118))];
+    assert_eq!(found(Vec::new(), vec![new(), job()], starts), ["1 ? 1"]);
+    // Three in turn, of which the one in the middle came and ended.
+    let three = |job_started, new_created| {
+        let starts = vec![
+            start("job", job_started - 1, Some(job_started)),
+            start("new", new_created, None),
+        ];
+        found(old(), vec![ended("old", 3, "old"), job(), new()], starts)
+    };
+    assert_eq!(three(107, 118), ["1 job job 1"]);
+    assert_eq!(three(109, 118), ["1 ? 1"]);
+    assert_eq!(three(119, 119), ["1 old old 1"]);
+    assert_eq!(three(107, 108), ["1 ? 1"]);
+    // Two came and ended.
+    let two = vec![job(), ended("other", 3, "other")];
+    assert_eq!(found(Vec::new(), two.clone(), Vec::new()), ["1 ? 1"]);
+    let starts = vec![start("job", 101, Some(103)), start("other", 104, Some(106))];
+    assert_eq!(found(Vec::new(), two, starts), ["1 other other 1"]);
+    // A pod of which no container had started sent nothing: the flow was of one that no listing had.
+    assert_eq!(
+        found(Vec::new(), vec![new()], vec![start("new", 104, Some(119))]),
+        ["1 ? 1"]
+    );
+    assert_eq!(found(Vec::new(), vec![new()], Vec::new()), ["1 new new 1"]);
+    // Two have it at one listing.
+    assert_eq!(
+        found([old(), vec![new()]].concat(), Vec::new(), Vec::new()),
+        ["1 ? 1"]
+    );
+    // It had ended before, and is listed again for its labels.
+    assert_eq!(
+        found(vec![job()], vec![ended("job", 3, "again"), new()], Vec::new()),
+        ["1 new new 1"]
+    );
+}
+
+#[test]
+fn a_pod_that_another_recording_saw_later_does_not_replace_the_one_before() {
+    let web = || vec![pod("web", 1, "web")];
+    let call = || Record(Box::new(record("10.1.0.1", DB, 80, false)));
+    let served = || Flow(1, 80);
+    let servers = |recordings| {
+        let (conversations, cluster) = observe_all(recordings);
+        let seen = conversations.seen.iter();
+        let mut servers: Vec<_> = seen
+            .map(|(it, sides)| {
+                let server = match &it.server.party {
+                    Party::Pod(id) => &cluster.pod(*id).labels["app"],
+                    _ => "?",
+                };
+                format!("{server} {} {}", sides.client.records, sides.server.records)
+            })
+            .collect();
+        servers.sort();
+        servers
+    };
+    // The client's node has seen two servers in turn, or one with other labels; the recording of the server's begins later.
+    for second in ["db-0", "db-1"] {
+        let first = || {
+            vec![
+                Time(100),
+                with_db(web()),
+                call(),
+                Listing(ClusterChange::default()),
+                Time(105),
+                Listing(ClusterChange {
+                    gone: if second == "db-1" {
+                        gone(&["db-0"]).gone
+                    } else {
+                        Vec::new()
+                    },
+                    ..listing(vec![pod(second, 2, "second")])
+                }),
+                Time(160),
+                call(),
+                Time(165),
+            ]
+        };
+        let later = || {
+            vec![
+                Time(160),
+                Listing(listing([vec![pod(second, 2, "second")], web()].concat())),
+                served(),
+                Time(165),
+            ]
+        };
+        assert_eq!(
+            servers(vec![first(), later()]),
+            ["db 1 0", "second 1 1"],
+            "{second}"
+        );
+        assert_eq!(
+            servers(vec![later(), first()]),
+            ["db 1 0", "second 1 1"],
+            "{second}"
+        );
+    }
+    // A server that the client's node does not know is what the server's node knows, at the same time and not later.
+    let unknown = |at| {
+        vec![
+            Time(100),
+            Listing(listing([web(), vec![ended("past", 2, "past")]].concat())),
+            Time(at),
+            call(),
+            Time(at + 5),
+        ]
+    };
+    let known = || vec![Time(160), with_db(web()), served(), Time(165)];
+    assert_eq!(servers(vec![unknown(159), known()]), ["db 1 1"]);
+    assert_eq!(servers(vec![unknown(120), known()]), ["? 1 0", "db 0 1"]);
+    assert_eq!(servers(vec![known(), unknown(120)]), ["? 1 0", "db 0 1"]);
+    // The other way round: of the client that is known there nothing is lost where it is not known itself.
+    let itself = || {
+        vec![
+            Time(160),
+            Listing(listing(vec![ended("past", 1, "past"), pod("db-0", 2, "db")])),
+            call(),
+            Time(165),
+        ]
+    };
+    assert_eq!(servers(vec![itself(), known()]), ["db 0 1", "db 1 0"]);
 }
 
 #[test]
@@ -324,6 +512,59 @@ fn a_service_has_the_pods_of_the_flows_time() {
         servers(vec![Listing(first), same(), call(), rollout()]),
         ["db-a", "db-b"]
     );
+}
+
+#[test]
+fn a_service_has_the_selector_of_either_listing() {
+    let service = |app: &str, address: &str, target| ServiceObject {
+        namespace: "x".to_owned(),
+        name: "web".to_owned(),
+        addresses: vec![address.parse().unwrap()],
+        selector: [("app".to_owned(), app.to_owned())].into(),
+        ports: vec![ServicePort {
+            port: 80,
+            protocol: PortProtocol::Tcp,
+            target: TargetPort::Number(target),
+        }],
+    };
+    let pods = || {
+        listing(vec![
+            pod("web", 1, "web"),
+            pod("blue", 2, "blue"),
+            pod("green", 3, "green"),
+        ])
+    };
+    let with = |mut change: ClusterChange, service| {
+        change.objects.services.push(service);
+        Listing(change)
+    };
+    let call = || Record(Box::new(record("10.1.0.1", "10.96.0.1", 80, false)));
+    let servers = |steps| {
+        let (conversations, cluster) = observe(steps);
+        let servers = conversations.seen.into_keys().map(|it| match it.server.party {
+            Party::Pod(id) => format!("{} {}", cluster.pod(id).labels["app"], it.port),
+            other => format!("{other:?}"),
+        });
+        let mut servers: Vec<_> = servers.collect();
+        servers.sort();
+        servers
+    };
+    let same = || Listing(ClusterChange::default());
+    let blue = || with(pods(), service("blue", "10.96.0.1", 1));
+    let green = || with(ClusterChange::default(), service("green", "10.96.0.1", 1));
+    // The first listing that has it is that before the flow, and so for the pods of it.
+    assert_eq!(servers(vec![call(), blue()]), ["blue 1"]);
+    assert_eq!(servers(vec![blue(), call(), same(), green()]), ["blue 1"]);
+    assert_eq!(servers(vec![blue(), call(), green()]), ["blue 1", "green 1"]);
+    assert_eq!(servers(vec![blue(), green(), call(), same()]), ["green 1"]);
+    // So for its ports and its address, and for the labels of its pods.
+    let port = with(ClusterChange::default(), service("blue", "10.96.0.1", 2));
+    assert_eq!(servers(vec![blue(), call(), port]), ["blue 1", "blue 2"]);
+    let moved = || with(ClusterChange::default(), service("blue", "10.96.0.2", 1));
+    assert_eq!(servers(vec![blue(), call(), moved()]), ["blue 1"]);
+    assert_eq!(servers(vec![blue(), moved(), call()]), ["Outside"]);
+    let relabelled = Listing(listing(vec![pod("green", 3, "blue")]));
+    assert_eq!(servers(vec![blue(), call(), relabelled]), ["blue 1", "blue 1"]);
 }
 
 const POLICY: &str = "

@@ -7,8 +7,8 @@ use ipnet::IpNet;
 use serde_json::Value;
 
 use super::decode::{Field, Report};
-use super::names::{is_label_key, is_label_value, is_namespace, is_subdomain};
-use super::{Document, ManifestError, Violation, documents};
+use super::names::{is_label_key, is_label_value, is_namespace};
+use super::{Document, ManifestError, Violation, documents, metadata};
 use crate::policy::{Direction, NetworkPolicy, Peer, Port, PortMatch, Rule};
 use crate::selector::{Expression, Operator, Selector};
 
@@ -26,7 +26,8 @@ pub fn policies(file: &str, text: &str, namespace: &str) -> Result<Vec<NetworkPo
         let policy = policy(&document, namespace, &mut report);
         if let Some(policy) = policy {
             let key = (policy.namespace.clone(), policy.name.clone());
-            if let Some(first) = places.get(&key) {
+            let first = places.get(&key).filter(|_| !policy.is_name_generated());
+            if let Some(first) = first {
                 report.add(
                     "metadata.name",
                     format!("duplicate policy {policy}; the first is {first}"),
@@ -52,47 +53,7 @@ pub fn policies(file: &str, text: &str, namespace: &str) -> Result<Vec<NetworkPo
     }
 }
 
-/// The fields of `ObjectMeta`.
-const METADATA: [&str; 15] = [
-    "name",
-    "generateName",
-    "namespace",
-    "labels",
-    "annotations",
-    "uid",
-    "resourceVersion",
-    "generation",
-    "creationTimestamp",
-    "deletionTimestamp",
-    "deletionGracePeriodSeconds",
-    "ownerReferences",
-    "finalizers",
-    "managedFields",
-    "selfLink",
-];
-
-/// Checks what of `metadata` has no effect here, but would make the API server refuse the policy.
-fn check_metadata(metadata: &Field<'_>, report: &mut Report) {
-    if !metadata.check_keys(&METADATA, report) {
-        return;
-    }
-    if let Some(labels) = metadata.get("labels") {
-        check_labels(&labels, report);
-    }
-    if let Some(annotations) = metadata.get("annotations") {
-        for (key, _) in annotations.text_map(report) {
-            // The prefix of an annotation's key may have capital letters.
-            check_key(
-                "an annotation",
-                &annotations.key,
-                &key.to_ascii_lowercase(),
-                report,
-            );
-        }
-    }
-}
-
-fn check_labels(labels: &Field<'_>, report: &mut Report) -> ObjectLabels {
+pub(super) fn check_labels(labels: &Field<'_>, report: &mut Report) -> ObjectLabels {
     let pairs = labels.text_map(report);
     for (key, value) in &pairs {
         check_key("a label", &format!("{}.{key}", labels.key), key, report);
@@ -115,23 +76,9 @@ fn policy(document: &Document, namespace: &str, report: &mut Report) -> Option<N
     root.check_keys(&["apiVersion", "kind", "metadata", "spec", "status"], report);
     let metadata = root.get("metadata");
     if let Some(metadata) = &metadata {
-        check_metadata(metadata, report);
+        metadata::check(metadata, report);
     }
-    let name = metadata.as_ref().and_then(|metadata| metadata.get("name"));
-    let name = if let Some(name) = name {
-        name.text(report)?
-    } else {
-        report.add("metadata.name", "missing");
-        return None;
-    };
-    if !is_subdomain(name) {
-        report.add(
-            "metadata.name",
-            format!(
-                "invalid name \"{name}\": expected a-z, 0-9, `-` and `.`, with a letter or digit at both ends"
-            ),
-        );
-    }
+    let name = metadata::name(metadata.as_ref(), report)?;
     let own = metadata.and_then(|metadata| metadata.get("namespace"));
     let own = own.map_or(Some(""), |own| own.text(report))?;
     if !own.is_empty() && !is_namespace(own) {
@@ -146,7 +93,7 @@ fn policy(document: &Document, namespace: &str, report: &mut Report) -> Option<N
     let namespace = if own.is_empty() { namespace } else { own };
     let mut policy = NetworkPolicy {
         namespace: namespace.to_owned(),
-        name: name.to_owned(),
+        name,
         ..NetworkPolicy::default()
     };
     // Without a spec it selects every pod of the namespace, and isolates them.
@@ -401,7 +348,7 @@ fn selector(field: &Field<'_>, report: &mut Report) -> Selector {
     selector
 }
 
-fn check_key(of: &str, field: &str, key: &str, report: &mut Report) {
+pub(super) fn check_key(of: &str, field: &str, key: &str, report: &mut Report) {
     if !is_label_key(key) {
         report.add(
             field,

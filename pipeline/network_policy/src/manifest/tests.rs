@@ -388,8 +388,80 @@ fn metadata_is_checked_as_the_api_server_does() {
         "metadata: expected a mapping, found \"p\""
     );
     let exported = "{name: p, uid: u, resourceVersion: '1', generation: 1, creationTimestamp: '2026-01-01T00:00:00Z', labels: {app: web}, \
-                    annotations: {Example.com/note: 'free text'}, managedFields: [{}], ownerReferences: [{}], finalizers: [x]}";
-    assert!(of(exported).is_ok());
+                    annotations: {Example.com/note: 'free text'}, managedFields: [{}, {manager: kubectl, operation: Update, apiVersion: networking.k8s.io/v1, time: '2026-01-01T00:00:00Z', \
+                    fieldsType: FieldsV1, fieldsV1: {'f:spec': {}}}], ownerReferences: [{apiVersion: apps/v1, kind: Deployment, name: web, uid: u, \
+                    controller: true}], finalizers: [example.com/x]}";
+    assert_eq!(of(exported).map(|_| ()), Ok(()));
+    let wrong = "{name: p, uid: 5, generation: '1', creationTimestamp: yesterday, deletionTimestamp: 5, finalizers: x, ownerReferences: \
+                 [{kind: Deployment, name: '', uid: u, controller: 'yes', owner: web}, x], managedFields: [{manager: 1, time: now}]}";
+    assert_eq!(
+        of(wrong).unwrap_err(),
+        [
+            "metadata.uid: expected a string, found the number 5; hint: quote it",
+            "metadata.generation: expected a whole number, found \"1\"",
+            "metadata.creationTimestamp: expected a time such as 2026-01-01T00:00:00Z, found \"yesterday\"",
+            "metadata.deletionTimestamp: expected a string, found the number 5; hint: quote it",
+            "metadata.finalizers: expected a list, found \"x\"",
+            "metadata.ownerReferences[0].owner: unknown key; expected one of apiVersion, kind, name, uid, controller, blockOwnerDeletion",
+            "metadata.ownerReferences[0].apiVersion: missing",
+            "metadata.ownerReferences[0].name: missing",
+            "metadata.ownerReferences[0].controller: expected true or false, found \"yes\"",
+            "metadata.ownerReferences[1]: expected a mapping, found \"x\"",
+            "metadata.managedFields[0].manager: expected a string, found the number 1; hint: quote it",
+            "metadata.managedFields[0].time: expected a time such as 2026-01-01T00:00:00Z, found \"now\"",
+        ]
+    );
+    for (metadata, key) in [
+        (
+            "{name: p, finalizers: ['a b']}",
+            "metadata.finalizers[0]: invalid key of a finalizer",
+        ),
+        (
+            "{name: p, resourceVersion: 1}",
+            "metadata.resourceVersion: expected a string",
+        ),
+        (
+            "{name: p, ownerReferences: [&o {apiVersion: v1, kind: A, name: a, uid: u, controller: true}, *o]}",
+            "metadata.ownerReferences: more than one",
+        ),
+    ] {
+        let errors = of(metadata).unwrap_err();
+        assert!(errors.len() == 1 && errors[0].starts_with(key), "{errors:?}");
+    }
+    for time in [
+        "2026-02-28T24:00:00.5+02:00",
+        "2026-02-30T00:00:00Z",
+        "2026-01-01",
+        "2026-01-01T00:00:00",
+        "2026-01-01T00:00:00+2:00",
+        "2026-01-01T00:00:00.Z",
+    ] {
+        let text = format!("{{name: p, creationTimestamp: '{time}'}}");
+        assert!(of(&text).is_err(), "{time}");
+    }
+    assert!(of("{name: p, creationTimestamp: '2026-02-28T23:59:59.25-03:30'}").is_ok());
+}
+
+#[test]
+fn a_generated_name_is_its_prefix_and_no_duplicate() {
+    let text =
+        |metadata: &str| with_spec("{podSelector: {}}").replace("{name: p, namespace: shop}", metadata);
+    let two = format!("{0}---\n{0}", text("{generateName: web-, namespace: shop}"));
+    let found = policies("web.yaml", &two, "default").unwrap();
+    let names: Vec<_> = found.iter().map(ToString::to_string).collect();
+    assert_eq!(names, ["shop/web-*", "shop/web-*"]);
+    let named = policies("web.yaml", &text("{name: web, generateName: web-}"), "default").unwrap();
+    assert_eq!(named[0].name, "web");
+    for (metadata, key) in [
+        ("{generateName: 'Web_'}", "metadata.generateName"),
+        ("{generateName: 5}", "metadata.generateName"),
+        ("{generateName: '-'}", "metadata.generateName"),
+        ("{name: ''}", "metadata.name"),
+        ("{labels: {}}", "metadata.name"),
+    ] {
+        let error = policies("web.yaml", &text(metadata), "default").unwrap_err();
+        assert!(error.0.len() == 1 && error.0[0].key == key, "{metadata}: {error}");
+    }
 }
 
 const METADATA_OF_THE_API: [&str; 15] = [

@@ -26,7 +26,7 @@ fn applied(suggestions: &Suggestions) -> Vec<NetworkPolicy> {
 
 fn without_dns() -> SuggestOptions {
     SuggestOptions {
-        dns: false,
+        dns: None,
         ..SuggestOptions::default()
     }
 }
@@ -332,6 +332,7 @@ proptest! {
             })
         });
         let seen = conversations(records.collect(), &cluster);
+        let dns = dns.then_some("no UDP was observed");
         let options = SuggestOptions { prefix_v4: prefix, dns, ..SuggestOptions::default() };
         let suggestions = suggest(&seen, &cluster, &options);
         if suggestions.policies.is_empty() {
