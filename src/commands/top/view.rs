@@ -254,6 +254,7 @@ pub(super) fn draw(state: &mut State, frame: &mut Frame<'_>) {
         .map_or_else(String::new, |flow| details(flow));
     frame.render_widget(Line::raw(marked), more);
     frame.render_widget(key_line(state, keys.width), keys);
+    let width = frame.area().width;
     match state.mode {
         Mode::Help => draw_over(
             frame,
@@ -265,7 +266,7 @@ pub(super) fn draw(state: &mut State, frame: &mut Frame<'_>) {
             frame,
             " findings, the newest first: any key closes them ",
             u16::MAX,
-            findings(state, frame.area().width),
+            findings(state, width),
         ),
         Mode::Browse | Mode::Filter => {}
     }
@@ -327,7 +328,7 @@ fn findings(state: &State, width: u16) -> Vec<Line<'static>> {
     }
     // Within a border.
     let width = usize::from(width.saturating_sub(2));
-    let indented = |line: String, style| Line::styled(format!("{:INDENT$}{line}", ""), style);
+    let indented = |line: String, style: Style| Line::styled(format!("{:INDENT$}{line}", ""), style);
     let mut lines = Vec::new();
     for finding in &state.findings.findings {
         let (at, kind) = (plain(&finding.at), plain(&finding.kind));
