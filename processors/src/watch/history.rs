@@ -162,7 +162,7 @@ pub(super) struct Peak {
 
 impl Peak {
     /// The amount at `now`, in seconds, as a whole number; 0 if there is none.
-    pub(super) fn get(&self, now: u32) -> f64 {
+    pub(super) fn get(self, now: u32) -> f64 {
         if self.at == 0 {
             return 0.0;
         }
@@ -174,6 +174,7 @@ impl Peak {
     }
 
     /// Raises it to `amount`, if that is more.
+    #[expect(clippy::cast_possible_truncation, reason = "a logarithm is small")]
     pub(super) fn raise(&mut self, amount: f64, now: u32) {
         if amount >= self.get(now) {
             *self = Self {
@@ -350,6 +351,10 @@ impl Rhythm {
     }
 
     /// The pause of most activities, whatever they move: the median, if at least half of the pauses are like it.
+    #[expect(
+        clippy::cast_possible_truncation,
+        reason = "seconds of a pause, which are compared by quarters"
+    )]
     pub(super) fn period(&self) -> Option<f32> {
         let mut seconds: Vec<_> = self.pauses.iter().map(|pause| f64::from(pause.seconds)).collect();
         let median = median(&mut seconds);

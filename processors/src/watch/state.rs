@@ -246,7 +246,7 @@ fn write(file: &Path, pipeline: &str, state: &[u8]) -> io::Result<()> {
     written
 }
 
-fn write_new(file: &Path, states: &States<'_>) -> io::Result<()> {
+fn write_new(file: &Path, states: &[(&str, &[u8])]) -> io::Result<()> {
     let mut new = match File::create(file) {
         // The sandbox has created the folder; there may be none, or somebody has removed it.
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
