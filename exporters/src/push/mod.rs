@@ -9,7 +9,7 @@
 //! | [`error`] | failures in words, and whether a server or the network caused them |
 //! | [`verdict`] | failures that are temporary |
 //! | [`retry`] | when they are retried |
-//! | [`secrets`] | secrets that are empty |
+//! | [`secrets`] | secrets that are empty, and those that a peer repeats |
 //! | [`health`] | reports deliveries in `/status` and the log |
 //! | [`delivery`] | the way of a request: directly, or through a file |
 //! | [`spool`] | the task that sends what is on disk |

@@ -54,10 +54,10 @@ pub(super) fn verdict(error: &BoxError) -> Verdict {
         return Verdict::Retry;
     }
     if let Some(lost) = error.downcast_ref::<Lost>() {
-        return if lost.is_retryable() {
-            Verdict::Retry
-        } else {
-            Verdict::Final
+        return match lost.retry_after {
+            _ if !lost.is_retryable() => Verdict::Final,
+            Some(delay) => Verdict::RetryAfter(delay),
+            None => Verdict::Retry,
         };
     }
     if let Some(failure) = error.downcast_ref::<HttpFailure>() {
@@ -67,7 +67,7 @@ pub(super) fn verdict(error: &BoxError) -> Verdict {
             (true, None) => Verdict::Retry,
         };
     }
-    let Some(Refused(status)) = error.downcast_ref() else {
+    let Some(Refused { status, .. }) = error.downcast_ref() else {
         return Verdict::Final;
     };
     let asked = status.get_details_retry_info().and_then(|info| info.retry_delay);
