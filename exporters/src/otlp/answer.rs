@@ -107,7 +107,7 @@ fn foreign(head: &Parts, body: &[u8], secrets: &Secrets) -> Failure {
     let kind = content_type(&head.headers, secrets);
     let mut text = format!("HTTP status {} ({kind})", head.status);
     if head.status == StatusCode::OK {
-        text.push_str(" that is no answer of gRPC");
+        text.push_str(" that is not a gRPC response");
     } else {
         let _ = write!(text, ", in gRPC {:?}", code(head.status));
     }
@@ -230,7 +230,7 @@ mod tests {
             (&[("content-type", "application/grpc-web")], EMPTY, ok),
             (&[], b"welcome", None),
             (&[], b"", None),
-            // No trailers, others, and a status that is no number.
+            // No trailers, others, and a status that is not a number.
             (&[GRPC], EMPTY, None),
             (&[GRPC], EMPTY, Some(&[("x", "y")])),
             (&[GRPC], EMPTY, Some(&[(STATUS, "abc")])),
@@ -249,7 +249,7 @@ mod tests {
         let page = of(200, &[("content-type", "text/html")], b"<html>log\n in", None).await;
         assert_eq!(
             page.unwrap_err().to_string(),
-            "HTTP status 200 OK (text/html) that is no answer of gRPC: <html>log\\n in"
+            "HTTP status 200 OK (text/html) that is not a gRPC response: <html>log\\n in"
         );
     }
 
