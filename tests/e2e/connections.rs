@@ -41,9 +41,25 @@ pub(crate) enum Fault {
     Garbage,
     /// Answers with a status of HTTP.
     Status(u16),
+    /// Answers with a status of HTTP, a content type and a body, as proxies, web servers and login pages do.
+    Page(u16, &'static str, &'static str),
+    /// Over HTTP/2: answers as gRPC, without a status.
+    NoGrpcStatus(&'static [u8]),
     /// Answers with a status of gRPC.
     GrpcStatus(u8),
 }
+
+/// Pages of proxies in front of a peer that is away.
+const PAGES: [Fault; 8] = [
+    Fault::Page(429, "text/html", "<html><h1>429 Too Many Requests</h1></html>"),
+    Fault::Page(502, "text/html", "<html><h1>502 Bad Gateway</h1></html>"),
+    Fault::Page(503, "text/html", "<html><h1>503 Service Unavailable</h1></html>"),
+    Fault::Page(503, "text/plain", "no healthy upstream"),
+    Fault::Page(503, "application/json", "{\"a\":1}"),
+    Fault::Page(504, "text/html", "<html><h1>504 Gateway Time-out</h1></html>"),
+    Fault::Page(200, "text/html", "<html>log in</html>"),
+    Fault::Page(200, "text/plain", "Hi"),
+];
 
 /// The ways of OTLP.
 const PROTOCOLS: [&str; 3] = ["grpc", "http/protobuf", "http/json"];
@@ -146,6 +162,14 @@ impl Peer {
                         write!(stream, "HTTP/1.1 {status} X\r\ncontent-length: 0\r\n\r\n")?;
                         continue;
                     }
+                    Fault::Page(status, kind, body) => {
+                        let length = body.len();
+                        write!(
+                            stream,
+                            "HTTP/1.1 {status} X\r\ncontent-type: {kind}\r\ncontent-length: {length}\r\n\r\n{body}"
+                        )?;
+                        continue;
+                    }
                     _ => return Ok(()),
                 }
             }
@@ -195,9 +219,21 @@ impl Peer {
                     Fault::Stall => thread::sleep(Duration::from_secs(60)),
                     Fault::Garbage => return stream.write_all(GARBAGE),
                     Fault::Status(status) => {
-                        let mut headers = vec![0x08, 3];
-                        headers.extend_from_slice(status.to_string().as_bytes());
-                        write_frame(&mut stream, HEADERS, 5, id, &headers)?;
+                        write_frame(&mut stream, HEADERS, 5, id, &status_header(status))?;
+                        continue;
+                    }
+                    Fault::Page(status, kind, body) => {
+                        let mut headers = status_header(status);
+                        headers.extend_from_slice(b"\x0f\x10");
+                        headers.push(u8::try_from(kind.len()).unwrap());
+                        headers.extend_from_slice(kind.as_bytes());
+                        write_frame(&mut stream, HEADERS, 4, id, &headers)?;
+                        write_frame(&mut stream, DATA, END_STREAM, id, body.as_bytes())?;
+                        continue;
+                    }
+                    Fault::NoGrpcStatus(body) => {
+                        write_frame(&mut stream, HEADERS, 4, id, OK_HEADERS)?;
+                        write_frame(&mut stream, DATA, END_STREAM, id, body)?;
                         continue;
                     }
                     Fault::GrpcStatus(status) => {
@@ -229,6 +265,13 @@ const END_STREAM: u8 = 1;
 
 /// `:status: 200` and `content-type: application/grpc`, without the dynamic table (RFC 7541).
 const OK_HEADERS: &[u8] = b"\x88\x0f\x10\x10application/grpc";
+
+/// `:status`, in digits.
+fn status_header(status: u16) -> Vec<u8> {
+    let mut header = vec![0x08, 3];
+    header.extend_from_slice(status.to_string().as_bytes());
+    header
+}
 
 fn grpc_status(code: u8) -> Vec<u8> {
     let mut header = b"\x00\x0bgrpc-status".to_vec();
@@ -367,8 +410,19 @@ fn what_a_broken_connection_interrupts_is_delivered_over_grpc() {
         // UNAVAILABLE and CANCELLED.
         Fault::GrpcStatus(14),
         Fault::GrpcStatus(1),
+        // Answers that no gRPC server sends: they say nothing about the request.
+        Fault::Status(408),
+        Fault::Page(401, "text/html", "<html>who are you?</html>"),
+        Fault::Page(404, "text/html", "<html>not found</html>"),
+        Fault::Page(500, "text/html", "<html>oops</html>"),
+        Fault::Page(511, "text/html", "<html>log in</html>"),
+        Fault::Page(200, "application/json", "{\"code\":5}"),
+        // No trailers, and half a message.
+        Fault::NoGrpcStatus(&[0; 5]),
+        Fault::NoGrpcStatus(b"\0\0\0\0\x10abc"),
     ];
     faults.extend(STREAM_CODES.map(Fault::ResetStream));
+    faults.extend(PAGES);
     let (dir, mut text) = (tempfile::tempdir().unwrap(), String::new());
     let cases = cases("grpc", &faults, "127.0.0.1", dir.path(), &mut text);
     let daemon = launch(&text, &cases);
@@ -377,7 +431,7 @@ fn what_a_broken_connection_interrupts_is_delivered_over_grpc() {
 
 #[test]
 fn what_a_broken_connection_interrupts_is_delivered_over_http() {
-    let faults = [
+    let mut faults = vec![
         Fault::Close,
         Fault::ResetWhileReading,
         Fault::ResetAfterRequest,
@@ -389,7 +443,11 @@ fn what_a_broken_connection_interrupts_is_delivered_over_http() {
         Fault::Status(502),
         Fault::Status(503),
         Fault::Status(504),
+        Fault::Page(200, "application/json", "{\"error\":\"log in\"}"),
+        Fault::Page(200, "application/problem+json", "{\"title\":\"no\"}"),
+        Fault::Page(200, "application/x-protobuf", "<html>log in</html>"),
     ];
+    faults.extend(PAGES);
     let (dir, mut text) = (tempfile::tempdir().unwrap(), String::new());
     let mut all = cases("http/protobuf", &faults, "127.0.0.1", dir.path(), &mut text);
     all.extend(cases("http/json", &faults, "127.0.0.1", dir.path(), &mut text));

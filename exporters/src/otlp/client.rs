@@ -1,12 +1,12 @@
 //! One request to the collector's metrics or logs service, over gRPC or HTTP.
 
 use std::io::{self, Write};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::{Buf, BufMut, Bytes};
 use flate2::write::GzEncoder;
-use flowtap_pipeline::{Exported, PipelineKind};
+use flowtap_pipeline::{ComponentId, Exported, PipelineKind};
+use futures::FutureExt;
 use http::header::{CONTENT_TYPE, USER_AGENT};
 use http::uri::PathAndQuery;
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode};
@@ -15,20 +15,23 @@ use opentelemetry_proto::tonic::collector::metrics::v1::{
     ExportMetricsServiceRequest, ExportMetricsServiceResponse,
 };
 use prost::Message;
+use tokio::time::Instant;
 use tonic::Status;
 use tonic::client::Grpc;
 use tonic::codec::{Codec, CompressionEncoding, DecodeBuf, Decoder, EncodeBuf, Encoder};
 use tonic::metadata::MetadataMap;
-use tower::{BoxError, ServiceExt as _};
+use tower::{BoxError, service_fn};
 
+use super::answer::Answer;
 #[cfg(not(feature = "zstd"))]
 use super::config::NO_ZSTD;
 use super::config::{Compression, Protocol, Resolved};
-use super::{json, status_details};
-use crate::push::channel::{Channel, KeepAlive};
-use crate::push::error::from_status;
-use crate::push::health::{Warned, is_news};
-use crate::push::http::{Misunderstood, Poster};
+use super::remarks::Remarks;
+use super::{answer, json};
+use crate::push::channel::{self, Channel, KeepAlive};
+use crate::push::error::{Failure, Lost, from_status};
+use crate::push::http::{Poster, media_type};
+use crate::push::secrets::Secrets;
 use crate::push::{self, Request};
 
 /// The service of a kind (`opentelemetry/proto/collector/metrics/v1/metrics_service.proto`, and that of logs).
@@ -51,14 +54,18 @@ pub(super) enum Client {
 }
 
 impl Client {
-    /// A client that connects with its first request. Must be made within a tokio runtime.
+    /// A client of `exporter` that connects with its first request. Must be made within a tokio runtime.
     ///
     /// # Errors
     /// A TLS file that can't be used.
-    pub(super) fn new(config: &Resolved) -> Result<Self, BoxError> {
+    pub(super) fn new(config: &Resolved, exporter: &ComponentId) -> Result<Self, BoxError> {
+        let secrets = secrets(config);
+        let remarks = Remarks::new(exporter, &config.endpoint, &config.logs_endpoint, &secrets);
         Ok(match config.protocol {
-            Protocol::Grpc => Self::Grpc(Box::new(GrpcClient::new(config)?)),
-            Protocol::HttpProtobuf | Protocol::HttpJson => Self::Http(Box::new(HttpClient::new(config)?)),
+            Protocol::Grpc => Self::Grpc(Box::new(GrpcClient::new(config, secrets, remarks)?)),
+            Protocol::HttpProtobuf | Protocol::HttpJson => {
+                Self::Http(Box::new(HttpClient::new(config, &secrets, remarks)?))
+            }
         })
     }
 }
@@ -89,11 +96,12 @@ pub(super) struct GrpcClient {
     compression: Compression,
     headers: MetadataMap,
     timeout: Duration,
+    secrets: Secrets,
     remarks: Remarks,
 }
 
 impl GrpcClient {
-    fn new(config: &Resolved) -> Result<Self, BoxError> {
+    fn new(config: &Resolved, secrets: Secrets, remarks: Remarks) -> Result<Self, BoxError> {
         let keep_alive = KeepAlive {
             interval: config.keepalive.0,
             timeout: config.keepalive.1,
@@ -103,13 +111,16 @@ impl GrpcClient {
             compression: config.compression,
             headers: MetadataMap::from_headers(headers(config)?),
             timeout: config.timeout,
-            remarks: Remarks::default(),
+            secrets,
+            remarks,
         })
     }
 
     async fn export(&self, request: Request) -> Result<Exported, BoxError> {
         let origin = self.channel.dial().endpoint.uri().clone();
-        let client = self.channel.client().map_response(status_details::check);
+        let (channel, secrets, timeout) = (self.channel.clone(), self.secrets.clone(), self.timeout);
+        let client =
+            service_fn(move |message| exchange(channel.clone(), message, timeout, secrets.clone()).boxed());
         let mut grpc = Grpc::with_origin(client, origin).accept_compressed(CompressionEncoding::Gzip);
         #[cfg(feature = "zstd")]
         {
@@ -135,9 +146,23 @@ impl GrpcClient {
                 ExportCodec,
             )
             .await
-            .map_err(|status| from_status(status, self.channel.broken()))?;
+            .map_err(|status| from_status(&status, &self.secrets))?;
         let answer = answer.into_inner();
         Ok(self.remarks.accepted(&answer, request.kind, request.items))
+    }
+}
+
+/// Sends `message` and reads the answer, for `timeout` at most.
+async fn exchange(
+    channel: Channel<tonic::body::Body>,
+    message: http::Request<tonic::body::Body>,
+    timeout: Duration,
+    secrets: Secrets,
+) -> Result<Answer, Failure> {
+    let began = Instant::now();
+    match channel.client().request(message).await {
+        Ok(answer) => answer::read(answer, began, timeout, &secrets).await,
+        Err(error) => Err(Lost::on(&error, channel.broken(), &secrets).into()),
     }
 }
 
@@ -152,7 +177,7 @@ pub(super) struct HttpClient {
 }
 
 impl HttpClient {
-    fn new(config: &Resolved) -> Result<Self, BoxError> {
+    fn new(config: &Resolved, secrets: &Secrets, remarks: Remarks) -> Result<Self, BoxError> {
         let json = config.protocol == Protocol::HttpJson;
         let content_type = if json {
             "application/json"
@@ -162,11 +187,11 @@ impl HttpClient {
         let mut headers = headers(config)?;
         headers.insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
         Ok(Self {
-            metrics: Poster::new(config.dial(), headers.clone(), is_temporary)?,
-            logs: Poster::new(config.dial_logs(), headers, is_temporary)?,
+            metrics: Poster::new(config.dial(), headers.clone(), secrets.clone(), is_temporary)?,
+            logs: Poster::new(config.dial_logs(), headers, secrets.clone(), is_temporary)?,
             json,
             compression: config.compression,
-            remarks: Remarks::default(),
+            remarks,
         })
     }
 
@@ -196,57 +221,40 @@ impl HttpClient {
             PipelineKind::Logs => &self.logs,
         };
         let answer = poster.post(body, encoding).await?;
-        let response = match decode(&answer, self.json) {
-            Ok(response) => response,
-            Err(error) if is_otlp(&answer) => {
-                // The status has said that all is well.
-                self.remarks.undecodable(&error);
-                ExportMetricsServiceResponse::default()
-            }
-            Err(_) => return Err(Misunderstood::new(&answer).into()),
+        // The status says that all is well, and something else than a collector says that as well: a login page, a proxy, a web server.
+        let Some(response) = decode(&answer, self.json) else {
+            return Err(poster.misunderstood(&answer).into());
         };
         Ok(self.remarks.accepted(&response, request.kind, request.items))
     }
 }
 
-/// The media type of `answer`, in small letters; empty if it has none.
-fn media_type(answer: &Response<Bytes>) -> String {
-    let content_type = answer.headers().get(CONTENT_TYPE);
-    let content_type = content_type
-        .and_then(|value| value.to_str().ok())
-        .unwrap_or_default();
-    let essence = content_type.split(';').next().unwrap_or_default();
-    essence.trim().to_ascii_lowercase()
-}
-
-/// Whether `answer` says that it is in an encoding of OTLP.
-fn is_otlp(answer: &Response<Bytes>) -> bool {
-    matches!(
-        media_type(answer).as_str(),
-        "application/json" | "application/x-protobuf"
-    )
-}
-
-/// Decodes a response by its content type, else by that of the request, and in the other encoding if that fails: neither encoding can be
-/// taken for the other, and what the collector rejected is not to be counted as sent.
-fn decode(
-    response: &Response<Bytes>,
-    request_is_json: bool,
-) -> Result<ExportMetricsServiceResponse, BoxError> {
-    let is_json = match media_type(response).as_str() {
-        "application/json" => true,
-        "application/x-protobuf" => false,
-        _ => request_is_json,
+/// Decodes a response by its content type, else by that of the request, and in the other encoding if that fails: what the collector
+/// rejected is not to be counted as sent. `None` if it is not one of OTLP.
+///
+/// Text is never one, although many a text is valid protobuf with unknown fields: so the fields of an answer that is not empty must have
+/// one that OTLP defines.
+fn decode(response: &Response<Bytes>, request_is_json: bool) -> Option<ExportMetricsServiceResponse> {
+    let media_type = media_type(response.headers());
+    let is_text = media_type.starts_with("text/") || media_type == "application/xhtml+xml";
+    // RFC 9457: an error.
+    if is_text || media_type.starts_with("application/problem+") {
+        return None;
+    }
+    let is_json = match media_type.as_str() {
+        "application/x-protobuf" | "application/protobuf" => false,
+        other => request_is_json || other == "application/json" || other.ends_with("+json"),
     };
     let body = response.body();
     let read = |json: bool| {
         if json {
-            json::decode_response(body).map_err(BoxError::from)
+            json::decode_response(body)
         } else {
-            ExportMetricsServiceResponse::decode(body.clone()).map_err(BoxError::from)
+            let answer = ExportMetricsServiceResponse::decode(body.clone()).ok()?;
+            (body.is_empty() || answer.partial_success.is_some()).then_some(answer)
         }
     };
-    read(is_json).or_else(|error| read(!is_json).map_err(|_| error))
+    read(is_json).or_else(|| read(!is_json))
 }
 
 /// The OTLP specification ("OTLP/HTTP Throttling" and "Failures") lists all of these but 408, by which a server says that it did not
@@ -262,10 +270,18 @@ const fn is_temporary(status: StatusCode) -> bool {
     )
 }
 
-fn gzip(body: &[u8]) -> io::Result<Bytes> {
+pub(super) fn gzip(body: &[u8]) -> io::Result<Bytes> {
     let mut encoder = GzEncoder::new(Vec::new(), flate2::Compression::fast());
     encoder.write_all(body)?;
     encoder.finish().map(Bytes::from)
+}
+
+/// Values of the config that an answer must not show.
+fn secrets(config: &Resolved) -> Secrets {
+    let mut secrets: Vec<_> = config.headers.values().cloned().collect();
+    secrets.extend(config.dial().secrets());
+    secrets.extend(config.dial_logs().secrets());
+    Secrets::new(secrets)
 }
 
 fn headers(config: &Resolved) -> Result<HeaderMap, BoxError> {
@@ -282,91 +298,6 @@ fn headers(config: &Resolved) -> Result<HeaderMap, BoxError> {
         .entry(USER_AGENT)
         .or_insert(HeaderValue::from_static(push::USER_AGENT));
     Ok(headers)
-}
-
-/// Remarks of a collector in answers to requests that it has taken. Each text is a warning once in a while; in between it is logged at
-/// `debug`.
-#[derive(Clone, Debug, Default)]
-struct Remarks(Arc<Mutex<Said>>);
-
-#[derive(Debug, Default)]
-struct Said {
-    warned: Warned,
-    /// Rejected items that no warning has counted yet.
-    rejected: u64,
-}
-
-impl Remarks {
-    /// The part of `items` that a collector accepted. The response of the logs service has the same fields by another name, so both are
-    /// read as that of the metrics service.
-    fn accepted(&self, response: &ExportMetricsServiceResponse, kind: PipelineKind, items: u64) -> Exported {
-        let Some(partial) = &response.partial_success else {
-            return Exported {
-                sent: items,
-                failed: 0,
-            };
-        };
-        let failed = u64::try_from(partial.rejected_data_points)
-            .unwrap_or(0)
-            .min(items);
-        let (answer, items_of) = (push::error::peer_text(&partial.error_message), kind.items());
-        let is_rejected = match remark(failed, &partial.error_message) {
-            Remark::None => None,
-            Remark::Warning => Some(false),
-            Remark::Rejected => Some(true),
-        };
-        match is_rejected.map(|is_rejected| (is_rejected, self.due(&answer, failed))) {
-            None => {}
-            Some((_, None)) => tracing::debug!(failed, answer, "the collector has a remark on {items_of}"),
-            Some((false, Some(_))) => tracing::warn!(
-                answer,
-                "the collector accepted all {items_of}, with a warning; hint: `answer` is the collector's text"
-            ),
-            Some((true, Some(failed))) => tracing::warn!(
-                failed,
-                answer,
-                "the collector rejected some {items_of}; hint: look for the reason in the collector's log"
-            ),
-        }
-        Exported {
-            sent: items - failed,
-            failed,
-        }
-    }
-
-    /// An answer that is marked as one of OTLP, and is none.
-    fn undecodable(&self, error: &BoxError) {
-        if self.due(&error.to_string(), 0).is_some() {
-            tracing::warn!(%error, "the collector's response can't be decoded; its status is success; \
-                hint: check that the endpoint is one of OTLP");
-        } else {
-            tracing::debug!(%error, "the collector's response can't be decoded");
-        }
-    }
-
-    /// If a warning of this text is due: the number of rejected items that it counts.
-    fn due(&self, text: &str, rejected: u64) -> Option<u64> {
-        let mut said = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        said.rejected += rejected;
-        is_news(&mut said.warned, text).then(|| std::mem::take(&mut said.rejected))
-    }
-}
-
-/// Meaning of a partial success.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Remark {
-    None,
-    Warning,
-    Rejected,
-}
-
-/// By the OTLP specification, a message and no rejected items are the warning of a server that accepts everything.
-const fn remark(failed: u64, message: &str) -> Remark {
-    match (failed, message.is_empty()) {
-        (0, true) => Remark::None,
-        (0, false) => Remark::Warning,
-        _ => Remark::Rejected,
-    }
 }
 
 /// Requests are encoded already; responses are decoded by prost.
@@ -407,18 +338,5 @@ impl Decoder for ExportCodec {
         ExportMetricsServiceResponse::decode(bytes)
             .map(Some)
             .map_err(|error| Status::internal(format!("the collector's response can't be decoded: {error}")))
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_partial_success_that_rejects_nothing_is_a_warning_of_a_server_that_accepts_everything() {
-        assert_eq!(remark(0, ""), Remark::None);
-        assert_eq!(remark(0, "deprecated"), Remark::Warning);
-        assert_eq!(remark(2, ""), Remark::Rejected);
-        assert_eq!(remark(2, "too old"), Remark::Rejected);
     }
 }

@@ -16,6 +16,7 @@
 //! 5. Points and log records that the collector rejects in a partial success are logged, and counted as failed;
 //!    they are not retried.
 
+mod answer;
 mod client;
 mod config;
 mod deltas;
@@ -25,6 +26,7 @@ mod envelope;
 mod factory;
 mod json;
 mod logs;
+mod remarks;
 mod status_details;
 
 use std::collections::HashMap;
@@ -87,7 +89,7 @@ impl OtlpExporter {
     }
 
     async fn service(&mut self) -> Result<OtlpService, StageError> {
-        let client = Client::new(&self.resolved).map_err(StageError::Other)?;
+        let client = Client::new(&self.resolved, &self.context.id).map_err(StageError::Other)?;
         let addresses = match self.resolved.protocol {
             Protocol::Grpc => Addresses::one(&self.resolved.endpoint),
             Protocol::HttpProtobuf | Protocol::HttpJson => {

@@ -1,4 +1,5 @@
 mod delta;
+mod grpc;
 mod http;
 mod starts;
 mod tls;

@@ -105,6 +105,20 @@ impl Dial {
         proxy.authorization.clone()
     }
 
+    /// Values of the address's query and credentials of the proxy, which either may repeat in an answer.
+    pub(crate) fn secrets(&self) -> Vec<String> {
+        let query = self.endpoint.uri().query().unwrap_or_default();
+        let values = query.split('&').filter_map(|pair| pair.split_once('='));
+        let mut secrets: Vec<_> = values.map(|(_, value)| value.to_owned()).collect();
+        if let Some(proxy) = &self.proxy {
+            let header = proxy.authorization.as_ref();
+            secrets.extend(header.and_then(|header| header.to_str().ok()).map(str::to_owned));
+            let socks = proxy.socks.as_ref().and_then(|socks| socks.credentials.as_ref());
+            secrets.extend(socks.map(|(_, password)| password.clone()));
+        }
+        secrets
+    }
+
     fn tcp(&self) -> HttpConnector {
         let mut tcp = HttpConnector::new();
         tcp.enforce_http(false);

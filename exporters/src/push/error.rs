@@ -8,6 +8,8 @@ use http_body_util::LengthLimitError;
 use tonic::Status;
 use tower::BoxError;
 
+use super::secrets::Secrets;
+
 /// Longest text of a peer that is logged.
 const MAX_PEER_TEXT: usize = 300;
 
@@ -21,27 +23,45 @@ pub(crate) struct Broken {
 
 /// The connection failed before the peer answered: refused, reset, closed, or a stream that the peer or a proxy reset.
 ///
-/// The peer has made no decision about the request, so it may be retried.
-#[derive(Debug, thiserror::Error)]
+/// So is a request that something else than the peer answered, such as a proxy over gRPC. The peer has made no decision about the
+/// request, so it may be retried.
+#[derive(Clone, Debug, thiserror::Error)]
 #[error("{text}")]
 pub(crate) struct Lost {
     text: String,
     reason: Option<h2::Reason>,
+    /// When a proxy wants to be asked again.
+    pub(super) retry_after: Option<Duration>,
 }
 
 impl Lost {
     pub(crate) fn new(error: &(dyn Error + 'static)) -> Self {
+        Self::without(error, &Secrets::default())
+    }
+
+    /// The same without `secrets`: the text that a peer gives for closing a connection is in it.
+    pub(crate) fn without(error: &(dyn Error + 'static), secrets: &Secrets) -> Self {
         let reason = sources(error).find_map(|cause| cause.downcast_ref::<h2::Error>()?.reason());
         Self {
-            text: chain(error),
+            text: peer_text(&causes(error), secrets),
             reason,
+            retry_after: None,
+        }
+    }
+
+    /// One of which `text` says all.
+    pub(crate) const fn saying(text: String, retry_after: Option<Duration>) -> Self {
+        Self {
+            text,
+            reason: None,
+            retry_after,
         }
     }
 
     /// The same of a connection that broke by an error of its own: that one is named where `error` says only that the connection is gone,
     /// or names what follows from the end of TLS.
-    pub(crate) fn on(error: &(dyn Error + 'static), broken: Option<Broken>) -> Self {
-        let mut lost = Self::new(error);
+    pub(crate) fn on(error: &(dyn Error + 'static), broken: Option<Broken>, secrets: &Secrets) -> Self {
+        let mut lost = Self::without(error, secrets);
         let is_gone = sources(error).any(|cause| {
             let cause = cause.downcast_ref::<hyper::Error>();
             cause.is_some_and(|cause| cause.is_canceled() || cause.is_closed())
@@ -71,16 +91,55 @@ impl Lost {
 pub(crate) struct TimedOut(pub(crate) Duration);
 
 /// A gRPC status that the server sent.
-#[derive(Debug, thiserror::Error)]
-#[error("gRPC status {:?}{}{}", .0.code(), if .0.message().is_empty() { "" } else { ": " }, peer_text(.0.message()))]
-pub(crate) struct Refused(pub(crate) Status);
+#[derive(Clone, Debug, thiserror::Error)]
+#[error("gRPC status {:?}{}{said}", .status.code(), if said.is_empty() { "" } else { ": " })]
+pub(crate) struct Refused {
+    pub(crate) status: Status,
+    said: String,
+}
 
-/// Distinguishes the statuses that tonic derives from a failed connection from those sent by a
-/// server. Only the former have a source. `broken` is the error of the connection, if it has one.
-pub(crate) fn from_status(status: Status, broken: Option<Broken>) -> BoxError {
-    match status.source() {
-        Some(source) => Box::new(Lost::on(source, broken)),
-        None => Box::new(Refused(status)),
+impl Refused {
+    pub(crate) fn new(status: Status, secrets: &Secrets) -> Self {
+        let said = peer_text(status.message(), secrets);
+        Self { status, said }
+    }
+}
+
+/// The failure of an attempt over gRPC, on its way through `tonic`.
+#[derive(Clone, Debug, thiserror::Error)]
+pub(crate) enum Failure {
+    #[error("{0}")]
+    Lost(Lost),
+    #[error("{0}")]
+    Refused(Refused),
+}
+
+impl From<Lost> for Failure {
+    fn from(lost: Lost) -> Self {
+        Self::Lost(lost)
+    }
+}
+
+impl From<Refused> for Failure {
+    fn from(refused: Refused) -> Self {
+        Self::Refused(refused)
+    }
+}
+
+/// The failure that `status` of `tonic` stands for. None of them is a status that a server sent: those are a [`Refused`] before `tonic`
+/// sees them. They come from a connection, or are about an answer that `tonic` can't read, and say nothing about the request.
+pub(crate) fn from_status(status: &Status, secrets: &Secrets) -> BoxError {
+    let Some(source) = status.source() else {
+        let text = peer_text(status.message(), secrets);
+        return Box::new(Lost::saying(
+            format!("the peer's answer can't be read: {text}"),
+            None,
+        ));
+    };
+    match source.downcast_ref() {
+        Some(Failure::Refused(refused)) => Box::new(refused.clone()),
+        Some(Failure::Lost(lost)) => Box::new(lost.clone()),
+        None => Box::new(Lost::without(source, secrets)),
     }
 }
 
@@ -96,6 +155,10 @@ fn sources<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a (dy
 /// An error followed by its causes. The HTTP client's outermost error says only in which phase it failed, so it is left out, as is
 /// a cause whose text the error around it has already given.
 pub(crate) fn chain(error: &(dyn Error + 'static)) -> String {
+    peer_text(&causes(error), &Secrets::default())
+}
+
+fn causes(error: &(dyn Error + 'static)) -> String {
     let mut text = String::new();
     for cause in sources(error) {
         let is_wrapper = cause.is::<hyper_util::client::legacy::Error>() && cause.source().is_some();
@@ -112,7 +175,7 @@ pub(crate) fn chain(error: &(dyn Error + 'static)) -> String {
         }
         text.push_str(&part);
     }
-    peer_text(&text)
+    text
 }
 
 /// `text` with words in place of what rustls prints of a certificate's fault, which is the name of a Rust value.
@@ -146,8 +209,11 @@ fn words(name: &str) -> String {
     words
 }
 
-/// Returns text of a peer as one line without control characters, of at most [`MAX_PEER_TEXT`] characters before they are escaped.
-pub(crate) fn peer_text(text: &str) -> String {
+/// Returns text of a peer as one line without `secrets` and control characters, of at most [`MAX_PEER_TEXT`] characters before they are
+/// escaped.
+pub(crate) fn peer_text(text: &str, secrets: &Secrets) -> String {
+    // Before it is cut: the beginning of a secret is secret as well.
+    let text = secrets.strike(text);
     let text = text.trim();
     match text.char_indices().nth(MAX_PEER_TEXT) {
         Some((end, _)) => format!("{}…", plain(&text[..end])),
@@ -161,14 +227,25 @@ mod tests {
     use std::io;
 
     #[test]
-    fn a_status_with_a_source_is_a_lost_connection_and_one_without_is_an_answer() {
+    fn a_status_of_tonic_is_a_lost_request_unless_it_holds_the_one_of_a_server() {
+        let secrets = Secrets::default();
         let reset = io::Error::from(io::ErrorKind::ConnectionReset);
-        let lost = from_status(Status::from_error(Box::new(reset)), None);
+        let lost = from_status(&Status::from_error(Box::new(reset)), &secrets);
         assert!(lost.is::<Lost>(), "{lost}");
         assert_eq!(lost.to_string(), "connection reset");
-        let answer = from_status(Status::unknown("no such table"), None);
-        assert!(answer.is::<Refused>(), "{answer}");
-        assert_eq!(answer.to_string(), "gRPC status Unknown: no such table");
+        for own in [Status::internal("garbage"), Status::unknown("garbage")] {
+            let lost = from_status(&own, &secrets);
+            assert!(lost.is::<Lost>(), "{lost}");
+            assert_eq!(lost.to_string(), "the peer's answer can't be read: garbage");
+        }
+        let sent = Refused::new(Status::unknown("no such table"), &secrets);
+        let refused = from_status(&Status::from_error(Box::new(Failure::from(sent))), &secrets);
+        assert!(refused.is::<Refused>(), "{refused}");
+        assert_eq!(refused.to_string(), "gRPC status Unknown: no such table");
+        let proxy = Lost::saying("a page".to_owned(), Some(Duration::from_secs(7)));
+        let lost = from_status(&Status::from_error(Box::new(Failure::from(proxy))), &secrets);
+        let lost = lost.downcast_ref::<Lost>().unwrap();
+        assert_eq!(lost.retry_after, Some(Duration::from_secs(7)));
     }
 
     #[test]
@@ -180,7 +257,7 @@ mod tests {
             })
         };
         let pipe = io::Error::from(io::ErrorKind::BrokenPipe);
-        let of = |broken| Lost::on(&pipe, broken).to_string();
+        let of = |broken| Lost::on(&pipe, broken, &Secrets::default()).to_string();
         assert_eq!(of(None), "broken pipe");
         assert_eq!(of(broken("connection reset", false)), "broken pipe");
         assert_eq!(of(broken("bad alert", true)), "connection error: bad alert");
@@ -231,9 +308,9 @@ mod tests {
         let outer = io::Error::other(inner);
         assert_eq!(chain(&outer), "certificate expired");
         assert_eq!(
-            peer_text("\x1b]0;PWNED\x07\nFAKE line"),
+            peer_text("\x1b]0;PWNED\x07\nFAKE line", &Secrets::default()),
             "\\u{1b}]0;PWNED\\u{7}\\nFAKE line"
         );
-        assert!(peer_text(&"x".repeat(5000)).len() < 310);
+        assert!(peer_text(&"x".repeat(5000), &Secrets::default()).len() < 310);
     }
 }

@@ -1,23 +1,33 @@
 //! A POST over HTTP/1.1, with TLS.
 
 use std::error::Error;
+use std::io::Read;
 use std::time::{Duration, SystemTime};
 
-use bytes::Bytes;
-use http::header::{CONTENT_ENCODING, CONTENT_TYPE, HeaderMap, PROXY_AUTHORIZATION, RETRY_AFTER};
+use bytes::{Buf, Bytes};
+use flate2::read::MultiGzDecoder;
+use http::header::{
+    ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_TYPE, HeaderMap, PROXY_AUTHORIZATION, RETRY_AFTER,
+};
 use http::{HeaderValue, Method, Response, StatusCode};
 use http_body_util::{BodyExt, Full, Limited};
+use hyper::body::Body;
+use tokio::time::Instant;
 use tower::BoxError;
 
 use super::channel::Channel;
 use super::connect::Dial;
 use super::error::{Lost, peer_text};
+use super::secrets::Secrets;
 
 /// Longest answer that is read; a longer one counts as none.
-const MAX_ANSWER_BYTES: usize = 1 << 20;
+pub(crate) const MAX_ANSWER_BYTES: usize = 1 << 20;
 
-/// Maximum bytes of an error's text that are read.
-const MAX_SAID_BYTES: usize = 300;
+/// Maximum bytes of an error's text that are kept. More than is shown: what is struck out of it must be there whole.
+const MAX_SAID_BYTES: usize = 4096;
+
+/// Longest time for which the text of an error is awaited once its status is there.
+const MAX_TEXT_WAIT: Duration = Duration::from_secs(1);
 
 /// An answer other than a success.
 #[derive(Debug, thiserror::Error)]
@@ -43,20 +53,19 @@ pub(crate) struct Page {
 }
 
 impl Page {
-    /// The page that `answer` is, if it is one.
-    fn of(answer: &Response<Bytes>) -> Option<Self> {
-        let given = answer.headers().get(CONTENT_TYPE)?.to_str().ok()?;
-        let media_type = given.split(';').next().unwrap_or_default().trim();
+    /// The content type of a page for browsers, if `headers` name one.
+    fn content_type(headers: &HeaderMap) -> Option<&'static str> {
+        let media_type = media_type(headers);
         let mut pages = ["text/html", "application/xhtml+xml"].into_iter();
-        let content_type = pages.find(|page| page.eq_ignore_ascii_case(media_type))?;
-        let body = answer.body();
-        // An empty one says nothing, whatever it is called.
-        (!body.is_empty()).then(|| Self {
-            status: answer.status(),
-            content_type,
-            said: peer_text(&String::from_utf8_lossy(&body[..body.len().min(MAX_SAID_BYTES)])),
-        })
+        pages.find(|page| *page == media_type)
     }
+}
+
+/// The media type that `headers` name, in small letters; empty without one.
+pub(crate) fn media_type(headers: &HeaderMap) -> String {
+    let given = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
+    let essence = given.unwrap_or_default().split(';').next().unwrap_or_default();
+    essence.trim().to_ascii_lowercase()
 }
 
 /// A success with a body that is neither of the protocol nor of its content type: something else answers at this address.
@@ -69,19 +78,87 @@ pub(crate) struct Misunderstood {
 }
 
 impl Misunderstood {
-    /// `answer` could not be decoded.
-    pub(crate) fn new(answer: &Response<Bytes>) -> Self {
-        let content_type = answer.headers().get(CONTENT_TYPE).map(HeaderValue::as_bytes);
+    /// `answer` could not be decoded. It may repeat `secrets`.
+    fn new(answer: &Response<Bytes>, secrets: &Secrets) -> Self {
         let body = answer.body();
         Self {
             status: answer.status(),
-            content_type: match content_type {
-                Some(text) => peer_text(&String::from_utf8_lossy(text)),
-                None => "no content type".to_owned(),
-            },
-            said: peer_text(&String::from_utf8_lossy(&body[..body.len().min(MAX_SAID_BYTES)])),
+            content_type: content_type(answer.headers(), secrets),
+            said: said(answer.headers(), &body[..body.len().min(MAX_SAID_BYTES)], secrets),
         }
     }
+}
+
+/// The content type that `headers` name, for a message.
+pub(crate) fn content_type(headers: &HeaderMap, secrets: &Secrets) -> String {
+    match headers.get(CONTENT_TYPE).map(HeaderValue::as_bytes) {
+        Some(text) => peer_text(&String::from_utf8_lossy(text), secrets),
+        None => "no content type".to_owned(),
+    }
+}
+
+/// The text of a body that begins with `body`, for a message.
+pub(crate) fn said(headers: &HeaderMap, body: &[u8], secrets: &Secrets) -> String {
+    let unpacked = is_gzip(headers).then(|| {
+        let mut text = Vec::new();
+        // Of one that was cut, what is there.
+        let _ = MultiGzDecoder::new(body)
+            .take(MAX_SAID_BYTES as u64)
+            .read_to_end(&mut text);
+        text
+    });
+    let body = unpacked.as_deref().unwrap_or(body);
+    peer_text(&String::from_utf8_lossy(body), secrets)
+}
+
+fn is_gzip(headers: &HeaderMap) -> bool {
+    let encoding = headers.get(CONTENT_ENCODING).map(HeaderValue::as_bytes);
+    encoding.is_some_and(|encoding| {
+        [&b"gzip"[..], b"x-gzip"]
+            .iter()
+            .any(|name| name.eq_ignore_ascii_case(encoding.trim_ascii()))
+    })
+}
+
+/// The decompressed `body`, if `headers` say that it is compressed with gzip, and that can be read.
+fn unpacked(headers: &HeaderMap, body: Bytes) -> Bytes {
+    if body.is_empty() || !is_gzip(headers) {
+        return body;
+    }
+    let mut text = Vec::new();
+    let read = MultiGzDecoder::new(&*body)
+        .take(MAX_ANSWER_BYTES as u64)
+        .read_to_end(&mut text);
+    read.map_or(body, |_| Bytes::from(text))
+}
+
+/// The beginning of `body`. It is read to its end, so that the connection can be used again, but not for longer than `wait`: the status
+/// is what counts, and the text is for the log.
+pub(crate) async fn beginning<B: Body + Unpin>(mut body: B, wait: Duration) -> Vec<u8> {
+    let (mut text, mut length) = (Vec::new(), 0);
+    let read = async {
+        while let Some(Ok(frame)) = body.frame().await {
+            let Ok(mut data) = frame.into_data() else {
+                continue;
+            };
+            length += data.remaining();
+            let room = MAX_SAID_BYTES - text.len();
+            let part = data.copy_to_bytes(data.remaining().min(room));
+            text.extend_from_slice(&part);
+            if length > MAX_ANSWER_BYTES {
+                break;
+            }
+        }
+    };
+    // Text that has come by then is all that is shown.
+    let _ = tokio::time::timeout(wait, read).await;
+    text
+}
+
+/// The time for which the text of an error may be awaited in an attempt that `began` then and may take `timeout`: less than is left of that, as it
+/// would hide the status.
+pub(crate) fn text_wait(began: Instant, timeout: Duration) -> Duration {
+    (timeout.saturating_sub(began.elapsed()) / 2).min(MAX_TEXT_WAIT)
 }
 
 #[cfg(test)]
@@ -103,26 +180,33 @@ impl HttpFailure {
 pub(crate) struct Poster {
     channel: Channel<Full<Bytes>>,
     headers: HeaderMap,
+    secrets: Secrets,
     temporary: fn(StatusCode) -> bool,
 }
 
 impl Poster {
-    /// Posts to `dial`'s endpoint, with `headers` in every request. `temporary` decides after which
-    /// responses the protocol allows retrying the same request.
+    /// Posts to `dial`'s endpoint, with `headers` in every request. An answer that repeats one of `secrets` is shown without it.
+    /// `temporary` decides after which responses the protocol allows retrying the same request.
     ///
     /// # Errors
     /// A TLS file that can't be used.
     pub(crate) fn new(
         dial: Dial,
         mut headers: HeaderMap,
+        secrets: Secrets,
         temporary: fn(StatusCode) -> bool,
     ) -> Result<Self, BoxError> {
         if let Some(credentials) = dial.proxy_authorization() {
             headers.insert(PROXY_AUTHORIZATION, credentials);
         }
+        // Answers are short, and what is in them is to be read. A name that the config sets stays.
+        headers
+            .entry(ACCEPT_ENCODING)
+            .or_insert(HeaderValue::from_static("identity"));
         Ok(Self {
             channel: Channel::new(dial, None)?,
             headers,
+            secrets,
             temporary,
         })
     }
@@ -144,29 +228,42 @@ impl Poster {
             let encoding = HeaderValue::from_static(encoding);
             request.headers_mut().insert(CONTENT_ENCODING, encoding);
         }
-        let client = self.channel.client();
-        let lost = |error: &(dyn Error + 'static)| Lost::on(error, self.channel.broken());
+        let (client, began) = (self.channel.client(), Instant::now());
+        let lost = |error: &(dyn Error + 'static)| Lost::on(error, self.channel.broken(), &self.secrets);
         let answer = client.request(request).await.map_err(|error| lost(&error))?;
         let (head, body) = answer.into_parts();
-        let body = Limited::new(body, MAX_ANSWER_BYTES).collect().await;
-        if head.status.is_success() {
-            let body = body.map_err(|error| lost(&*error))?;
-            let answer = Response::from_parts(head, body.to_bytes());
-            return match Page::of(&answer) {
-                Some(page) => Err(Box::new(page)),
-                None => Ok(answer),
-            };
+        let wait = text_wait(began, self.channel.dial().user_timeout);
+        let text = |body: &[u8]| said(&head.headers, body, &self.secrets);
+        if !head.status.is_success() {
+            return Err(Box::new(HttpFailure {
+                status: head.status,
+                temporary: (self.temporary)(head.status),
+                retry_after: retry_after(&head.headers),
+                said: text(&beginning(body, wait).await),
+                headers: head.headers,
+            }));
         }
-        // The status is what counts; the text is for the log.
-        let body = body.map(http_body_util::Collected::to_bytes).unwrap_or_default();
-        let said = String::from_utf8_lossy(&body[..body.len().min(MAX_SAID_BYTES)]);
-        Err(Box::new(HttpFailure {
-            status: head.status,
-            temporary: (self.temporary)(head.status),
-            retry_after: retry_after(&head.headers),
-            said: peer_text(&said),
-            headers: head.headers,
-        }))
+        if let Some(content_type) = Page::content_type(&head.headers) {
+            let body = beginning(body, wait).await;
+            // An empty one says nothing, whatever it is called: the protocol decides.
+            if !body.is_empty() {
+                return Err(Box::new(Page {
+                    status: head.status,
+                    content_type,
+                    said: text(&body),
+                }));
+            }
+            return Ok(Response::from_parts(head, Bytes::new()));
+        }
+        let body = Limited::new(body, MAX_ANSWER_BYTES).collect().await;
+        let body = body.map_err(|error| lost(&*error))?.to_bytes();
+        let body = unpacked(&head.headers, body);
+        Ok(Response::from_parts(head, body))
+    }
+
+    /// The failure that `answer` is, which is not of the protocol.
+    pub(crate) fn misunderstood(&self, answer: &Response<Bytes>) -> Misunderstood {
+        Misunderstood::new(answer, &self.secrets)
     }
 
     /// The next request uses a new connection.
@@ -176,7 +273,7 @@ impl Poster {
 }
 
 /// Seconds, or a date (RFC 9110, section 10.2.3).
-fn retry_after(headers: &HeaderMap) -> Option<Duration> {
+pub(crate) fn retry_after(headers: &HeaderMap) -> Option<Duration> {
     let text = headers.get(RETRY_AFTER)?.to_str().ok()?.trim();
     if !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit()) {
         // Any number of digits is a delay; one that no integer holds is longer than any wait.

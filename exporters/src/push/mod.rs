@@ -10,7 +10,7 @@
 //! | [`error`] | failures in words, and whether a server or the network caused them |
 //! | [`verdict`] | failures that are temporary |
 //! | [`retry`] | when they are retried |
-//! | [`secrets`] | secrets that are empty |
+//! | [`secrets`] | secrets that are empty, and those that a peer repeats |
 //! | [`health`] | reports deliveries in `/status` and the log |
 //! | [`delivery`] | the way of a request: directly, or through a file |
 //! | [`spool`] | the task that sends what is on disk |
@@ -35,13 +35,16 @@ pub mod storage;
 pub mod storage;
 mod verdict;
 
+use std::collections::BTreeMap;
 use std::future::Future;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use flowtap_pipeline::{Exported, Series, Snapshot, Timestamp};
+use flowtap_pipeline::{Exported, PipelineKind, Series, Snapshot, Timestamp};
 use futures::FutureExt;
 use futures::future::BoxFuture;
+use tokio::time::Instant;
 use tower::util::BoxCloneSyncService;
 use tower::{BoxError, Service, ServiceBuilder};
 
@@ -49,6 +52,7 @@ use self::error::TimedOut;
 use self::health::Health;
 pub(crate) use self::request::Request;
 use self::retry::{Backoff, RetryConfig};
+use self::verdict::{Paused, asked_delay, described};
 
 /// `User-Agent` of every request.
 pub(crate) const USER_AGENT: &str = concat!("flowtap/", env!("CARGO_PKG_VERSION"));
@@ -95,6 +99,7 @@ pub(crate) fn sender<C: Client>(client: C, retry: &RetryConfig, timeout: Duratio
             client,
             timeout,
             health,
+            pauses: Pauses::default(),
         });
     BoxCloneSyncService::new(service)
 }
@@ -105,6 +110,47 @@ struct Attempt<C> {
     client: C,
     timeout: Duration,
     health: Health,
+    pauses: Pauses,
+}
+
+/// Until when a peer wants no request, by its answer to one before. Cloning it shares it. Points and log records may have different
+/// peers.
+#[derive(Clone, Debug, Default)]
+struct Pauses(Arc<Mutex<BTreeMap<PipelineKind, (Instant, String)>>>);
+
+impl Pauses {
+    /// The failure of a request that comes too early. The last one of an exporter is none: there is no later one.
+    fn of(&self, request: &Request) -> Option<Paused> {
+        let pauses = self.pauses();
+        let (until, cause) = pauses.get(&request.kind).filter(|_| !request.last)?;
+        let rest = until.saturating_duration_since(Instant::now());
+        (!rest.is_zero()).then(|| Paused {
+            cause: cause.clone(),
+            rest,
+        })
+    }
+
+    /// Keeps what the peer asks for in `error`, if it does.
+    fn keep(&self, kind: PipelineKind, error: &BoxError) {
+        let mut pauses = self.pauses();
+        match asked_delay(error) {
+            Some(delay) if !delay.is_zero() => {
+                pauses.insert(kind, (Instant::now() + delay, described(error)));
+            }
+            _ => {
+                pauses.remove(&kind);
+            }
+        }
+    }
+
+    fn end(&self, kind: PipelineKind) {
+        self.pauses().remove(&kind);
+    }
+
+    fn pauses(&self) -> MutexGuard<'_, BTreeMap<PipelineKind, (Instant, String)>> {
+        // Every statement under the lock leaves it whole.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 impl<C: Client> Service<Request> for Attempt<C> {
@@ -122,9 +168,14 @@ impl<C: Client> Service<Request> for Attempt<C> {
             client,
             timeout,
             health,
+            pauses,
         } = self.clone();
         async move {
             let kind = request.kind;
+            // The peer is not asked: its answer is the one that it has given.
+            if let Some(paused) = pauses.of(&request) {
+                return Err(paused.into());
+            }
             health.attempting();
             let outcome = tokio::time::timeout(timeout, client.send(request))
                 .await
@@ -133,11 +184,76 @@ impl<C: Client> Service<Request> for Attempt<C> {
                     Err(Box::new(TimedOut(timeout)))
                 });
             match &outcome {
-                Ok(_) => health.succeeded(kind),
-                Err(error) => health.failed(kind, error),
+                Ok(_) => {
+                    pauses.end(kind);
+                    health.succeeded(kind);
+                }
+                Err(error) => {
+                    pauses.keep(kind, error);
+                    health.failed(kind, error);
+                }
             }
             outcome
         }
         .boxed()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    use bytes::Bytes;
+    use tower::ServiceExt;
+
+    use super::health::Addresses;
+    use super::http::HttpFailure;
+    use super::*;
+    use crate::testing::context;
+
+    /// A peer that asks for a wait of this length, always; counts its requests.
+    #[derive(Clone, Debug)]
+    struct Busy(Duration, Arc<AtomicU32>);
+
+    impl Client for Busy {
+        async fn send(&self, _: Request) -> Result<Exported, BoxError> {
+            self.1.fetch_add(1, Ordering::Relaxed);
+            Err(Box::new(HttpFailure::asking_for(self.0)))
+        }
+
+        fn reconnect(&self) {}
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_wait_that_a_peer_asks_for_is_one_for_the_requests_after_it() {
+        let request = |kind, last| Request {
+            body: Bytes::new(),
+            kind,
+            items: 1,
+            last,
+        };
+        let points = request(PipelineKind::Metrics, false);
+        for asked in [Duration::from_secs(3600), Duration::MAX] {
+            let peer = Busy(asked, Arc::default());
+            let health = Health::new(&context(), Addresses::one(&"peer"));
+            let timeout = Duration::from_secs(10);
+            let mut sender = sender(peer.clone(), &RetryConfig::default(), timeout, health);
+            let mut send = async |request: &Request| {
+                let outcome = sender.ready().await.unwrap().call(request.clone()).await;
+                (described(&outcome.unwrap_err()), peer.1.load(Ordering::Relaxed))
+            };
+            let (first, requests) = send(&points).await;
+            assert_eq!(requests, 1);
+            for _ in 0..20 {
+                tokio::time::advance(Duration::from_secs(60)).await;
+                // The text is the same, so that there is one warning for all of them.
+                assert_eq!(send(&points).await, (first.clone(), 1));
+            }
+            // Log records may have another peer, and nothing comes after the last request.
+            assert_eq!(send(&request(PipelineKind::Logs, false)).await.1, 2);
+            assert_eq!(send(&request(PipelineKind::Metrics, true)).await.1, 3);
+            tokio::time::advance(Duration::from_secs(3601)).await;
+            assert_eq!(send(&points).await.1, 4);
+        }
     }
 }

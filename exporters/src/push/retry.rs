@@ -138,6 +138,7 @@ mod tests {
     use crate::push::error::Refused;
     use crate::push::health::Addresses;
     use crate::push::http::HttpFailure;
+    use crate::push::secrets::Secrets;
     use tonic::{Code, Status};
     use tonic_types::{ErrorDetails, StatusExt};
 
@@ -146,12 +147,15 @@ mod tests {
     }
 
     fn status(code: Code) -> BoxError {
-        Box::new(Refused(Status::new(code, "x")))
+        Box::new(Refused::new(Status::new(code, "x"), &Secrets::default()))
     }
 
     fn with_retry_info(code: Code, delay: Duration) -> BoxError {
         let details = ErrorDetails::with_retry_info(Some(delay));
-        Box::new(Refused(Status::with_error_details(code, "x", details)))
+        Box::new(Refused::new(
+            Status::with_error_details(code, "x", details),
+            &Secrets::default(),
+        ))
     }
 
     #[test]

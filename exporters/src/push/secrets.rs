@@ -1,6 +1,14 @@
-//! Secrets that are empty, most often because the variable or file that they come from is. Sent as they are, they would fail at the peer,
-//! with a message that does not name the cause.
+//! Secrets of a config, in two respects.
+//!
+//! One that is empty, most often because the variable or file that it comes from is: sent as it is, it would fail at the peer, with a
+//! message that does not name the cause. And one that a peer repeats in its answer, as a debug page or a proxy does with the headers of a
+//! request: it must not get into the log and `/status`.
 
+use std::borrow::Cow;
+use std::sync::Arc;
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use http::HeaderName;
 use http::header::{AUTHORIZATION, PROXY_AUTHORIZATION};
 
@@ -40,6 +48,73 @@ pub(crate) fn has_empty_password(url: &str) -> bool {
         .is_some_and(|(user, _)| user.ends_with(':'))
 }
 
+/// The shortest value that is struck out. A shorter one protects nothing, and would be found in any text.
+const MIN_LEN: usize = 4;
+
+/// Stands for a secret in a text, as in addresses.
+const STRUCK: &str = "REDACTED";
+
+/// Values that an exporter sends and that must not be shown. Cloning it shares them.
+#[derive(Clone, Default)]
+pub(crate) struct Secrets(Arc<[String]>);
+
+impl Secrets {
+    /// `values`, such as those of headers, and what is secret within them: the credentials after a scheme (`Bearer …`), and user and
+    /// password of `Basic …`.
+    pub(crate) fn new<V: AsRef<str>>(values: impl IntoIterator<Item = V>) -> Self {
+        let mut all = Vec::new();
+        for value in values {
+            let value = value.as_ref().trim();
+            all.push(value.to_owned());
+            let Some((scheme, credentials)) = value.split_once(' ') else {
+                continue;
+            };
+            all.push(credentials.trim().to_owned());
+            let pair = STANDARD.decode(credentials.trim()).ok();
+            let pair = pair.and_then(|pair| String::from_utf8(pair).ok());
+            if let Some(pair) = pair.filter(|_| scheme.eq_ignore_ascii_case("basic")) {
+                if let Some((_, password)) = pair.split_once(':') {
+                    all.push(password.to_owned());
+                }
+                all.push(pair);
+            }
+        }
+        all.retain(|secret| secret.len() >= MIN_LEN);
+        // The longest first: one that is part of another must not leave the rest of that.
+        all.sort_by(|a, b| b.len().cmp(&a.len()).then_with(|| a.cmp(b)));
+        all.dedup();
+        Self(all.into())
+    }
+
+    /// `text` without them, and without the beginning of one at its end, where a text that is too long was cut.
+    pub(crate) fn strike<'a>(&self, text: &'a str) -> Cow<'a, str> {
+        let mut text = Cow::Borrowed(text);
+        for secret in &*self.0 {
+            if text.contains(&**secret) {
+                text = Cow::Owned(text.replace(&**secret, STRUCK));
+            }
+        }
+        let cut = self.0.iter().filter_map(|secret| {
+            let lengths = (MIN_LEN..secret.len()).rev();
+            lengths
+                .filter(|&length| secret.is_char_boundary(length))
+                .find(|&length| text.ends_with(&secret[..length]))
+        });
+        if let Some(length) = cut.max() {
+            let kept = text.len() - length;
+            text = Cow::Owned(format!("{}{STRUCK}", &text[..kept]));
+        }
+        text
+    }
+}
+
+impl std::fmt::Debug for Secrets {
+    /// Their number alone.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Secrets({})", self.0.len())
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -75,5 +150,28 @@ mod tests {
         ] {
             assert_eq!(has_empty_password(url), expected, "{url}");
         }
+    }
+    #[test]
+    fn secrets_are_struck_out_whole_without_their_scheme_and_where_a_text_is_cut() {
+        // `user:hunter2-password` in base64.
+        let basic = "Basic dXNlcjpodW50ZXIyLXBhc3N3b3Jk";
+        let secrets = Secrets::new(["Bearer hunter2sEcReT", basic, "tenant-a", "x", ""]);
+        for (text, expected) in [
+            ("authorization=Bearer hunter2sEcReT", "authorization=REDACTED"),
+            ("bad token `hunter2sEcReT`.", "bad token `REDACTED`."),
+            ("got Basic dXNlcjpodW50ZXIyLXBhc3N3b3Jk", "got REDACTED"),
+            ("dXNlcjpodW50ZXIyLXBhc3N3b3Jk", "REDACTED"),
+            ("no user:hunter2-password here", "no REDACTED here"),
+            ("password hunter2-password is wrong", "password REDACTED is wrong"),
+            ("unknown tenant-a", "unknown REDACTED"),
+            // Too short to be a secret.
+            ("x marks the text", "x marks the text"),
+            ("token=hunter2sE", "token=REDACTED"),
+            ("Bearer hunter2sEcRe", "REDACTED"),
+        ] {
+            assert_eq!(secrets.strike(text), expected, "{text}");
+        }
+        assert!(!format!("{secrets:?}").contains("hunter2"));
+        assert_eq!(Secrets::default().strike("Bearer x"), "Bearer x");
     }
 }

@@ -17,9 +17,6 @@ use super::{Request, Sender};
 /// Pause after a failure that retries did not overcome, before the next round.
 const RETRY_PAUSE: Duration = Duration::from_secs(1);
 
-/// Longest such pause that a peer can ask for: a mistake of its own must not end deliveries for good.
-const MAX_PAUSE: Duration = Duration::from_secs(3600);
-
 /// After so many requests in a row that the collector refused for good, the next ones are sent slowly: whatever is wrong with it, a
 /// whole queue should not be gone in a second.
 const MAX_REFUSALS: u32 = 10;
@@ -158,9 +155,7 @@ fn warn(warned: &mut Warned, error: &BoxError, requests: u64) {
 
 /// The time until the next round: a wait that exceeds `retry.max_elapsed_time` is not begun by a request, so it is kept here.
 fn pause_after(error: &BoxError) -> Duration {
-    asked_delay(error)
-        .unwrap_or_default()
-        .clamp(RETRY_PAUSE, MAX_PAUSE)
+    asked_delay(error).unwrap_or_default().max(RETRY_PAUSE)
 }
 
 async fn first(storage: &Arc<Storage>) -> Result<Option<Stored>, BoxError> {
@@ -205,13 +200,14 @@ async fn deliver(
 mod tests {
     use super::*;
     use crate::push::http::HttpFailure;
+    use crate::push::verdict::MAX_WAIT;
 
     #[test]
     fn a_peer_that_asks_for_a_long_wait_gets_it_within_bounds() {
         let pause = |delay| pause_after(&(Box::new(HttpFailure::asking_for(delay)) as BoxError));
         assert_eq!(pause(Duration::ZERO), RETRY_PAUSE);
         assert_eq!(pause(Duration::from_secs(600)), Duration::from_secs(600));
-        assert_eq!(pause(Duration::MAX), MAX_PAUSE);
+        assert_eq!(pause(Duration::MAX), MAX_WAIT);
         assert_eq!(pause_after(&"refused".into()), RETRY_PAUSE);
     }
 }

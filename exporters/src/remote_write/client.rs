@@ -10,6 +10,7 @@ use tower::BoxError;
 use super::config::{Config, ProtobufMessage, VERSION_HEADER};
 use crate::push::connect::Dial;
 use crate::push::http::{HttpFailure, Poster};
+use crate::push::secrets::Secrets;
 use crate::push::{self, Request};
 
 /// Headers with the written parts of a request (Prometheus remote write 2.0, "Required `Written`
@@ -38,7 +39,12 @@ struct NotUnderstood;
 impl Client {
     /// A client that connects with its first request.
     pub(super) fn new(config: &Config, dial: Dial) -> Result<Self, BoxError> {
-        let poster = Poster::new(dial, headers(config)?, is_temporary)?;
+        let headers = headers(config)?;
+        let credentials = headers.get(AUTHORIZATION).and_then(|value| value.to_str().ok());
+        let mut secrets: Vec<_> = config.headers.values().cloned().collect();
+        secrets.extend(credentials.map(str::to_owned));
+        secrets.extend(dial.secrets());
+        let poster = Poster::new(dial, headers, Secrets::new(secrets), is_temporary)?;
         Ok(Self {
             poster,
             message: config.protobuf_message,

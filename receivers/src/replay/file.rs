@@ -401,10 +401,10 @@ mod tests {
     fn a_recording_begins_behind_what_is_in_an_open_file() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("log");
-        std::fs::write(&path, "earlier\n").unwrap();
+        fs::write(&path, "earlier\n").unwrap();
         let file = File::options().append(true).open(&path).unwrap();
         Writer::append(file, &path).unwrap().flush().unwrap();
-        let found = std::fs::read(&path).unwrap();
+        let found = fs::read(&path).unwrap();
         let header = [&MAGIC[..], &VERSION.to_le_bytes()].concat();
         assert_eq!(found, [b"earlier\n", &*header].concat());
         // A socket can't be opened by a name.

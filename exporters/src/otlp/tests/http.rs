@@ -187,7 +187,7 @@ fn check_names(value: &serde_json::Value, key: &str) {
 
 #[tokio::test]
 async fn what_the_specification_lists_is_tried_again_and_nothing_else() {
-    let cases: [(&str, bool); 9] = [
+    let cases: [(&str, bool); 11] = [
         (
             "HTTP/1.1 429 Too Many Requests\r\nretry-after: 0\r\ncontent-length: 0\r\nconnection: close\r\n\r\n",
             true,
@@ -202,6 +202,14 @@ async fn what_the_specification_lists_is_tried_again_and_nothing_else() {
         ),
         (
             "HTTP/1.1 504 Gateway Timeout\r\ncontent-length: 0\r\nconnection: close\r\n\r\n",
+            true,
+        ),
+        (
+            "HTTP/1.1 502 Bad Gateway\r\ncontent-type: text/html\r\nconnection: close\r\n\r\n<html>nginx</html>",
+            true,
+        ),
+        (
+            "HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/json\r\nconnection: close\r\n\r\n{\"a\":1}",
             true,
         ),
         // Nothing at all, no HTTP, and an end in the middle of the answer.
@@ -232,12 +240,29 @@ async fn what_the_specification_lists_is_tried_again_and_nothing_else() {
 
 #[tokio::test]
 async fn a_success_that_is_no_answer_of_otlp_is_retried() {
-    // A sender of pages for browsers, or of a greeting, is no collector. The one after it is.
+    const PROTOBUF: &str = "content-type: application/x-protobuf\r\n";
+    const JSON: &str = "content-type: application/json\r\n";
+    // A sender of pages for browsers, of a greeting or of an error is no collector. The one after it is.
     let others = [
         ("content-type: text/html; charset=utf-8\r\n", "<html>login</html>"),
+        ("content-type: TEXT/HTML\r\n", ""),
         ("content-type: text/plain\r\n", "welcome to nginx"),
+        // Protobuf with unknown fields, by chance.
+        ("content-type: text/plain\r\n", "Hi"),
+        ("content-type: text/plain\r\n", "0\n"),
+        ("", "Hi"),
+        (PROTOBUF, "Hi"),
+        (JSON, "Hi"),
         ("content-type: application/octet-stream\r\n", "\u{7f}\u{7f}\u{7f}"),
         ("", "<html>login</html>"),
+        (PROTOBUF, "<html>login</html>"),
+        (PROTOBUF, "\u{7f}\u{7f}\u{7f}\u{7f}"),
+        (JSON, "<html>login</html>"),
+        (JSON, "{\"error\":\"login required\",\"code\":401}"),
+        (JSON, "[]"),
+        (JSON, "null"),
+        ("content-type: application/problem+json\r\n", "{\"title\":\"no\"}"),
+        ("", "{\"error\":\"no\"}"),
     ];
     for (content_type, body) in others {
         let length = body.len();
@@ -256,26 +281,148 @@ async fn a_success_that_is_no_answer_of_otlp_is_retried() {
 }
 
 #[tokio::test]
-async fn a_success_that_is_empty_or_marked_as_otlp_is_a_success() {
+async fn a_success_that_is_empty_or_of_otlp_is_a_success() {
     for content_type in [
+        "",
         "content-type: application/x-protobuf\r\n",
         "content-type: application/json\r\n",
     ] {
-        for protocol in [Protocol::HttpProtobuf, Protocol::HttpJson] {
-            let garbage = format!(
-                "HTTP/1.1 200 OK\r\n{content_type}content-length: 4\r\nconnection: close\r\n\r\n\u{7f}\u{7f}\u{7f}\u{7f}"
-            );
-            let (endpoint, received) = server(vec![garbage.leak()]).await;
-            let config = by_http(&endpoint, protocol, Compression::None);
-            assert_eq!(export(config, snapshot(1)).await, Exported { sent: 3, failed: 0 });
-            assert_eq!(received.lock().unwrap().len(), 1);
+        for body in [
+            "",
+            "{}",
+            "{\"partialSuccess\":{}}",
+            "{\"partialSuccess\":null,\"x\":1}",
+        ] {
+            for protocol in [Protocol::HttpProtobuf, Protocol::HttpJson] {
+                let length = body.len();
+                let answer = format!(
+                    "HTTP/1.1 200 OK\r\n{content_type}content-length: {length}\r\nconnection: close\r\n\r\n{body}"
+                );
+                let (endpoint, received) = server(vec![answer.clone().leak()]).await;
+                let config = by_http(&endpoint, protocol, Compression::None);
+                let exported = export(config, snapshot(1)).await;
+                assert_eq!(exported, Exported { sent: 3, failed: 0 }, "{answer}");
+                assert_eq!(received.lock().unwrap().len(), 1, "{answer}");
+            }
         }
     }
-    let empty =
-        "HTTP/1.1 200 OK\r\ncontent-type: text/plain\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
-    let (endpoint, _) = server(vec![empty]).await;
+    let (endpoint, _) = server(vec!["HTTP/1.1 204 No Content\r\nconnection: close\r\n\r\n"]).await;
     let config = by_http(&endpoint, Protocol::HttpProtobuf, Compression::None);
     assert_eq!(export(config, snapshot(1)).await, Exported { sent: 3, failed: 0 });
+}
+
+/// A peer that answers every request with `head`, and then with `parts`, one every 300 ms.
+async fn dripping(head: &'static str, parts: Vec<Vec<u8>>) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let endpoint = format!("http://{}", listener.local_addr().unwrap());
+    tokio::spawn(async move {
+        loop {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let parts = parts.clone();
+            tokio::spawn(async move {
+                read_request(&mut stream).await;
+                stream.write_all(head.as_bytes()).await.unwrap();
+                for part in parts {
+                    // The other end may have closed the connection.
+                    let _ = stream.write_all(&part).await;
+                    tokio::time::sleep(Duration::from_millis(300)).await;
+                }
+            });
+        }
+    });
+    endpoint
+}
+
+#[tokio::test]
+async fn the_status_of_an_error_counts_although_its_text_takes_longer_than_the_timeout() {
+    let drips = vec![b"x".to_vec(); 20];
+    let head = "HTTP/1.1 400 Bad Request\r\ncontent-type: text/plain\r\ncontent-length: 1000\r\n\r\n";
+    let config = Config {
+        timeout: Some(Duration::from_secs(2)),
+        ..by_http(
+            &dripping(head, drips).await,
+            Protocol::HttpProtobuf,
+            Compression::None,
+        )
+    };
+    let began = std::time::Instant::now();
+    let context = context();
+    let mut service = OtlpExporter::new(config, &context)
+        .unwrap()
+        .start()
+        .await
+        .unwrap();
+    let service = service.ready().await.unwrap();
+    let exported = service.call(Output::from(snapshot(1))).await.unwrap();
+    assert_eq!(exported, Exported { sent: 0, failed: 3 });
+    assert!(began.elapsed() < Duration::from_secs(2), "{:?}", began.elapsed());
+    let error = context.status.load()["exporters/test"].error.clone().unwrap();
+    assert!(error.contains("HTTP status 400 Bad Request: xx"), "{error}");
+}
+
+#[tokio::test]
+async fn a_secret_that_a_peer_repeats_is_in_no_error() {
+    let answers = [
+        "HTTP/1.1 401 Unauthorized\r\nconnection: close\r\n\r\nauthorization=Bearer hunter2sEcReT",
+        "HTTP/1.1 200 OK\r\ncontent-type: text/plain\r\nconnection: close\r\n\r\nyou sent hunter2sEcReT",
+        "HTTP/1.1 200 OK\r\ncontent-type: text/html\r\nconnection: close\r\n\r\nyou sent hunter2sEcReT",
+        "HTTP/1.1 404 Not Found\r\nconnection: close\r\n\r\ncan't POST /?token=hunter2sEcReT",
+    ];
+    for answer in answers {
+        let (endpoint, _) = server(vec![answer]).await;
+        let config = Config {
+            headers: [("authorization".to_owned(), "Bearer hunter2sEcReT".to_owned())].into(),
+            retry: RetryConfig {
+                enabled: false,
+                ..RetryConfig::default()
+            },
+            ..by_http(
+                &format!("{endpoint}/?token=hunter2sEcReT"),
+                Protocol::HttpProtobuf,
+                Compression::None,
+            )
+        };
+        let context = context();
+        let mut service = OtlpExporter::new(config, &context)
+            .unwrap()
+            .start()
+            .await
+            .unwrap();
+        let service = service.ready().await.unwrap();
+        let exported = service.call(Output::from(snapshot(1))).await.unwrap();
+        assert_eq!(exported, Exported { sent: 0, failed: 3 });
+        let error = context.status.load()["exporters/test"].error.clone().unwrap();
+        assert!(
+            error.contains("REDACTED") && !error.contains("hunter2"),
+            "{error}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn answers_are_asked_for_without_compression_and_read_in_gzip() {
+    // partial_success { rejected_data_points: 2 }
+    let packed = client::gzip(b"\n\x02\x08\x02").unwrap();
+    let head = format!(
+        "HTTP/1.1 200 OK\r\ncontent-type: application/x-protobuf\r\ncontent-encoding: gzip\r\ncontent-length: {}\r\n\r\n",
+        packed.len()
+    );
+    let endpoint = dripping(head.leak(), vec![packed.to_vec()]).await;
+    let config = by_http(&endpoint, Protocol::HttpProtobuf, Compression::None);
+    assert_eq!(export(config, snapshot(1)).await, Exported { sent: 1, failed: 2 });
+
+    let (endpoint, received) = server(vec![OK]).await;
+    export(
+        by_http(&endpoint, Protocol::HttpProtobuf, Compression::None),
+        snapshot(1),
+    )
+    .await;
+    let received = received.lock().unwrap();
+    assert!(
+        received[0].head.contains("accept-encoding: identity\r\n"),
+        "{}",
+        received[0].head
+    );
 }
 
 #[tokio::test]
@@ -289,7 +436,7 @@ async fn a_partial_success_is_counted_in_whichever_encoding_it_comes() {
             "content-type: application/json\r\n",
             "Content-Type: application/x-protobuf\r\n",
             "content-type: application/json; charset=utf-8\r\n",
-            "content-type: text/plain\r\n",
+            "content-type: application/octet-stream\r\n",
         ] {
             let length = body.len();
             let answer = format!(
