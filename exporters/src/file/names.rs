@@ -364,8 +364,14 @@ impl Names {
                     continue;
                 };
                 if let Some(level) = self.folders.get(depth) {
-                    if level.matches(text) && entry.file_type()?.is_dir() {
-                        folders.push((entry.path(), depth + 1));
+                    if level.matches(text) {
+                        match entry.file_type() {
+                            Ok(kind) if kind.is_dir() => folders.push((entry.path(), depth + 1)),
+                            Ok(_) => {}
+                            // Some file systems are asked for the type now, and it was removed.
+                            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                            Err(error) => return Err(error),
+                        }
                     }
                     continue;
                 }
