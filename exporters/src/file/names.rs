@@ -364,8 +364,14 @@ impl Names {
                     continue;
                 };
                 if let Some(level) = self.folders.get(depth) {
-                    if level.matches(text) && entry.file_type()?.is_dir() {
-                        folders.push((entry.path(), depth + 1));
+                    if level.matches(text) {
+                        match entry.file_type() {
+                            Ok(kind) if kind.is_dir() => folders.push((entry.path(), depth + 1)),
+                            Ok(_) => {}
+                            // Some file systems are asked for the type now, and it was removed.
+                            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                            Err(error) => return Err(error),
+                        }
                     }
                     continue;
                 }
@@ -383,11 +389,23 @@ impl Names {
     }
 }
 
-/// A host's name as a part of a file name: no separators, no placeholders.
+/// A host's name as a part of a file name: no separators, no placeholders. One that can't be a file's name as it is ends in a hash of
+/// the whole name, so that two hosts never write to the same files.
 fn file_safe(host: &str) -> String {
     let safe = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
+    // `.` and `..` are other folders.
+    if host.chars().all(safe) && host.chars().any(|c| c != '.') {
+        return host.to_owned();
+    }
     let name: String = host.chars().map(|c| if safe(c) { c } else { '_' }).collect();
-    if name.is_empty() { "_".to_owned() } else { name }
+    format!("{name}-{:08x}", fnv1a(host.as_bytes()))
+}
+
+/// Hash of 32 bits (RFC 9923, FNV-1a). It is in the names of files, so it must be the same in every version.
+fn fnv1a(bytes: &[u8]) -> u32 {
+    bytes.iter().fold(0x811c_9dc5, |hash, byte| {
+        (hash ^ u32::from(*byte)).wrapping_mul(0x0100_0193)
+    })
 }
 
 #[cfg(test)]
@@ -438,7 +456,7 @@ mod tests {
         let logs = |path| Names::new(path, ".parquet", PipelineKind::Logs, "a/b {c}").unwrap();
         assert_eq!(
             logs("/x/{kind}/{date}T{hour}/{host}/f-{time}.parquet").finished(&name),
-            Path::new("/x/logs/2026-01-02T03/a_b__c_/f-20260102T030405Z.parquet")
+            Path::new("/x/logs/2026-01-02T03/a_b__c_-1ac89d94/f-20260102T030405Z.parquet")
         );
         assert_eq!(
             logs("/x/f-{time}.parquet").finished(&name),
@@ -450,6 +468,33 @@ mod tests {
         assert_eq!(hourly.partition(AT), hourly.partition(same));
         assert_ne!(hourly.partition(AT), hourly.partition(other));
         assert!(!names("/x").is_partitioned());
+    }
+
+    #[test]
+    fn two_hosts_never_have_the_same_name() {
+        for host in ["node1", "rack1_n1", "n-1.example.com", "_"] {
+            assert_eq!(file_safe(host), host);
+        }
+        // By the specification's test vectors: FNV-1a of "" and of "foobar".
+        assert_eq!((fnv1a(b""), fnv1a(b"foobar")), (0x811c_9dc5, 0xbf9c_f968));
+        let hosts = [
+            "rack1/n1",
+            "rack1_n1",
+            "rack1 n1",
+            "rack1ün1",
+            "n\u{f6} de/1",
+            "n__de_1",
+        ];
+        let names: std::collections::BTreeSet<_> = hosts.iter().copied().map(file_safe).collect();
+        assert_eq!(names.len(), hosts.len(), "{names:?}");
+        for host in ["", ".", "..", "a/../b", "{time}"] {
+            let name = file_safe(host);
+            let folders: Vec<_> = Path::new(&name).components().collect();
+            assert!(
+                matches!(folders[..], [Component::Normal(_)]) && !name.contains('{'),
+                "{host:?}: {name}"
+            );
+        }
     }
 
     #[test]

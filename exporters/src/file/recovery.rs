@@ -43,6 +43,10 @@ impl Recovery<'_> {
         for name in left.into_iter().filter(|name| Some(name) != open) {
             let path = self.names.partial(&name);
             if let Err(error) = self.take_up(name) {
+                if error.kind() == io::ErrorKind::NotFound && !path.exists() {
+                    // Somebody else has removed or finished it since the folder was listed.
+                    continue;
+                }
                 unfinished += 1;
                 tracing::warn!(path = %path.display(), %error, "a file that was left can't be recovered; tried again in a minute; \
                 hint: free space, and make it readable and writable");
@@ -200,5 +204,30 @@ pub(super) fn remove(path: &Path) {
         && error.kind() != io::ErrorKind::NotFound
     {
         tracing::debug!(path = %path.display(), %error, "a file can't be removed");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use flowtap_pipeline::PipelineKind;
+    use flowtap_pipeline::testing::context;
+
+    use super::*;
+
+    #[test]
+    fn a_file_that_is_gone_since_the_folder_was_listed_is_no_failure() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().display().to_string();
+        let names = Names::new(&path, ".jsonl", PipelineKind::Metrics, "node1").unwrap();
+        // The folder has a name, and there is no file: a link that leads nowhere.
+        let name = Name::starting(flowtap_pipeline::Timestamp::from_nanos(1));
+        std::os::unix::fs::symlink("nowhere", names.partial(&name)).unwrap();
+        let recovery = Recovery {
+            names: &names,
+            format: Format::Json,
+            compression: Compression::None,
+            telemetry: &Telemetry::new(&context("file")),
+        };
+        assert_eq!(recovery.run(None).unwrap(), 0);
     }
 }

@@ -38,7 +38,7 @@ pub struct Truncate {
     /// Bits of an IPv6 address that stay.
     #[schemars(range(max = 128))]
     pub ipv6: u8,
-    /// The ends whose address is shortened.
+    /// The ends whose address is shortened, on the wire as well.
     pub ends: Vec<AddressOf>,
     /// Classes of the peer for which addresses are shortened. Empty: all.
     pub classes: Vec<String>,

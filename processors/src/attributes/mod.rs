@@ -6,7 +6,8 @@
 //!    a record costs nothing ([`LabelChanges`](flowtap_pipeline::LabelChanges)).
 //! 2. The peer's network is the smallest of `networks` that its whole address is in.
 //! 3. Then addresses are shortened: bits beyond the prefix become 0. Later components see the shortened address, so those
-//!    that look addresses up come before.
+//!    that look addresses up come before. The addresses on the wire are shortened like those of the socket: the backend like the
+//!    peer's, the frontend like this side's.
 
 mod config;
 
@@ -14,8 +15,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
 use flowtap_pipeline::{
-    BuildContext, BuildError, Factory, Flow, FlowBatch, PeerClass, Processor, ProcessorConfig,
-    ProcessorStage, Stability,
+    BuildContext, BuildError, Factory, Flow, FlowBatch, Hop, PeerClass, Processor, ProcessorConfig,
+    ProcessorStage, Stability, Translation,
 };
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use prefix_trie::PrefixMap;
@@ -120,10 +121,34 @@ impl Shortening {
         }
     }
 
+    /// The ends on the wire, with those addresses shortened that name a peer or this side, of a flow with its whole addresses. An end
+    /// that is the socket's stays that.
+    fn on_the_wire(&self, flow: &Flow, mut wire: Translation) -> Translation {
+        let (local, remote) = (flow.local.addr, flow.remote.addr);
+        // Redirected to a proxy at this side's own address, by which that is recognized.
+        let is_here = wire.remote.addr == local && local != remote;
+        let shortens = if is_here { self.local } else { self.remote };
+        if shortens {
+            wire.remote.addr = self.shorten(wire.remote.addr);
+        }
+        // A proxy's connection from its application: what that connected to is its peer.
+        let is_peer = wire.local.addr != local && flow.hop() == Some(Hop::FromApplication);
+        if self.local || (self.remote && is_peer) {
+            wire.local.addr = self.shorten(wire.local.addr);
+        }
+        wire
+    }
+
     fn apply(&self, flow: &mut Flow) {
         let class = flow.class.unwrap_or(PeerClass::Unknown);
         if !self.classes.is_empty() && !self.classes.contains(&class) {
             return;
+        }
+        if let Some(translation) = flow.translation.as_deref() {
+            let wire = self.on_the_wire(flow, *translation);
+            if wire != *translation {
+                flow.translation = Some(Arc::new(wire));
+            }
         }
         if self.remote {
             flow.remote.addr = self.shorten(flow.remote.addr);

@@ -1,7 +1,7 @@
 use flowtap_engine::Stages;
 use flowtap_pipeline::catalog::FamilyId;
 use flowtap_pipeline::testing::{ProcessorTest, config, record};
-use flowtap_pipeline::{FlowKind, Output, Points, Snapshot, TcpRecord, Timestamp};
+use flowtap_pipeline::{Endpoint, FlowKind, Output, Points, Snapshot, TcpRecord, Timestamp};
 
 use super::*;
 
@@ -55,6 +55,70 @@ fn addresses_are_shortened_to_a_prefix_by_family_end_and_class() {
         ends("truncate: {ipv4: 32, ipv6: 128}", records())[2],
         "[2001:db8:1:2ff::9]:3 [2001:db8:7:1ff:5::1]:443"
     );
+}
+
+/// Backend and frontend of a connection whose ends on the wire are `wire`, after the processor.
+fn translated(yaml: &str, record: TcpRecord, wire: [&str; 2]) -> [String; 2] {
+    let [local, remote] = wire.map(|end| flowtap_pipeline::testing::flow(end, end).local);
+    let mut record = record;
+    record.flow.translation = Some(Arc::new(Translation { local, remote }));
+    let mut attributes = ProcessorTest::new(FACTORY, yaml);
+    let passed = attributes.process([record]);
+    let flow = &passed[0].flow;
+    [flow.backend(), flow.frontend()].map(|end| end.map_or_else(String::new, |end| end.to_string()))
+}
+
+#[test]
+fn the_addresses_on_the_wire_are_shortened_like_those_of_the_socket() {
+    let (remote, local, both) = (
+        "truncate: {}",
+        "truncate: {ends: [local]}",
+        "truncate: {ends: [remote, local]}",
+    );
+    let client = || record("192.0.2.55:40000", "198.51.100.10:80");
+    let wire = ["203.0.113.1:50000", "203.0.113.77:8080"];
+    for (yaml, expected) in [
+        (remote, ["203.0.113.0:8080", "203.0.113.1:50000"]),
+        (local, ["203.0.113.77:8080", "203.0.113.0:50000"]),
+        (both, ["203.0.113.0:8080", "203.0.113.0:50000"]),
+        (
+            "truncate: {classes: [externalHosts]}",
+            ["203.0.113.77:8080", "203.0.113.1:50000"],
+        ),
+    ] {
+        assert_eq!(translated(yaml, client(), wire), expected, "{yaml}");
+    }
+    // An end that is not translated is none that is.
+    for yaml in [remote, local, both] {
+        let [backend, _] = translated(yaml, client(), ["203.0.113.1:50000", "198.51.100.10:80"]);
+        let [_, frontend] = translated(yaml, client(), ["192.0.2.55:40000", "203.0.113.77:80"]);
+        assert_eq!((backend, frontend), (String::new(), String::new()), "{yaml}");
+    }
+    let v6 = record("[2001:db8::1]:40000", "[2001:db8:1::1]:80");
+    assert_eq!(
+        translated(remote, v6, ["[2001:db8::1]:40000", "[2001:db8:7:1ff:5::1]:80"]),
+        ["[2001:db8:7:100::]:80", ""]
+    );
+}
+
+#[test]
+fn what_an_application_connected_to_through_a_proxy_is_shortened_like_a_peer_and_hops_stay() {
+    let proxy = record("127.0.0.1:15001", "10.0.0.5:40000");
+    assert_eq!(
+        translated("truncate: {}", proxy, ["198.51.100.7:80", "10.0.0.5:40000"]),
+        ["", "198.51.100.0:80"]
+    );
+    // Redirected to this side's own address, not to loopback.
+    let mut application = record("10.0.0.5:40000", "198.51.100.7:80");
+    application.flow.translation = Some(Arc::new(Translation {
+        local: application.flow.local,
+        remote: Endpoint::new(application.flow.local.addr, 15_001),
+    }));
+    for yaml in ["truncate: {}", "truncate: {ends: [remote, local]}"] {
+        let mut attributes = ProcessorTest::new(FACTORY, yaml);
+        let passed = attributes.process([application.clone()]);
+        assert_eq!(passed[0].flow.hop(), Some(Hop::ToProxy), "{yaml}");
+    }
 }
 
 #[test]

@@ -11,7 +11,8 @@
 //! 4. The table of open connections has a bound. A connection beyond it has a record at its end, without what was counted as
 //!    dropped before. The next census brings it in, if there is room again.
 //! 5. Sampling decides by the socket's cookie, so all records of a connection are kept or left out, unless it becomes one of those
-//!    that are always kept: then its next record has everything since its beginning.
+//!    that are always kept: then it has the records from then on. A record that is left out ends where one that is kept would, so
+//!    that each record is kept with the probability that it states, and sums of differences divided by it have no bias.
 //! 6. When flowtap stops, or the receiver is removed, every open connection has a last record, with the outcome `detached`.
 //! 7. Everything that has no record is counted by its reason, with its bytes.
 //! 8. DNS transactions and dropped packets have records, if the config wants them; sampling does not apply. A drop of no flow has
@@ -162,9 +163,16 @@ impl Connections {
         for connection in tracker.connections_mut() {
             connection.begin(to);
             let due = connection.reported_at() < oldest && connection.has_moved();
-            // One that is not recorded keeps what it has for its next record.
-            if due && self.has_room() && connection.chance(&self.config.sample).is_some() {
+            // Without room it keeps what it has for its next record, also outside the sample: the records that are left out are
+            // those that it would have in the sample.
+            if !due || !self.has_room() {
+                continue;
+            }
+            if connection.chance(&self.config.sample).is_some() {
                 self.push(connection, Outcome::Active, to);
+            } else {
+                self.telemetry.left_out(connection, LossReason::Sample);
+                connection.pass_over(Outcome::Active, to);
             }
         }
         self.tracker = tracker;
@@ -207,6 +215,9 @@ impl Connections {
             }
             if let Some(probability) = flow.chance(&self.config.sample) {
                 self.records.push(flow.report(Outcome::Active, probability, to));
+            } else {
+                self.telemetry.udp_left_out(flow, LossReason::Sample);
+                flow.pass_over(Outcome::Active, to);
             }
         }
     }
@@ -373,7 +384,7 @@ impl Aggregator for Connections {
                 self.push(connection, Outcome::Detached, at);
             } else {
                 self.telemetry.left_out(connection, LossReason::Sample);
-                connection.skip(at);
+                connection.pass_over(Outcome::Detached, at);
             }
         }
         self.tracker = tracker;
@@ -382,7 +393,7 @@ impl Aggregator for Connections {
                 self.records.push(flow.report(Outcome::Detached, probability, at));
             } else {
                 self.telemetry.udp_left_out(flow, LossReason::Sample);
-                flow.skip(at);
+                flow.pass_over(Outcome::Detached, at);
             }
         }
         let cut_short = self.records.len() - whole;

@@ -6,10 +6,11 @@ use std::time::Duration;
 
 use flowtap_pipeline::log::{ConnectionLog, Counts};
 use flowtap_pipeline::testing::{batch, context, record};
-use flowtap_pipeline::{DnsOutcome, DnsRecord, DropReason, DropRecord};
+use flowtap_pipeline::{DnsOutcome, DnsRecord, DropReason, DropRecord, NodeInfo};
 use proptest::prelude::*;
 
 use super::*;
+use crate::testing::counted_context;
 
 const SECOND: u64 = 1_000_000_000;
 
@@ -412,7 +413,7 @@ fn sampling_keeps_its_part_and_all_that_failed_were_reset_or_retransmitted() {
 }
 
 #[test]
-fn a_connection_that_begins_to_retransmit_is_reported_from_its_beginning() {
+fn a_connection_that_begins_to_retransmit_is_reported_from_then_on() {
     let mut aggregator = aggregator("{sample: {ratio: 0}, active_timeout: 5s}");
     aggregator.fold(&batch([of(1, Events::OPENED, 10, 5)]));
     assert_eq!(logs(aggregator.advance(at(105))), []);
@@ -423,8 +424,110 @@ fn a_connection_that_begins_to_retransmit_is_reported_from_its_beginning() {
     let log = connection(&records[0]);
     assert_eq!(
         (log.sequence, log.delta.sent_bytes, log.delta.retransmits),
-        (0, 30, 2)
+        (1, 20, 2)
     );
+    assert_eq!((log.total.sent_bytes, log.probability), (30, 1.0));
+    assert_eq!(
+        (log.interval, log.duration),
+        (Duration::from_secs(5), Duration::from_secs(10))
+    );
+}
+
+/// The records of 10,000 connections that each send a byte before each of four watermarks, and what sampling has left out: bytes and
+/// records. At the end those are reset whose cookie is even, or all retransmit before the third watermark.
+fn connections_that_join(yaml: &str, retransmitting: bool) -> (Vec<LogRecord>, u64, u64) {
+    let (context, counters, _provider) = counted_context(NodeInfo::default());
+    let yaml = format!("{{active_timeout: 5s, {yaml}}}");
+    let mut aggregator = Connections::new(&config(&yaml), &context);
+    aggregator.begin(at(100));
+    let mut records = Vec::new();
+    for second in [5, 10, 15, 20] {
+        let batch = (1..=10_000).map(|cookie| {
+            let events = match second {
+                5 => Events::OPENED,
+                20 if !retransmitting && cookie % 2 == 0 => Events::CLOSED | Events::RESET,
+                20 => Events::CLOSED,
+                _ => Events::NONE,
+            };
+            let mut record = of(cookie, events, 1, second);
+            record.retransmits = i64::from(retransmitting && second == 15);
+            record
+        });
+        aggregator.fold(&flowtap_pipeline::testing::batch(batch));
+        records.extend(logs(aggregator.advance(at(100 + second))));
+    }
+    (
+        records,
+        counters.dropped_bytes("sample"),
+        counters.dropped_records("sample"),
+    )
+}
+
+#[test]
+fn sums_divided_by_the_probability_have_no_bias_of_connections_that_join_those_that_are_always_kept() {
+    for retransmitting in [false, true] {
+        let (all, ..) = connections_that_join("sample: {ratio: 1}", retransmitting);
+        let (kept, bytes, records) = connections_that_join("sample: {ratio: 0.2}", retransmitting);
+        let sum = |each: &dyn Fn(&ConnectionLog) -> f64| kept.iter().map(connection).map(each).sum::<f64>();
+        let is_near = |estimate: f64, truth: f64| (estimate / truth - 1.0).abs() < 0.04;
+        let estimate = sum(&|log| log.delta.sent_bytes as f64 / log.probability);
+        assert!(is_near(estimate, 40_000.0), "{estimate} bytes of 40000");
+        let ends = sum(&|log| f64::from(u8::from(log.outcome.is_final())) / log.probability);
+        assert!(is_near(ends, 10_000.0), "{ends} ends of 10000");
+        let begins = sum(&|log| f64::from(u8::from(log.sequence == 0)) / log.probability);
+        assert!(is_near(begins, 10_000.0), "{begins} beginnings of 10000");
+        // Whatever has no record is counted.
+        let sent = sum(&|log| log.delta.sent_bytes as f64);
+        assert_eq!(sent as u64 + bytes, 40_000);
+        assert_eq!(kept.len() as u64 + records, all.len() as u64);
+        // A failure has its record, with its totals, as without sampling.
+        let failures = |records: &[LogRecord]| {
+            let failed = records.iter().filter(|record| {
+                let log = connection(record);
+                log.outcome == Outcome::Reset || log.delta.retransmits > 0
+            });
+            let mut failed: Vec<_> = failed.cloned().collect();
+            failed.sort_by_key(|record| record.flow.cookie);
+            failed
+        };
+        assert_eq!(failures(&kept), failures(&all));
+    }
+}
+
+proptest! {
+    #[test]
+    fn the_records_with_sampling_are_those_of_the_sample_and_of_what_is_always_kept_without(steps in steps()) {
+        let run = |yaml: &str| {
+            let mut aggregator = aggregator(yaml);
+            let (mut second, mut records) = (100, Vec::new());
+            for step in &steps {
+                if let Some((cookie, bytes, closes)) = *step {
+                    let events = if closes { Events::CLOSED } else { Events::NONE };
+                    let mut record = of(cookie, events, bytes, 1);
+                    record.retransmits = i64::from(bytes % 10 == 0);
+                    if closes && bytes % 3 == 0 {
+                        record.events = events | Events::RESET;
+                    }
+                    aggregator.fold(&batch([record]));
+                } else {
+                    second += 5;
+                    records.extend(logs(aggregator.advance(at(second))));
+                }
+            }
+            records.extend(logs(Some(aggregator.finish(at(second + 1)))));
+            // Of one moment they are in no order; a cookie may be used again.
+            records.sort_by_key(|record| (record.flow.cookie, record.at, connection(record).total.sent_bytes));
+            records
+        };
+        let kept = run("{active_timeout: 5s, sample: {ratio: 0.5}}");
+        let all = run("{active_timeout: 5s}").into_iter().filter_map(|mut record| {
+            let LogBody::Connection(log) = &mut record.body else { return None };
+            let always = log.outcome == Outcome::Reset || log.total.retransmits > 0;
+            log.probability = if always { 1.0 } else { sampling::chance(record.flow.cookie, 0.5)? };
+            Some(record)
+        });
+        prop_assert_eq!(kept, all.collect::<Vec<_>>());
+    }
 }
 
 #[test]

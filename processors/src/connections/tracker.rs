@@ -50,8 +50,9 @@ pub(super) struct Connection {
     census: u16,
     adopted: bool,
     error: Option<&'static str>,
+    /// Number of records before, those that sampling left out included.
     sequence: u32,
-    /// Sum of the differences in the records before.
+    /// Sum of the differences in these records.
     reported: Counts,
     total: Counts,
     /// Age when it was reported last, in µs.
@@ -174,11 +175,6 @@ impl Connection {
 
     /// Its record up to `at`, which the next one continues.
     pub(super) fn report(&mut self, outcome: Outcome, probability: f64, at: Timestamp) -> ConnectionLog {
-        let delta = if outcome.is_final() {
-            self.unreported()
-        } else {
-            positive(self.unreported())
-        };
         let is_over = matches!(outcome, Outcome::Closed | Outcome::Reset | Outcome::Failed);
         let duration = match self.began {
             Some(began) if !is_over => at.since(began),
@@ -189,10 +185,12 @@ impl Connection {
         } else {
             at.since(self.reported_at)
         };
-        let log = ConnectionLog {
+        let sequence = self.sequence;
+        let delta = self.pass_over(outcome, at);
+        ConnectionLog {
             outcome,
             error: self.error,
-            sequence: self.sequence,
+            sequence,
             adopted: self.adopted,
             duration,
             interval,
@@ -202,17 +200,23 @@ impl Connection {
             min_rtt: micros(self.min_rtt_us.into()),
             handshake: micros(self.handshake_us.into()),
             probability,
+        }
+    }
+
+    /// Goes past the record up to `at` as if it had been made, and returns its differences: the next one continues it.
+    ///
+    /// A connection outside the sample does that whenever one in the sample has a record. If it joins those that are always kept, its
+    /// records are of the time from then on alone: for the time before, those of the sample stand, divided by their probability.
+    pub(super) fn pass_over(&mut self, outcome: Outcome, at: Timestamp) -> Counts {
+        let delta = if outcome.is_final() {
+            self.unreported()
+        } else {
+            positive(self.unreported())
         };
         self.reported = self.reported.plus(delta);
         self.reported_at = at;
         self.sequence = self.sequence.saturating_add(1);
-        log
-    }
-
-    /// Leaves out a record up to `at`, whose contents have been counted.
-    pub(super) fn skip(&mut self, at: Timestamp) {
-        self.reported = self.total;
-        self.reported_at = at;
+        delta
     }
 }
 

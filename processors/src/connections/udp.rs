@@ -57,10 +57,11 @@ pub(super) struct UdpFlow {
     flow: Flow,
     adopted: bool,
     app: UdpApp,
+    /// Number of records before, those that sampling left out included.
     sequence: u32,
     /// The newest error since the record before.
     error: Option<&'static str>,
-    /// Sum of the differences in the records before.
+    /// Sum of the differences in these records.
     reported: Datagrams,
     total: Datagrams,
     /// Whether it has moved since the newest watermark.
@@ -153,26 +154,20 @@ impl UdpFlow {
             Outcome::Idle => self.moved_at.max(self.reported_at),
             _ => to,
         };
-        let delta = if outcome.is_final() {
-            self.unreported()
-        } else {
-            self.unreported().positive()
-        };
+        let (error, sequence, interval) = (self.error, self.sequence, at.since(self.reported_at));
+        let delta = self.pass_over(outcome, at);
         let log = UdpLog {
             outcome,
-            error: self.error.take(),
-            sequence: self.sequence,
+            error,
+            sequence,
             adopted: self.adopted,
             duration: at.since(self.began),
-            interval: at.since(self.reported_at),
+            interval,
             delta,
             total: self.total,
             app: self.app,
             probability,
         };
-        self.reported = self.reported.plus(delta);
-        self.reported_at = at;
-        self.sequence = self.sequence.saturating_add(1);
         LogRecord {
             at,
             flow: self.flow.clone(),
@@ -180,10 +175,19 @@ impl UdpFlow {
         }
     }
 
-    /// Leaves out a record up to `at`, whose contents have been counted.
-    pub(super) const fn skip(&mut self, at: Timestamp) {
-        self.reported = self.total;
+    /// Goes past the record up to `at` as if it had been made, and returns its differences: the next one continues it, as with
+    /// connections.
+    pub(super) fn pass_over(&mut self, outcome: Outcome, at: Timestamp) -> Datagrams {
+        let delta = if outcome.is_final() {
+            self.unreported()
+        } else {
+            self.unreported().positive()
+        };
+        self.error = None;
+        self.reported = self.reported.plus(delta);
         self.reported_at = at;
+        self.sequence = self.sequence.saturating_add(1);
+        delta
     }
 
     fn is_due(&self, oldest: Timestamp) -> bool {

@@ -5,10 +5,11 @@ use std::sync::Arc;
 
 use flowtap_pipeline::log::{Datagrams, UdpLog};
 use flowtap_pipeline::testing::{config, context, flow};
-use flowtap_pipeline::{Flow, Transport, UdpEnd};
+use flowtap_pipeline::{Flow, NodeInfo, Transport, UdpEnd};
 use proptest::prelude::*;
 
 use super::*;
+use crate::testing::counted_context;
 
 fn at(seconds: u64) -> Timestamp {
     Timestamp::from_nanos(seconds * 1_000_000_000)
@@ -213,6 +214,52 @@ fn sampling_keeps_its_part_of_one_sockets_peers_and_all_that_failed_or_dropped()
         "{} of 16,000",
         sampled.len()
     );
+}
+
+#[test]
+fn sums_divided_by_the_probability_have_no_bias_of_flows_that_join_those_that_are_always_kept() {
+    let (context, counters, _provider) = counted_context(NodeInfo::default());
+    let config = config(FACTORY, "{udp: true, active_timeout: 5s, sample: {ratio: 0.2}}").unwrap();
+    let config = flowtap_pipeline::component::downcast::<Config>(&*config).unwrap();
+    let mut aggregator = Connections::new(config, &context);
+    aggregator.begin(at(100));
+    let mut kept = Vec::new();
+    for second in [5, 10, 15, 20] {
+        // Before the third watermark a third has an error, a third drops a datagram, and a third goes on.
+        let records = (1..=9_000_u16).map(|port| {
+            let kind = if second == 15 { port % 3 } else { 2 };
+            UdpRecord {
+                opened: second == 5,
+                end: if second == 20 {
+                    UdpEnd::Closed
+                } else {
+                    UdpEnd::Open
+                },
+                drops: i64::from(kind == 0),
+                errors: i64::from(kind == 1),
+                error: 111 * u16::from(kind == 1),
+                ..of(7, port, 1)
+            }
+        });
+        fold(&mut aggregator, records.collect::<Vec<_>>());
+        kept.extend(logs(aggregator.advance(at(100 + second))));
+    }
+    let sum = |each: &dyn Fn(&UdpLog) -> f64| kept.iter().map(udp).map(each).sum::<f64>();
+    let estimate = sum(&|log| log.delta.sent_datagrams as f64 / log.probability);
+    assert!((estimate / 36_000.0 - 1.0).abs() < 0.04, "{estimate} of 36000");
+    let ends = sum(&|log| f64::from(u8::from(log.outcome.is_final())) / log.probability);
+    assert!((ends / 9_000.0 - 1.0).abs() < 0.04, "{ends} of 9000");
+    let sent = sum(&|log| log.delta.sent_bytes as f64);
+    assert_eq!(sent as u64 + counters.dropped_bytes("sample"), 3_600_000);
+    // One that joins has its totals, and the differences since the record that it would have had before.
+    let joined = kept
+        .iter()
+        .map(udp)
+        .filter(|log| log.delta.drops + log.delta.errors > 0);
+    let lines: std::collections::BTreeSet<_> = joined
+        .map(|log| (log.sequence, log.delta.sent_datagrams, log.total.sent_datagrams))
+        .collect();
+    assert_eq!(lines.into_iter().collect::<Vec<_>>(), [(2, 1, 3)]);
 }
 
 #[test]

@@ -63,7 +63,7 @@ pub struct ConnectionLog {
     pub outcome: Outcome,
     /// Why the connect failed, in one word.
     pub error: Option<&'static str>,
-    /// Number of records of this connection before this one.
+    /// Number of records of this connection before this one, those that sampling left out included.
     pub sequence: u32,
     /// Whether it was open before flowtap was, so that its beginning was not counted.
     pub adopted: bool,
@@ -81,6 +81,6 @@ pub struct ConnectionLog {
     pub min_rtt: Duration,
     /// From SYN to ESTABLISHED, of connections that this machine opened; zero if not seen.
     pub handshake: Duration,
-    /// Probability with which the connection had a record, which a reader divides by to estimate sums: below 1 only with sampling.
+    /// Probability with which this record was kept, which a reader divides by to estimate sums: below 1 only with sampling.
     pub probability: f64,
 }

@@ -128,7 +128,7 @@ fields! {
         |record| text(record.part()?.error?);
     ConnectionId "flowtap.connection.id" "connection_id" Integer "The kernel's socket cookie: unique on a machine until it restarts.",
         |record| known(record.flow.cookie);
-    Sequence "flowtap.connection.sequence" "sequence" Integer "Number of records of this connection or flow before this one.",
+    Sequence "flowtap.connection.sequence" "sequence" Integer "Number of records of this connection or flow before this one, those that sampling left out included.",
         |record| Some(integer(record.part()?.sequence));
     Adopted "flowtap.connection.adopted" "adopted" Flag "Whether its beginning was not counted: it was open before flowtap was, or was not followed.",
         |record| Some(LogValue::Flag(record.part()?.adopted));
@@ -202,7 +202,7 @@ fields! {
         |record| text(record.flow.local_zone.as_deref()?);
     PeerZone "flowtap.peer.cloud.availability_zone" "peer_zone" Text "Topology zone of the peer.",
         |record| text(record.flow.peer_zone.as_deref()?);
-    SamplingProbability "flowtap.sampling.probability" "sampling_probability" Number "Probability with which the connection or flow had a record: divide by it to estimate sums. Below 1 only with sampling.",
+    SamplingProbability "flowtap.sampling.probability" "sampling_probability" Number "Probability with which this record was kept: divide by it to estimate sums. Below 1 only with sampling.",
         |record| Some(LogValue::Number(record.part()?.probability));
     PolicyRule "flowtap.policy.rule" "policy_rule" Text "The rule that decided the peer's class, with `processors.policy.rules`.",
         |record| text(record.flow.policy_rule.as_deref()?);

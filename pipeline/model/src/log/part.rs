@@ -68,7 +68,7 @@ pub struct FlowPart {
     pub outcome: Outcome,
     /// The error, in one word.
     pub error: Option<&'static str>,
-    /// Number of records before this one.
+    /// Number of records before this one, those that sampling left out included.
     pub sequence: u32,
     /// Whether its beginning was not counted.
     pub adopted: bool,
@@ -80,7 +80,7 @@ pub struct FlowPart {
     pub delta: Moved,
     /// Counted since its beginning.
     pub total: Moved,
-    /// Probability with which it had a record.
+    /// Probability with which this record was kept.
     pub probability: f64,
 }
 

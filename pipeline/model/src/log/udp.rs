@@ -100,7 +100,7 @@ pub struct UdpLog {
     pub outcome: Outcome,
     /// The newest ICMP error in that time, in one word.
     pub error: Option<&'static str>,
-    /// Number of records of this flow before this one.
+    /// Number of records of this flow before this one, those that sampling left out included.
     pub sequence: u32,
     /// Whether its beginning was not followed.
     pub adopted: bool,
@@ -114,7 +114,7 @@ pub struct UdpLog {
     pub total: Datagrams,
     /// The application protocol that its first datagram shows.
     pub app: UdpApp,
-    /// Probability with which the flow had a record: below 1 only with sampling.
+    /// Probability with which this record was kept: below 1 only with sampling.
     pub probability: f64,
 }
 
