@@ -28,7 +28,7 @@ use super::config::NO_ZSTD;
 use super::config::{Compression, Protocol, Resolved};
 use super::remarks::Remarks;
 use super::{answer, json};
-use crate::push::channel::{self, Channel, KeepAlive};
+use crate::push::channel::{Channel, KeepAlive};
 use crate::push::error::{Failure, Lost, from_status};
 use crate::push::http::{Poster, media_type};
 use crate::push::secrets::Secrets;

@@ -477,8 +477,8 @@ fn sums_divided_by_the_probability_have_no_bias_of_connections_that_join_those_t
         let begins = sum(&|log| f64::from(u8::from(log.sequence == 0)) / log.probability);
         assert!(is_near(begins, 10_000.0), "{begins} beginnings of 10000");
         // Whatever has no record is counted.
-        let sent = sum(&|log| log.delta.sent_bytes as f64);
-        assert_eq!(sent as u64 + bytes, 40_000);
+        let sent: i64 = kept.iter().map(connection).map(|log| log.delta.sent_bytes).sum();
+        assert_eq!(sent.unsigned_abs() + bytes, 40_000);
         assert_eq!(kept.len() as u64 + records, all.len() as u64);
         // A failure has its record, with its totals, as without sampling.
         let failures = |records: &[LogRecord]| {

@@ -127,8 +127,11 @@ fn states(content: &[u8]) -> Result<States<'_>, StateError> {
     Ok(states)
 }
 
-/// A pipeline and its state, and what follows them.
-fn split_state(rest: &[u8]) -> Option<((&str, &[u8]), &[u8])> {
+/// A pipeline and its state.
+type PipelineState<'a> = (&'a str, &'a [u8]);
+
+/// The first pipeline and its state, and what follows them.
+fn split_state(rest: &[u8]) -> Option<(PipelineState<'_>, &[u8])> {
     let (length, rest) = rest.split_first_chunk()?;
     let length = usize::try_from(u32::from_le_bytes(*length)).ok()?;
     let (pipeline, rest) = rest.split_at_checked(length)?;

@@ -128,7 +128,10 @@ fn what_is_said_of_storage_depends_on_the_cause() {
     assert!(of_storage(true).contains("are kept"));
     assert!(of_storage(false).contains("does not keep"));
     let health = Health::new(&context(), Addresses::one(&""));
-    let refused: BoxError = Box::new(crate::push::error::Refused(tonic::Status::invalid_argument("x")));
+    let refused: BoxError = Box::new(crate::push::error::Refused::new(
+        tonic::Status::invalid_argument("x"),
+        &crate::push::secrets::Secrets::default(),
+    ));
     let reset: BoxError = Box::new(Lost::new(&std::io::Error::from(
         std::io::ErrorKind::ConnectionReset,
     )));
