@@ -3,8 +3,8 @@
 //! None of it but the name, the namespace and the labels has an effect here, but the API server refuses a policy that has it wrong.
 
 use super::decode::{Field, Report};
+use super::labels::{check_key, check_labels};
 use super::names::is_subdomain;
-use super::policies::{check_key, check_labels};
 
 /// The fields of `ObjectMeta`.
 const METADATA: [&str; 15] = [

@@ -4,6 +4,7 @@
 //! would allow or deny something else. Of other objects only the keys that matter are read, and in files checked.
 
 mod decode;
+mod labels;
 mod metadata;
 pub(crate) mod names;
 mod object_checks;

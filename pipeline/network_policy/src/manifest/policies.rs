@@ -2,12 +2,13 @@
 
 use std::collections::HashMap;
 
-use flowtap_model::cluster_objects::{ObjectLabels, PortProtocol};
+use flowtap_model::cluster_objects::PortProtocol;
 use ipnet::IpNet;
 use serde_json::Value;
 
 use super::decode::{Field, Report};
-use super::names::{is_label_key, is_label_value, is_namespace};
+use super::labels::{check_key, check_labels, check_value};
+use super::names::is_namespace;
 use super::{Document, ManifestError, Violation, documents, metadata};
 use crate::policy::{Direction, NetworkPolicy, Peer, Port, PortMatch, Rule};
 use crate::selector::{Expression, Operator, Selector};
@@ -51,15 +52,6 @@ pub fn policies(file: &str, text: &str, namespace: &str) -> Result<Vec<NetworkPo
     } else {
         Err(ManifestError(violations))
     }
-}
-
-pub(super) fn check_labels(labels: &Field<'_>, report: &mut Report) -> ObjectLabels {
-    let pairs = labels.text_map(report);
-    for (key, value) in &pairs {
-        check_key("a label", &format!("{}.{key}", labels.key), key, report);
-        check_value(&format!("{}.{key}", labels.key), value, report);
-    }
-    pairs.into_iter().collect()
 }
 
 fn policy(document: &Document, namespace: &str, report: &mut Report) -> Option<NetworkPolicy> {
@@ -346,24 +338,6 @@ fn selector(field: &Field<'_>, report: &mut Report) -> Selector {
         selector.expressions = list.iter().filter_map(|it| expression(it, report)).collect();
     }
     selector
-}
-
-pub(super) fn check_key(of: &str, field: &str, key: &str, report: &mut Report) {
-    if !is_label_key(key) {
-        report.add(
-            field,
-            format!("invalid key of {of} \"{key}\": expected up to 63 letters, digits, `-`, `_` and `.`, with an optional prefix such as `example.com/`"),
-        );
-    }
-}
-
-fn check_value(field: &str, value: &str, report: &mut Report) {
-    if !is_label_value(value) {
-        report.add(
-            field,
-            format!("invalid value of a label \"{value}\": expected up to 63 letters, digits, `-`, `_` and `.`, with a letter or digit at both ends"),
-        );
-    }
 }
 
 fn expression(field: &Field<'_>, report: &mut Report) -> Option<Expression> {
