@@ -285,7 +285,7 @@ impl Drop for Inner {
     }
 }
 
-/// What `storage` does for requests that were given up when the exporter stopped.
+/// The effect of `storage` on requests that were given up when the exporter stopped.
 const fn of_storage(is_temporary: bool) -> &'static str {
     if is_temporary {
         "with `storage`, of `otlp` and `remote_write`, requests that fail for a while are kept for the next start"
