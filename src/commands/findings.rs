@@ -9,9 +9,9 @@ use std::path::Path;
 
 #[cfg(feature = "analysis")]
 use flowtap_config::Config;
+use flowtap_extensions::admin::findings::{Answer, Watcher};
 #[cfg(any(test, feature = "analysis"))]
-use flowtap_extensions::admin::findings::Count;
-use flowtap_extensions::admin::findings::{Answer, Finding, Watcher};
+use flowtap_extensions::admin::findings::{Count, Finding};
 use flowtap_pipeline::{FindingKind, Registry};
 
 use super::ask;

@@ -35,6 +35,7 @@ pub(crate) struct Lost {
 }
 
 impl Lost {
+    #[cfg(any(test, feature = "ipfix", feature = "object-store"))]
     pub(crate) fn new(error: &(dyn Error + 'static)) -> Self {
         Self::without(error, &Secrets::default())
     }
