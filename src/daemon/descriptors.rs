@@ -3,21 +3,43 @@
 //! systemd and container runtimes start programs with a soft limit of 1024, for the sake of `select(2)`, and a far higher hard
 //! one. Listeners leave the last descriptors to the receivers (`flowtap_exporters::listener`).
 
-use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use nix::sys::resource::{RLIM_INFINITY, Resource, getrlimit, setrlimit};
+
+use crate::exit::{Code, ExitError};
 
 /// Below this a few scrapes and exporters can use up what scans need.
 const ENOUGH: u64 = 256;
 
-/// Raises the soft limit to the hard one; returns what holds.
+/// Below this nothing starts: by default programs, maps and sockets are about a hundred.
+const NEEDED: u64 = 128;
+
+/// Raises the soft limit to the hard one; returns what holds, or no limit if it can't be read.
 pub(crate) fn raise() -> u64 {
     let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE) else {
-        return 0;
+        return RLIM_INFINITY;
     };
     if soft < hard && setrlimit(Resource::RLIMIT_NOFILE, hard, hard).is_ok() {
         hard
     } else {
         soft
     }
+}
+
+/// Refuses a limit with which a part of flowtap would fail wherever the descriptors happen to run out.
+///
+/// # Errors
+/// The limit is that low.
+pub(crate) fn require(limit: u64) -> Result<(), ExitError> {
+    if limit >= NEEDED {
+        return Ok(());
+    }
+    Err(ExitError::new(
+        Code::System,
+        format!(
+            "the limit of open files is {limit}: at least {NEEDED} are needed\n  \
+             hint: raise LimitNOFILE= of the unit, ulimits of the container, or `ulimit -Hn`"
+        ),
+    ))
 }
 
 /// Logs the limit if it is low.

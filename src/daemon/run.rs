@@ -50,6 +50,7 @@ const LAST_LINES: Duration = Duration::from_millis(100);
 pub(crate) fn run(config: Config, load: Load<'_>, strict: bool, sandboxed: bool) -> Result<(), ExitError> {
     private_files();
     let descriptors = descriptors::raise();
+    descriptors::require(descriptors)?;
     let signals = Signals::block()?;
     // From files that the sandbox closes.
     let resource = identity::resource(&config.service);

@@ -220,6 +220,26 @@ fn limit_descriptors(daemon: &Daemon, soft: u32) {
 }
 
 #[test]
+fn with_fewer_descriptors_than_it_needs_it_does_not_start() {
+    if !require::program("prlimit") {
+        return;
+    }
+    for limit in [4, 8, 15, 64, 127] {
+        let output = Command::new("prlimit")
+            .arg(format!("--nofile={limit}:{limit}"))
+            .arg(env!("CARGO_BIN_EXE_flowtap"))
+            .arg("run")
+            .output()
+            .unwrap();
+        let error = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(71), "{error}");
+        let expected = format!("the limit of open files is {limit}: at least 128 are needed");
+        assert!(error.contains(&expected), "{error}");
+        assert!(error.contains("hint: raise LimitNOFILE="), "{error}");
+    }
+}
+
+#[test]
 fn with_no_descriptor_left_scrapes_wait_and_nothing_is_lost() {
     let Some(_machine) = require::root() else {
         return;
