@@ -19,7 +19,7 @@ use flowtap_pipeline::{BuildError, StageError, plain};
 pub(crate) enum Code {
     /// A check has found something, as `diff` has differences.
     Found = 1,
-    /// The arguments of such a check are wrong.
+    /// The arguments of `policy` are wrong.
     CheckUsage = 2,
     /// `EX_USAGE`: the arguments are wrong.
     Usage = 64,

@@ -69,9 +69,9 @@ const EXIT_STATUS: &[Entry] = &[
     ("0", "Success"),
     (
         "1",
-        "A check has found something: classify --diff, policy check, policy diff",
+        "A check found something, or could not finish: classify --diff, policy check, policy diff; policy suggest has nothing to suggest",
     ),
-    ("2", "The arguments of such a check are wrong"),
+    ("2", "The arguments of policy are wrong"),
     ("64", "The arguments are wrong"),
     ("65", "An input file is not what it should be"),
     ("66", "An input file can't be read"),
