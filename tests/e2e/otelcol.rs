@@ -126,7 +126,7 @@ impl Otelcol {
         self.dir.path().join("lines")
     }
 
-    /// Reads on in the file, which only grows. A line that is being written is no request yet.
+    /// Reads on in the file, which only grows. A line that is being written is not a request yet.
     fn read_on(&self) {
         let mut taken = self.taken.borrow_mut();
         let file = fs::read(self.lines()).unwrap_or_default();

@@ -179,7 +179,7 @@ const LABELS: &[(&str, &str)] = &[
     ("network_type", "`ipv4` or `ipv6`"),
     (
         "limit",
-        "what the sender waited for: `network`, `answer`, `receiver`, `buffer`, `application` ([concepts](concepts.md#what-limits-a-connection))",
+        "what the sender waited for: `network`, `answer`, `receiver`, `buffer`, `application` ([concepts](concepts.md#limits-of-a-connection))",
     ),
     (
         "queue",
