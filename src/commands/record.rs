@@ -42,7 +42,7 @@ const STANDARD_OUTPUT: [&str; 4] = ["-", "/dev/stdout", "/dev/fd/1", "/proc/self
 pub(crate) enum Target<'a> {
     /// A file that is created or emptied.
     File(&'a Path),
-    /// Standard output, behind what is in it.
+    /// Standard output, after its contents.
     StandardOutput(File),
 }
 

@@ -744,7 +744,7 @@ fn check_histograms(points: &[Point], peer: &str) {
     assert!(last.values().all(|point| point.is_end()), "{last:?}");
 }
 
-/// An exporter of the table below, with a Collector of its own.
+/// An exporter of the table below, with a separate Collector.
 struct Case {
     name: String,
     collector: Otelcol,

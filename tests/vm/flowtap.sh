@@ -2,7 +2,7 @@
 # Words for scripts that run flowtap in the emulated machine and compare its metrics with the application's own count.
 # Source it after guest.sh.
 #
-# One flowtap may run several receivers at once, each with a pipeline and an endpoint of its own, so that the same
+# One flowtap may run several receivers at once, each with a separate pipeline and endpoint, so that the same
 # traffic is compared with each of them.
 
 own_url=http://127.0.0.1:9460/metrics

@@ -15,7 +15,7 @@ doctor() {
     same doctor_says_run_works 0 $status
 }
 
-# Whether mode events runs with programs and a table of its own, where the kernel refuses those of mode sockets.
+# Whether mode events runs with programs and a separate table, where the kernel refuses those of mode sockets.
 has_separate_table() { grep -q 'mode events, in a separate table' /tmp/flowtap.log; }
 
 # At the level of paranoia that Debian's kernels start with, mode events in a separate table has no kprobes, and says so.
