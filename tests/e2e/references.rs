@@ -208,7 +208,7 @@ const LABELS: &[(&str, &str)] = &[
     ),
     (
         "qname",
-        "name of a DNS question, as `receivers.ebpf.dns.names` wants it ([dns.md](dns.md#names))",
+        "name of a DNS question, as configured by `receivers.ebpf.dns.names` ([dns.md](dns.md#names))",
     ),
     (
         "peer_name",

@@ -17,7 +17,7 @@ use crate::cidr::Cidr;
 pub struct Config {
     /// Labels that every series of the pipeline has in addition, with their values.
     pub add: BTreeMap<String, String>,
-    /// Labels with other names: `raddr: peer`.
+    /// Renames labels: `raddr: peer`.
     pub rename: BTreeMap<String, String>,
     /// Labels that series are summed over, whatever families ask for.
     pub drop: Vec<Label>,
