@@ -162,7 +162,7 @@ book: $(TOOLS)/mdbook ## Build docs/ as a book with a search: target/book/index.
 	$(TOOLS)/mdbook build deploy/book
 	tests/docs/links --book target/book
 
-nextest: setup-test $(TOOLS)/cargo-nextest ## Unit tests with cargo-nextest, each in a process of its own
+nextest: setup-test $(TOOLS)/cargo-nextest ## Unit tests with cargo-nextest, each in a separate process
 	PATH="$(CURDIR)/$(TOOLS):$$PATH" $(CARGO) nextest run --workspace --locked
 
 nextest-e2e: setup-test $(TOOLS)/cargo-nextest ## End-to-end tests likewise; as root

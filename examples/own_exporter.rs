@@ -80,7 +80,9 @@ struct Totals {
 impl Exporter for Totals {
     fn start(&mut self) -> BoxFuture<'_, Result<ExportService, StageError>> {
         async move {
-            let opened = OpenOptions::new().create(true).append(true).open(&self.path);
+            // The sandbox creates the folders of the contract; without it nothing else does.
+            let created = self.path.parent().map_or(Ok(()), std::fs::create_dir_all);
+            let opened = created.and_then(|()| OpenOptions::new().create(true).append(true).open(&self.path));
             let mut file = opened
                 .map_err(|error| StageError::Other(format!("{}: {error}", self.path.display()).into()))?;
             Ok(export_with(move |snapshot: Arc<Snapshot>| {

@@ -76,7 +76,7 @@ pub(crate) enum Command {
     /// Show live flows in the terminal: a running daemon's, or this machine's
     #[cfg(feature = "top")]
     Top(TopArgs),
-    /// Say what limits a peer, a process or a service: network, receiver or application
+    /// Report what limits a peer, a process or a service: network, receiver or application
     #[cfg(feature = "analysis")]
     Diagnose(DiagnoseArgs),
     /// Show what a running daemon has found: what has changed, and why it was reported
@@ -160,7 +160,7 @@ pub(crate) struct ExplainArgs {
     #[command(flatten)]
     pub(crate) config: ConfigArgs,
     /// Duration of the measurement, if no recording is given
-    #[arg(long = "for", value_name = "TIME", value_parser = humantime::parse_duration, default_value = "1m")]
+    #[arg(long = "for", value_name = "DURATION", value_parser = humantime::parse_duration, default_value = "1m")]
     pub(crate) duration: Duration,
     /// The recording
     #[arg(value_name = "FILE", conflicts_with = "duration")]
@@ -174,7 +174,7 @@ pub(crate) struct TopArgs {
     /// Where the daemon's config comes from, to find its admin listener
     #[command(flatten)]
     pub(crate) config: ConfigArgs,
-    /// A daemon's admin listener, such as 127.0.0.1:13134; without, that of the config, and if nobody answers there, top measures
+    /// A daemon's admin listener, such as 127.0.0.1:13134; without, that of the config; if nothing answers there, top measures
     /// by itself
     #[arg(long, value_name = "ADDRESS:PORT")]
     pub(crate) admin: Option<SocketAddr>,
@@ -185,7 +185,7 @@ pub(crate) struct TopArgs {
     #[arg(long, value_name = "COLUMN", default_value = "rate", value_parser = PossibleValuesParser::new(Sort::ALL.map(Sort::name)))]
     pub(crate) sort: String,
     /// Time between two updates, from 100ms to 1h. A daemon has new bytes when a window has closed
-    #[arg(short = 'd', long, value_name = "TIME", value_parser = refresh_interval, default_value = "1s")]
+    #[arg(short = 'd', long, value_name = "DURATION", value_parser = refresh_interval, default_value = "1s")]
     pub(crate) interval: Duration,
 }
 
@@ -212,9 +212,9 @@ pub(crate) struct DiagnoseArgs {
     #[arg(value_name = "TARGET")]
     pub(crate) target: Option<String>,
     /// Duration of the measurement
-    #[arg(long = "for", value_name = "TIME", value_parser = humantime::parse_duration, default_value = "30s")]
+    #[arg(long = "for", value_name = "DURATION", value_parser = humantime::parse_duration, default_value = "30s")]
     pub(crate) duration: Duration,
-    /// Peers that are listed
+    /// Maximum number of peers
     #[arg(long, value_name = "NUMBER", default_value_t = 10)]
     pub(crate) limit: usize,
     /// Diagnose a recording of `flowtap record` instead
@@ -234,7 +234,7 @@ pub(crate) struct FindingsArgs {
     /// The daemon's admin listener, such as 127.0.0.1:13134; without, that of the config
     #[arg(long, value_name = "ADDRESS:PORT")]
     pub(crate) admin: Option<SocketAddr>,
-    /// Findings at most, the newest first; a daemon keeps 1,000, and of each kind at least the newest 142
+    /// Maximum number of findings, the newest first; a daemon keeps 1,000, and of each kind at least the newest 142
     #[arg(long, value_name = "NUMBER", default_value_t = 50)]
     pub(crate) limit: usize,
     /// Only those of this kind
@@ -251,7 +251,7 @@ pub(crate) struct ClassifyArgs {
     /// Where the lists come from.
     #[command(flatten)]
     pub(crate) config: ConfigArgs,
-    /// Another config, whose classes are shown beside; exit code 1 if any differs
+    /// Config to compare with; exit code 1 if any class differs
     #[arg(long, value_name = "CONFIG")]
     pub(crate) diff: Option<PathBuf>,
     /// The addresses
@@ -291,7 +291,7 @@ pub(crate) struct CompletionsArgs {
 /// Where the man pages go.
 #[derive(Args, Debug)]
 pub(crate) struct ManArgs {
-    /// A directory, made if it is missing
+    /// A directory, created if it is missing
     #[arg(value_name = "DIRECTORY")]
     pub(crate) directory: PathBuf,
 }
@@ -299,7 +299,7 @@ pub(crate) struct ManArgs {
 /// Options of `doctor`.
 #[derive(Args, Debug)]
 pub(crate) struct DoctorArgs {
-    /// For programs to read
+    /// Print JSON
     #[arg(long)]
     pub(crate) json: bool,
     /// The proc file system, or where the host's is mounted

@@ -384,7 +384,7 @@ mod tests {
         ] {
             assert!(text.contains(words), "{text}");
         }
-        // null is no list: the default labels stay.
+        // null is not a list: the default labels stay.
         let with_null = unused(&[&names[..], &["processors.window/own.labels=null"]].concat());
         assert_eq!(with_null[0].help, warnings[0].help);
         let with_list = unused(&[&names[..], &["processors.window/own.labels=[type]"]].concat());

@@ -19,11 +19,11 @@ use flowtap_pipeline::{BuildError, StageError, plain};
 pub(crate) enum Code {
     /// A check has found something, as `diff` has differences.
     Found = 1,
-    /// The arguments of such a check are wrong.
+    /// The arguments of `policy` are wrong.
     CheckUsage = 2,
     /// `EX_USAGE`: the arguments are wrong.
     Usage = 64,
-    /// `EX_DATAERR`: a file that was given is not what it should be.
+    /// `EX_DATAERR`: an input file is malformed.
     Data = 65,
     /// `EX_NOINPUT`: it can't be read.
     NoInput = 66,
@@ -31,11 +31,11 @@ pub(crate) enum Code {
     Unavailable = 69,
     /// `EX_SOFTWARE`: a bug in flowtap, or a failed component.
     Software = 70,
-    /// `EX_OSERR`: the system refused something basic.
+    /// `EX_OSERR`: a basic system call failed.
     System = 71,
     /// `EX_CANTCREAT`: a file can't be written.
     Create = 73,
-    /// `EX_TEMPFAIL`: what time may heal, such as a port in use; stopped before everything was exported.
+    /// `EX_TEMPFAIL`: a transient failure, such as a port in use; stopped before everything was exported.
     Temporary = 75,
     /// `EX_NOPERM`: a privilege is missing.
     Permission = 77,
@@ -49,7 +49,7 @@ impl From<Code> for ExitCode {
     }
 }
 
-/// Why the process ends otherwise than well, in words for standard error.
+/// Why the process fails, in words for standard error.
 #[derive(Debug)]
 pub(crate) struct ExitError {
     /// The exit code.

@@ -80,7 +80,7 @@ pub(crate) fn split_hint(message: &str) -> (String, Option<String>) {
         return (message.to_owned(), None);
     };
     let word = message.split('`').nth(1).unwrap_or_default();
-    // As it is in an exposition, behind a namespace.
+    // As it is in an exposition, after a namespace.
     let behind = |name: &&str| {
         word.strip_suffix(name)
             .is_some_and(|before| before.ends_with('_'))

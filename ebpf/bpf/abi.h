@@ -159,7 +159,7 @@ enum cgroup_event_type {
 /* The kernel's tracepoints have no more of a path (TRACE_CGROUP_PATH_LEN). */
 #define CGROUP_PATH_BYTES 1024
 
-/* A cgroup of v2 came or went. A record is as long as its path, with the zero behind it. */
+/* A cgroup of v2 came or went. A record is as long as its path, with the zero after it. */
 struct cgroup_event {
 	__u64 id;
 	__u32 type;	  /* enum cgroup_event_type */

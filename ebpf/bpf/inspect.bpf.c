@@ -433,7 +433,7 @@ static __always_inline bool is_oldest_retransmitted(struct tcp_sock *tcp)
  * to its end, and past each NAT. Before that only addresses that differ from the socket's count, as in a scan.
  * Without room in the ring a later segment reports.
  *
- * A function of its own, so that the verifier forgets at its end in which of many ways that was reached.
+ * A separate function, so that the verifier forgets at its end in which of many ways that was reached.
  */
 static __noinline int report_translation(struct inspect_state *state, struct sock *sk, struct tcp_sock *tcp,
 					 __u64 cookie, bool is_acknowledged)

@@ -113,7 +113,7 @@ const volatile __u64 change_bytes = (1 << 24) - (1 << 20);
  * Whether the ring has room for a change.
  *
  * Where changes come more quickly than they are read the ring is as full again at the end of each drain as before it.
- * Without a share of its own a scan would find no room then, however often it is tried: a census would not end, and
+ * Without a separate share a scan would find no room then, however often it is tried: a census would not end, and
  * neither would a window.
  */
 static __always_inline bool has_room_for_change(void)

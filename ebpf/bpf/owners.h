@@ -14,7 +14,7 @@
 
 #include "flow.h"
 
-/* The process of a task. Threads may have names of their own, and the process is what counts; a thread of the kernel
+/* The process of a task. Threads may have separate names, and the process is what counts; a thread of the kernel
  * works for somebody whom it does not know. */
 static __always_inline bool read_owner(struct owner *owner, struct task_struct *task)
 {

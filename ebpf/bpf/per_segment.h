@@ -37,7 +37,7 @@ static __noinline struct socket_state *state_of_segment(struct sock *sk, struct 
 	return find_or_make_state(sk, &fresh);
 }
 
-/* A function of its own, as is state_of_segment(), for the stack: before Linux 6.13 a program and what it calls may
+/* A separate function, as is state_of_segment(), for the stack: before Linux 6.13 a program and what it calls may
  * have 512 bytes together, of which report_translation() takes 160. */
 static __noinline int report_segment(struct sock *sk, struct sk_buff *skb, struct tcp_sock *tcp,
 				     struct socket_state *state, enum duty duty_)

@@ -247,7 +247,7 @@ static __always_inline int look_at_socket(struct bpf_iter__tcp *ctx, bool first_
 
 	if (!common)
 		return ITER_CONTINUE;
-	/* Not for time-wait and request sockets, which are no full sockets. */
+	/* Not for time-wait and request sockets, which are not full sockets. */
 	tcp = bpf_skc_to_tcp_sock(common);
 	if (!tcp)
 		return ITER_CONTINUE;

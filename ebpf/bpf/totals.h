@@ -228,7 +228,7 @@ static __always_inline void begin_times(struct totals *reported, const struct to
  * between the two is the close's, and stays.
  *
  * The difference is added in any case, from the same register: where the sum itself differed, Linux 6.1's verifier
- * took each combination of sums for a state of its own, and gave up at a million instructions. */
+ * took each combination of sums for a separate state, and gave up at a million instructions. */
 #define MOVE_SELDOM(sum_, total_)                                                                                    \
 	do {                                                                                                         \
 		__s32 moved_ = 0;                                                                                    \

@@ -24,7 +24,7 @@ static __always_inline bool is_translation_open(const struct socket_state *state
  * before the record that follows. Packets that have the socket's own addresses may not have come to the NAT yet: that
  * counts only if they are found so a second time. Without room in the ring a later look reports.
  *
- * A function of its own, so that the verifier forgets at its end in which of many ways that was reached.
+ * A separate function, so that the verifier forgets at its end in which of many ways that was reached.
  */
 static __noinline int report_translation(void *ring, struct sock *sk, struct tcp_sock *tcp,
 					 struct socket_state *state, __u64 cookie)

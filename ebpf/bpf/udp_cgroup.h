@@ -9,7 +9,7 @@
 #include "udp_count.h"
 
 /* Key: 0 for datagrams that are sent, 1 for the others. Value: a pointer that the verifier takes for a number when it
- * has been here, so that what is behind it can be read. */
+ * has been here, so that the bytes after it can be read. */
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
 	__uint(max_entries, 2);

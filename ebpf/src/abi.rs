@@ -417,7 +417,7 @@ pub enum Event {
     Translation(TranslationEvent),
 }
 
-/// Bytes that are no record: the programs and this file disagree.
+/// Bytes that are not a record: the programs and this file disagree.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("not a valid record: {len} bytes that begin with type {kind:?}")]
 pub struct MalformedEvent {

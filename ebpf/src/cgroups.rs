@@ -80,7 +80,7 @@ impl Cgroups {
     /// Shows what has happened since the last call.
     ///
     /// # Errors
-    /// [`io::ErrorKind::InvalidData`] for bytes that are no record.
+    /// [`io::ErrorKind::InvalidData`] for bytes that are not a record.
     pub fn drain(&mut self, mut each: impl FnMut(CgroupEvent<'_>)) -> io::Result<()> {
         while let Some(item) = self.ring.next() {
             let event = CgroupEvent::read(&item);

@@ -112,7 +112,7 @@ fn causes<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a (dyn
     })
 }
 
-/// A file that exists and can't be read is no kernel without BTF.
+/// Distinguishes a BTF file that can't be read from a kernel without BTF.
 fn btf_text(error: &BtfError) -> String {
     match error {
         BtfError::FileError { path, error } if error.kind() != io::ErrorKind::NotFound => {

@@ -312,7 +312,7 @@ impl Events {
     /// is never shown closed before all of its segments. Returns how many were shown.
     ///
     /// # Errors
-    /// [`io::ErrorKind::InvalidData`] for bytes that are no record.
+    /// [`io::ErrorKind::InvalidData`] for bytes that are not a record.
     pub fn drain(&mut self, each: impl FnMut(Event, Ring)) -> io::Result<u64> {
         self.rings.drain(each)
     }
@@ -320,7 +320,7 @@ impl Events {
     /// Shows what waits of received segments. Returns how many.
     ///
     /// # Errors
-    /// [`io::ErrorKind::InvalidData`] for bytes that are no record.
+    /// [`io::ErrorKind::InvalidData`] for bytes that are not a record.
     pub fn drain_segments(&mut self, each: impl FnMut(Event)) -> io::Result<u64> {
         self.rings.drain_segments(each)
     }

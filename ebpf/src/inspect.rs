@@ -230,7 +230,7 @@ impl Inspect {
     /// Shows the exchanges and the addresses that wait.
     ///
     /// # Errors
-    /// [`io::ErrorKind::InvalidData`] for bytes that are no record.
+    /// [`io::ErrorKind::InvalidData`] for bytes that are not a record.
     pub fn drain_events(&mut self, mut each: impl FnMut(&InspectEvent)) -> io::Result<()> {
         while let Some(item) = self.exchanges.next() {
             let event = InspectEvent::read(&item)

@@ -72,7 +72,7 @@ impl Listeners {
     /// Shows every listening socket. One that begins or ceases to listen meanwhile may be shown, not at all, or twice.
     ///
     /// # Errors
-    /// The error of the system call; [`io::ErrorKind::InvalidData`] for bytes that are no record.
+    /// The error of the system call; [`io::ErrorKind::InvalidData`] for bytes that are not a record.
     pub fn scan(&mut self, mut each: impl FnMut(ListenerEvent)) -> io::Result<()> {
         let mut skip = 0;
         loop {

@@ -69,7 +69,7 @@ impl RingsInUse {
     /// segments. Returns how many records were shown.
     ///
     /// # Errors
-    /// [`io::ErrorKind::InvalidData`] for bytes that are no record.
+    /// [`io::ErrorKind::InvalidData`] for bytes that are not a record.
     pub(crate) fn drain(&mut self, mut each: impl FnMut(Event, Ring)) -> io::Result<u64> {
         let records = self.drain_older(&mut each)?;
         let shown = self
@@ -138,7 +138,7 @@ pub(crate) fn load_meanwhile<T: Send>(
     thread::scope(|scope| {
         let loading = scope.spawn(load);
         while !loading.is_finished() {
-            // Bytes that are no record are an error of the next scan.
+            // Bytes that are not a record are an error of the next scan.
             if rings.drain(&mut each).is_err() {
                 break;
             }

@@ -361,7 +361,7 @@ impl Sockets {
     ///
     /// # Errors
     /// The error of the system call; the next scan reports what this one did not. [`io::ErrorKind::InvalidData`] for bytes that
-    /// are no record.
+    /// are not a record.
     pub fn scan(&mut self, each: impl FnMut(Event, Ring)) -> io::Result<u64> {
         self.walk(false, each)
     }
@@ -387,7 +387,7 @@ impl Sockets {
     /// Shows what waits in the rings: received segments; closed and failed connections, changed listeners. Returns how many.
     ///
     /// # Errors
-    /// [`io::ErrorKind::InvalidData`] for bytes that are no record.
+    /// [`io::ErrorKind::InvalidData`] for bytes that are not a record.
     pub fn drain(&mut self, each: impl FnMut(Event, Ring)) -> io::Result<u64> {
         self.rings.drain(each)
     }

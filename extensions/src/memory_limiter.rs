@@ -145,7 +145,7 @@ pub fn watch(
     let limits = Limits::of(config, allowed())?;
     let gauge = meter
         .u64_gauge("memory_limiter_state")
-        .with_description("0 with enough memory, 1 above the soft limit, 2 above the hard one.")
+        .with_description("Memory pressure: 0 none, 1 soft, 2 hard.")
         .build();
     let used_bytes = meter
         .u64_gauge("memory_limiter_used")

@@ -20,7 +20,7 @@ pub(crate) struct HistoryArgs {
     /// The folder of the files, partitions included; may be given again. Without, those of the config
     #[arg(long, value_name = "DIRECTORY")]
     pub(crate) path: Vec<PathBuf>,
-    /// Records that end at this time or later: 10:00 (the last one that was, UTC), 2026-01-02T10:00:00Z, 2026-01-02, or 2h (ago)
+    /// Records that end at this time or later: 10:00 (the most recent one, UTC), 2026-01-02T10:00:00Z, 2026-01-02, or 2h (ago)
     #[arg(long, value_name = "TIME", value_parser = moment)]
     pub(crate) from: Option<Moment>,
     /// Records that end before this time
@@ -38,7 +38,7 @@ pub(crate) struct HistoryArgs {
     /// The order, the largest or latest first
     #[arg(long, value_enum, default_value_t)]
     pub(crate) sort: SortBy,
-    /// Lines at most
+    /// Maximum number of lines
     #[arg(long, value_name = "NUMBER", default_value_t = 20)]
     pub(crate) limit: usize,
     /// Print JSON

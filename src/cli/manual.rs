@@ -10,7 +10,7 @@ const ENVIRONMENT: &[Entry] = &[
     ("FLOWTAP_CONFIG", "Config file, in place of --config"),
     (
         "FLOWTAP_SECTION__KEY",
-        "One key of the config, with two underscores between its parts: FLOWTAP_RECEIVERS__EBPF__INTERVAL=1s; --set goes before it",
+        "One key of the config, with two underscores between its parts: FLOWTAP_RECEIVERS__EBPF__INTERVAL=1s; --set takes precedence over it",
     ),
     (
         "FLOWTAP_LOG",
@@ -22,7 +22,7 @@ const ENVIRONMENT: &[Entry] = &[
     ),
     (
         "OTEL_RESOURCE_ATTRIBUTES, OTEL_SERVICE_NAME",
-        "Attributes of this flowtap in everything that it exports; service.telemetry.resource goes before them",
+        "Attributes of this flowtap in everything that it exports; service.telemetry.resource takes precedence over them",
     ),
     (
         "OTEL_EXPORTER_OTLP_ENDPOINT, OTEL_EXPORTER_OTLP_METRICS_ENDPOINT, OTEL_EXPORTER_OTLP_LOGS_ENDPOINT",
@@ -42,7 +42,7 @@ const ENVIRONMENT: &[Entry] = &[
     ),
     (
         "OTEL_EXPORTER_OTLP_METRICS_*",
-        "Each of these for metrics alone; goes before the one without METRICS",
+        "Each of these for metrics alone; takes precedence over the one without METRICS",
     ),
     (
         "HTTP_PROXY, HTTPS_PROXY, ALL_PROXY, NO_PROXY",
@@ -54,11 +54,11 @@ const ENVIRONMENT: &[Entry] = &[
     ),
     (
         "KUBERNETES_SERVICE_HOST, KUBERNETES_SERVICE_PORT, KUBERNETES_SERVICE_PORT_HTTPS, KUBECONFIG",
-        "Where the API of a Kubernetes cluster is, if service.kubernetes is not set to something else",
+        "Address of the Kubernetes API, unless service.kubernetes names another",
     ),
     (
         "AWS_*, AZURE_*, GOOGLE_*",
-        "Credentials and region of the exporter file's upload, by the names that the providers' own programs read; its credentials go before them",
+        "Credentials and region of the exporter file's upload, by the names that the providers' own programs read; its credentials take precedence over them",
     ),
     ("NOTIFY_SOCKET", "Set by systemd, for services of Type=notify"),
     ("NO_COLOR", "No colours in error messages"),
@@ -69,15 +69,15 @@ const EXIT_STATUS: &[Entry] = &[
     ("0", "Success"),
     (
         "1",
-        "A check has found something: classify --diff, policy check, policy diff",
+        "A check found something, or could not finish: classify --diff, policy check, policy diff; policy suggest has nothing to suggest",
     ),
-    ("2", "The arguments of such a check are wrong"),
+    ("2", "The arguments of policy are wrong"),
     ("64", "The arguments are wrong"),
-    ("65", "An input file is not what it should be"),
+    ("65", "An input file is malformed"),
     ("66", "An input file can't be read"),
     ("69", "This machine or its kernel can't do it"),
     ("70", "A bug in flowtap, or a failed component"),
-    ("71", "The system refused something basic"),
+    ("71", "A basic system call failed, or too few files may be open"),
     ("73", "A file can't be written"),
     (
         "75",

@@ -31,7 +31,7 @@ pub(crate) struct CheckArgs {
     /// Exit with 1 also if a flow is undecided, because a pod or a namespace's labels are not known
     #[arg(long)]
     pub(crate) fail_on_undecided: bool,
-    /// For programs to read: every flow, those that are allowed also
+    /// Print JSON: every flow, allowed ones as well
     #[arg(long)]
     pub(crate) json: bool,
     /// The flows.
@@ -51,7 +51,7 @@ pub(crate) struct SuggestArgs {
     /// The same for IPv6
     #[arg(long, value_name = "LENGTH", default_value_t = 128, value_parser = clap::value_parser!(u8).range(0..=128))]
     pub(crate) prefix_v6: u8,
-    /// As a List in JSON, with the notes on standard error
+    /// Print a JSON List, with the notes on standard error
     #[arg(long)]
     pub(crate) json: bool,
     /// The flows.
@@ -68,7 +68,7 @@ pub(crate) struct DiffArgs {
     /// NetworkPolicies to compare with
     #[arg(value_name = "B")]
     pub(crate) after: PathBuf,
-    /// For programs to read
+    /// Print JSON
     #[arg(long)]
     pub(crate) json: bool,
     /// The flows.
@@ -97,7 +97,7 @@ pub(crate) struct ObservedArgs {
     #[arg(long, value_name = "COUNT", default_value_t = 200_000, value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) max_flows: u32,
     /// Duration of the measurement, if no recording is given
-    #[arg(long = "for", value_name = "TIME", value_parser = humantime::parse_duration, default_value = "1m")]
+    #[arg(long = "for", value_name = "DURATION", value_parser = humantime::parse_duration, default_value = "1m")]
     pub(crate) duration: Duration,
     /// Files written by `flowtap record`, of one machine or of several; without one, what passes on this machine now
     #[arg(value_name = "RECORDING", conflicts_with = "duration")]

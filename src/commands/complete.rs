@@ -25,7 +25,7 @@ pub(crate) fn completions(shell: Shell) -> String {
 pub(crate) fn man_pages(directory: &Path) -> Result<(), ExitError> {
     let failed = |error: io::Error| ExitError::new(Code::Create, format!("{}: {error}", directory.display()));
     fs::create_dir_all(directory).map_err(failed)?;
-    // The sections have titles of their own there.
+    // The sections have separate titles there.
     let command = Cli::command().mut_subcommand("run", |run| run.after_long_help(Resettable::Reset));
     clap_mangen::generate_to(command, directory).map_err(failed)?;
     for page in ["flowtap.1", "flowtap-run.1"] {

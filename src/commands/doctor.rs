@@ -30,7 +30,7 @@ pub(crate) fn doctor(proc_root: &Path, json: bool) -> (String, Result<(), ExitEr
 }
 
 fn as_json(report: &Report) -> String {
-    // Maps with keys that are no text and numbers that are none are all that can fail: there are none.
+    // Only maps with keys other than text, and numbers that are not finite, could fail: there are none.
     let mut text = serde_json::to_string_pretty(report).unwrap_or_default();
     text.push('\n');
     text

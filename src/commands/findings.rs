@@ -265,7 +265,7 @@ mod tests {
         );
         assert!(text(&answer(&[], 7, &[watcher(Some(UNTIL), true)]), 0, Some("beacon")).ends_with(LEARNS));
         assert!(text(&answer(&[], 0, &learned), 0, Some("beacon")).contains("has found nothing since"));
-        // `--limit 0`: what is left out is a line of its own.
+        // `--limit 0`: what is left out is a separate line.
         assert_eq!(text(&answer(&[], 7, &learned), 7, None), "");
     }
 

@@ -42,7 +42,7 @@ const STANDARD_OUTPUT: [&str; 4] = ["-", "/dev/stdout", "/dev/fd/1", "/proc/self
 pub(crate) enum Target<'a> {
     /// A file that is created or emptied.
     File(&'a Path),
-    /// Standard output, behind what is in it.
+    /// Standard output, after its contents.
     StandardOutput(File),
 }
 
@@ -56,7 +56,7 @@ impl<'a> Target<'a> {
             return Ok(Self::File(file));
         }
         if io::stdout().is_terminal() {
-            let message = "standard output is a terminal, and a recording is no text\n  hint: redirect it, or name a file";
+            let message = "standard output is a terminal, and a recording is binary\n  hint: redirect it, or name a file";
             return Err(ExitError::new(Code::Usage, message));
         }
         let failed = |error: io::Error| ExitError::new(Code::Create, format!("standard output: {error}"));

@@ -50,7 +50,7 @@ def filter_of(unit):
         words = [line for line in lines if line and not line.startswith("#")]
         return set().union(*(expand(word) for word in words))
 
-    # What systemd lets every allow list have.
+    # systemd adds these to every allow list.
     allowed = expand("@default")
     for line in re.findall(r"^SystemCallFilter=(.*)$", unit, re.MULTILINE):
         calls = set().union(*(expand(word) for word in line.lstrip("~").split()))

@@ -1,4 +1,4 @@
-"""Runs programs of another architecture in a chroot: qemu's user emulation, registered in a user namespace of its own (Linux 6.7)."""
+"""Runs programs of another architecture in a chroot: qemu's user emulation, registered in a separate user namespace (Linux 6.7)."""
 
 import ctypes
 import os

@@ -82,7 +82,7 @@ def check_object(item):
 
 
 def check_references(objects):
-    """What objects say of each other: names, ports, labels, subjects."""
+    """References between objects: names, ports, labels, subjects."""
     by_kind = {}
     for item in objects:
         by_kind.setdefault(item["kind"], {})[item["metadata"]["name"]] = item

@@ -1,4 +1,4 @@
-"""What the tests of the Debian and the RPM package share."""
+"""Shared parts of the tests of the Debian and the RPM package."""
 
 import gzip
 import os
@@ -10,7 +10,7 @@ from kubernetes import ROOT
 
 CONFIG = "etc/flowtap/flowtap.yaml"
 UNIT = "usr/lib/systemd/system/flowtap.service"
-# What the package managers themselves write.
+# Written by the package managers themselves.
 OF_MANAGERS = re.compile(r"(var/lib/(dpkg|rpm)/|var/log/|var/cache/|run/|tmp/)")
 # 2026-01-01, and no time at which anything was built.
 EPOCH = 1767225600

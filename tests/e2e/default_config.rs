@@ -37,7 +37,7 @@ fn the_documented_default_config_leaves_no_key_out() {
     let built_in = String::from_utf8(print_config(&[]).stdout).unwrap();
     let documented = read(&config_dir().join("default.yaml"));
     for line in built_in.lines() {
-        // Entries of lists are no keys.
+        // Entries of lists are not keys.
         let line = line.trim_start();
         let Some((key, _)) = line.split_once(':').filter(|_| !line.starts_with('-')) else {
             continue;

@@ -112,7 +112,7 @@ fn dig(arguments: &[&str]) -> String {
         .args(arguments))
 }
 
-/// `getent`, with a `resolv.conf` of its own.
+/// `getent`, with a separate `resolv.conf`.
 fn getent(resolv_conf: &Path, arguments: &[&str]) -> String {
     let script = "mount --make-rprivate / && mount --bind \"$0\" /etc/resolv.conf && exec getent \"$@\"";
     run(Command::new("unshare")

@@ -1,4 +1,4 @@
-//! Name servers for tests, with a count of their own.
+//! Name servers for tests, with a separate count.
 
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader};

@@ -71,7 +71,7 @@ fn of_port(seen: &Exposition, port: u16) -> Vec<String> {
 }
 
 /// Reloads `rounds` times, each time what `variant` makes of the config, while connections are held, come and go, and are idle;
-/// then everything must have been counted. What `set` has, no reload changes.
+/// then everything must have been counted. No reload changes the keys in `set`.
 fn nothing_is_missed(set: &[&str], rounds: usize, variant: impl Fn(&str, usize) -> String) {
     let (short_listener, short_port) = local();
     again_if_hidden(short_port, short_port, || {

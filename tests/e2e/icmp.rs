@@ -16,7 +16,7 @@ use crate::{links, netns, require};
 const ERRORS: &str = "primus_lens_network_udp_errors";
 const MESSAGES: &str = "primus_lens_network_icmp_messages";
 
-/// A router in a network namespace of its own: `inner` is this namespace's end of the link to it. Destinations beyond it are
+/// A router in a separate network namespace: `inner` is this namespace's end of the link to it. Destinations beyond it are
 /// too narrow, unreachable, and prohibited.
 struct Router {
     shell: Child,

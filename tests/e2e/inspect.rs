@@ -249,7 +249,7 @@ fn closed(seen: &Exposition, netns: &str, flow: &str, protocol: &str) -> u64 {
     seen.sum(CONNECTIONS, &labels)
 }
 
-/// Requests of programs to servers in a namespace of their own. Returns its label, and the servers' counts.
+/// Requests of programs to servers in a separate namespace. Returns its label, and the servers' counts.
 fn requests_of_programs() -> (String, OwnCounts) {
     let (dir, pgdir) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     netns::within_new(|| {
@@ -927,7 +927,7 @@ fn servers_that_defer_accept_have_protocols_and_exchanges() {
     });
 }
 
-/// Answers so many requests, each on a connection of its own, after it has thought about them.
+/// Answers so many requests, each on a separate connection, after it has thought about them.
 fn slow_backend(listener: &TcpListener, over: &AtomicBool, thought: Duration) {
     listener.set_nonblocking(true).unwrap();
     while !over.load(Ordering::Relaxed) {

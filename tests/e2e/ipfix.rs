@@ -74,7 +74,7 @@ struct Seen {
 }
 
 /// Bytes of the flows to `port`, as the applications at both ends count them: of each connection there is one from this machine
-/// and one to it. Without biflows the flows back are flows of their own.
+/// and one to it. Without biflows the flows back are separate flows.
 fn counted(flows: &[Seen], port: u16) -> Counted {
     let mut counted = Counted::default();
     for flow in flows {

@@ -126,7 +126,7 @@ impl Otelcol {
         self.dir.path().join("lines")
     }
 
-    /// Reads on in the file, which only grows. A line that is being written is no request yet.
+    /// Reads on in the file, which only grows. A line that is being written is not a request yet.
     fn read_on(&self) {
         let mut taken = self.taken.borrow_mut();
         let file = fs::read(self.lines()).unwrap_or_default();
@@ -744,7 +744,7 @@ fn check_histograms(points: &[Point], peer: &str) {
     assert!(last.values().all(|point| point.is_end()), "{last:?}");
 }
 
-/// An exporter of the table below, with a Collector of its own.
+/// An exporter of the table below, with a separate Collector.
 struct Case {
     name: String,
     collector: Otelcol,

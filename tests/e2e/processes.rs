@@ -35,7 +35,7 @@ for line in sys.stdin:
         print(0, flush=True)
 ";
 
-/// Listens, and lets a process of its own accept one connection, read twice, and hold it until the peer resets it; says the port, that
+/// Listens, and lets a separate process accept one connection, read twice, and hold it until the peer resets it; says the port, that
 /// process' id, and each that it has read, and that it was reset.
 const PRE_FORK_SERVER: &str = "
 import os, socket, sys

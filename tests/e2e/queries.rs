@@ -34,7 +34,7 @@ const REFUSED: usize = 3;
 /// Bytes of a short connection, each way.
 const SHORT_BYTES: usize = 1_000;
 
-/// Client and server in namespaces of their own, and the link between them.
+/// Client and server in separate namespaces, and the link between them.
 struct Net {
     client: Namespace,
     server: Namespace,

@@ -296,7 +296,7 @@ fn the_queries_about_services_meshes_and_protocols_answer_what_applications_know
     let site = tempfile::tempdir().unwrap();
     let _server = traffic.web.run(|| nginx(site.path()));
     let flow = "primus_lens_network_k8s_tcp_flow";
-    // The first rounds, until everything is known of every connection, so that later ones have rates of their own.
+    // The first rounds, until everything is known of every connection, so that later ones have separate rates.
     let backends = traffic.backends();
     ask_until("every backend and zone", || {
         traffic.round();

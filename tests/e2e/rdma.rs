@@ -215,7 +215,7 @@ fn devices_come_and_go_and_the_last_look_is_at_the_end() {
 #[test]
 fn counters_count_on_over_reloads_of_the_receiver_and_of_the_window() {
     let sysfs = Sysfs::new();
-    // What `--set` gives wins over the file, so the other keys of the receiver are in there.
+    // `--set` takes precedence over the file, so the other keys of the receiver are in there.
     let daemon = Daemon::start(&[
         &format!("receivers.rdma.sysfs_root={}", sysfs.0.path().display()),
         "service.pipelines.metrics.receivers=[rdma]",

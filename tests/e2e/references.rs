@@ -179,7 +179,7 @@ const LABELS: &[(&str, &str)] = &[
     ("network_type", "`ipv4` or `ipv6`"),
     (
         "limit",
-        "what the sender waited for: `network`, `answer`, `receiver`, `buffer`, `application` ([concepts](concepts.md#what-limits-a-connection))",
+        "what the sender waited for: `network`, `answer`, `receiver`, `buffer`, `application` ([concepts](concepts.md#limits-of-a-connection))",
     ),
     (
         "queue",
@@ -208,7 +208,7 @@ const LABELS: &[(&str, &str)] = &[
     ),
     (
         "qname",
-        "name of a DNS question, as `receivers.ebpf.dns.names` wants it ([dns.md](dns.md#names))",
+        "name of a DNS question, as configured by `receivers.ebpf.dns.names` ([dns.md](dns.md#names))",
     ),
     (
         "peer_name",
@@ -253,6 +253,31 @@ const LABELS: &[(&str, &str)] = &[
     ),
 ];
 
+/// The end of the page of metrics: names of the same quantities in proposals.
+const RELATED: &str = "
+## Related conventions
+
+Names of `naming: otel` begin with `flowtap.`, since no stable convention names these quantities. Two proposals name some of them:
+OpenTelemetry's [semantic-conventions#3682](https://github.com/open-telemetry/semantic-conventions/issues/3682) (open; its names may change)
+and gRPC's [A80](https://github.com/grpc/proposal/blob/master/A80-tcp-telemetry.md) (experimental):
+
+| by `naming: otel` | semantic-conventions#3682 | gRPC A80 | difference |
+|---|---|---|---|
+| `flowtap.tcp.io`, transmit | | `grpc.tcp.bytes_sent` | payload bytes once each; A80 counts retransmitted ones again |
+| `flowtap.tcp.rtt` | `system.network.tcp.rtt` | | once per interval of connections that moved bytes |
+| `flowtap.tcp.min_rtt` | | `grpc.tcp.min_rtt` | none but the interval: the kernel's `tcpi_min_rtt` |
+| `flowtap.tcp.segments`, transmit | | `grpc.tcp.packets_sent` | segments without payload included; A80 has `tcpi_data_segs_out` |
+| `flowtap.tcp.retransmits` | `system.network.tcp.retransmits` | `grpc.tcp.packets_retransmitted` | without `network.tcp.retransmit.type` |
+| `flowtap.tcp.connection.events`, opened | | `grpc.tcp.connections_created` | of all programs, in both roles |
+| `flowtap.tcp.connection.events`, reset | `system.network.tcp.resets` | | with the optional label `reset_by`, without `network.tcp.reset.cause` |
+| `flowtap.tcp.connection.active` | | `grpc.tcp.connection_count` | of all programs, in both roles |
+| `flowtap.tcp.connect.duration` | `system.network.tcp.handshake.duration` | | of connections that this machine opened |
+| `flowtap.tcp.connection.duration` | `system.network.tcp.connection.duration` | | from the adoption on for connections that were open before flowtap |
+
+`flowtap.role` is `network.tcp.handshake.role` of that proposal, and `error.type` the same attribute with more values. flowtap has no equivalent of
+`grpc.tcp.delivery_rate`, and none of A80's counts of system calls and times of writes.
+";
+
 #[test]
 fn the_metrics_reference_is_what_the_code_says() {
     let mut text = String::from(
@@ -292,6 +317,7 @@ fn the_metrics_reference_is_what_the_code_says() {
     }
     text.truncate(text.trim_end().len());
     text.push('\n');
+    text.push_str(RELATED);
     check("docs/metrics.md", &text);
 }
 

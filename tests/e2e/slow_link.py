@@ -35,7 +35,7 @@ def device(netns):
 
 def main():
     """Forwards until standard input ends."""
-    # What delays this program delays the link.
+    # A delay of this program delays the link.
     os.nice(-15)
     delay, every = float(sys.argv[3]) / 1000, int(sys.argv[5])
     lossy = socket.inet_aton(sys.argv[4])

@@ -39,7 +39,7 @@ struct Counted {
     answers: u64,
 }
 
-/// Clients on sockets of their own, each with some requests that are answered.
+/// Clients on separate sockets, each with some requests that are answered.
 fn exchange(server: &UdpSocket, clients: usize) -> Counted {
     let at = server.local_addr().unwrap();
     let mut counted = Counted::default();
@@ -210,7 +210,7 @@ fn coverage_is_whole_by_the_kernels_own_counters() {
     let Some(_machine) = require::root() else {
         return;
     };
-    // In a namespace of its own, so that nothing else is in the kernel's counters.
+    // In a separate namespace, so that nothing else is in the kernel's counters.
     netns::within_new(|| {
         let daemon = daemon(&[BY_CGROUP]);
         for address in [IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)] {
@@ -262,7 +262,7 @@ fn coverage_continues_over_a_reload_of_udp_and_shows_what_that_missed() {
     let Some(_machine) = require::root() else {
         return;
     };
-    // In a namespace of its own, so that nothing else is in the kernel's counters.
+    // In a separate namespace, so that nothing else is in the kernel's counters.
     netns::within_new(|| {
         let daemon = daemon(&[
             BY_CGROUP,
@@ -337,7 +337,7 @@ fn by_default_log_metric_and_doctor_name_the_same_step_and_the_steps_that_failed
     daemon.scrape_until("a window", |_| true);
     let said = daemon.said();
     if step == "none" {
-        // Its hint is on a line of its own, with the error.
+        // Its hint is on a separate line, with the error.
         let (_, warning) = said.split_once("UDP is not measured").expect("a warning");
         let warning = warning.lines().take(2).collect::<String>();
         assert!(warning.contains(&found), "{found} in {warning}");

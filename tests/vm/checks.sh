@@ -1,5 +1,5 @@
 # shellcheck shell=sh
-# What flowtap has to show on every kernel of the matrix: doctor agrees, and in each mode that loads the application's sums
+# Checks of flowtap on every kernel of the matrix: doctor agrees, and in each mode that loads the application's sums
 # are met to the byte and the connection, nothing was dropped, and it stops when it is asked to.
 #
 # In: CHECKS in the environment, any of "modes processes owners links limits reloads drops translation inspect

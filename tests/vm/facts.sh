@@ -1,5 +1,5 @@
 # shellcheck shell=sh
-# What this kernel offers to flowtap, told as VM-INFO lines. Runs in every emulated machine before the script.
+# Reports the features of this kernel that flowtap uses, as VM-INFO lines. Runs in every emulated machine before the script.
 # shellcheck source=tests/vm/guest.sh
 . /checks/guest.sh
 

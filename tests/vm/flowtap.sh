@@ -2,7 +2,7 @@
 # Words for scripts that run flowtap in the emulated machine and compare its metrics with the application's own count.
 # Source it after guest.sh.
 #
-# One flowtap may run several receivers at once, each with a pipeline and an endpoint of its own, so that the same
+# One flowtap may run several receivers at once, each with a separate pipeline and endpoint, so that the same
 # traffic is compared with each of them.
 
 own_url=http://127.0.0.1:9460/metrics
@@ -42,7 +42,7 @@ processors:
   window:
     interval: 1s
     families:
-      # By port, so that those of connections that ask for the metrics can be told apart.
+      # By port, so that those of connections that ask for the metrics can be distinguished.
       network_tcp_retransmits: {labels: [raddr, type, rport, lport]}
       # By address for the same reason: the client's port would make a series of each connection.
       network_tcp_connections: {labels: [flow, event, type, raddr]}
@@ -221,8 +221,8 @@ lost() {
         END { printf "%.0f %.0f %.0f\n", bytes[1], bytes[0], records }'
 }
 
-# Mode events reports a segment before TCP has taken it in. What fills a gap, and with it sets free segments that had come
-# before, is counted with the connection's next one or its close; so of open connections received bytes can be missing.
+# Mode events reports a segment before TCP has taken it in. A segment that fills a gap, and with it sets free segments that had
+# come before, is counted with the connection's next one or its close; so of open connections received bytes can be missing.
 not_yet_counted() { # EXPECTED_FILE
     awk 'NR == FNR { for (i = 2; i <= 9; i++) expected[$1, i] = $i; next }
         { for (i = 6; i <= 9; i++) if ($i != expected[$1, i]) wrong = 1

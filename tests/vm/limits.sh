@@ -1,5 +1,5 @@
 # shellcheck shell=sh
-# What limits a connection: in every mode at once, against TCP_INFO at the end that connected. Source it after flowtap.sh.
+# Limits of connections: in every mode at once, against TCP_INFO at the end that connected. Source it after flowtap.sh.
 #
 # A peer that never reads, a black hole, and a server that thinks: each on its port, for some seconds.
 

@@ -1,6 +1,6 @@
 # shellcheck shell=sh
 # Links on which this machine itself drops what its TCP sends (a full queue, a firewall, a policer): there a segment is
-# counted as sent though it never left, and sent again later it is no retransmission. Source it after flowtap.sh.
+# counted as sent though it never left, and its transmission later does not count as a retransmission. Source it after flowtap.sh.
 #
 # Every link is made of the loopback interface, for the time of the traffic only: what asks for the metrics is not to
 # lose anything. One run of traffic, IPv4 and IPv6 at once, is compared in every mode.

@@ -15,7 +15,7 @@ doctor() {
     same doctor_says_run_works 0 $status
 }
 
-# Whether mode events runs with programs and a table of its own, where the kernel refuses those of mode sockets.
+# Whether mode events runs with programs and a separate table, where the kernel refuses those of mode sockets.
 has_separate_table() { grep -q 'mode events, in a separate table' /tmp/flowtap.log; }
 
 # At the level of paranoia that Debian's kernels start with, mode events in a separate table has no kprobes, and says so.
@@ -92,12 +92,12 @@ loss() { # MODE PORT
     # Gone before flowtap is asked: its own connections are not to lose anything.
     tc qdisc del dev lo root
     [ $quiet -eq 0 ] || return
-    # From before the first of these connections until after the last, so it holds all that any of them sent again.
+    # From before the first of these connections until after the last, so it holds all that any of them retransmitted.
     kernel=$(($(snmp RetransSegs snmp) - kernel))
     own=$(($(field client_retransmits "$line") + $(field server_retransmits "$line")))
     expect_sums "$1_bytes_loss" "$1" /tmp/expected all_columns
     counted=$(retransmits "$1" "$2")
-    # The kernel counts every segment; the application no longer sees what is sent again after it has closed.
+    # The kernel counts every segment; the application no longer sees what is retransmitted after it has closed.
     if [ "$own" -gt 0 ] && [ "$counted" -ge "$own" ] && [ "$counted" -le "$kernel" ]; then
         pass "$1_retransmits" "application $own, flowtap $counted, kernel $kernel"
     else
@@ -119,7 +119,7 @@ interrupts() { # MODE PORT
     expect_sums "$1_bytes_interrupts" "$1" /tmp/expected all_columns
 }
 
-# What the receiver refused and the channel dropped: every counter is there from the start, and has to be 0.
+# Records that the receiver refused and the channel dropped: every counter is there from the start, and has to be 0.
 nothing_lost() { # MODE
     refused=$(fetch "$own_url" | grep '^flowtap_receiver_refused_')
     dropped=$(fetch "$(metrics_url "$1")" | grep '^primus_lens_bpf_event_chan_drop')
@@ -142,7 +142,7 @@ one_mode() { # MODE FIRST_PORT
     within_budget "$1"
     case $1 in
     auto)
-        # What it takes is checked by itself.
+        # The mode that it takes is checked by itself.
         same auto_picks "$taken" "$(mode_now)"
         closed_bytes auto "$2/ipv4"
         ;;

@@ -42,8 +42,8 @@ run_processes() {
     done
 }
 
-# The connections that ask for the metrics may be skipped too, between one reading and the other. What a program at dropped
-# packets misses is in network_drops: a packet of reason `other` each.
+# The connections that ask for the metrics may be skipped too, between one reading and the other. Each run that a program at dropped
+# packets misses is in network_drops, as a packet of reason `other`.
 misses_agree() {
     of_kernel=$(misses | awk '!/^(total|on_drop)/ { sum += $2 } END { print sum + 0 }')
     exported=$(fetch "$own_url" | awk '/^flowtap_receiver_program_misses_total/ { sum += $NF } END { print sum + 0 }')

@@ -40,7 +40,7 @@ netem_loss() {
     at_least loss_retransmits 1 $((after - before))
     own=$(($(field client_retransmits "$line") + $(field server_retransmits "$line")))
     at_least loss_seen_by_traffic 1 "$own"
-    # The kernel also counts what sockets send again after their owner has closed them.
+    # The kernel also counts what sockets retransmit after their owner has closed them.
     at_least loss_own_count_within_kernel_count "$own" $((after - before))
 }
 

@@ -26,7 +26,7 @@ make_translation() {
         ip -n $end link set eth0 up
         ip -n $end route add default via 10.77.$subnet.1
         ip -n $end -6 route add default via fd77:$subnet::1
-        # What shows the other end are the headers of a packet in flight: nearly always there is one. Without it most scans find
+        # The headers of a packet in flight show the other end: nearly always there is one. Without it most scans find
         # none in emulation, and the messages of short pauses keep the processor busy.
         tc -n node qdisc add dev $end root netem delay 40ms
     done

@@ -788,7 +788,7 @@ static const char *by_sendfile(void)
 	fflush(file);
 	if (sendfile(client, fileno(file), &offset, 3000) == 3000)
 		tally(client, &at, 3000, 1, 0, 0);
-	/* A page is a datagram of its own on some kernels. */
+	/* A page is a separate datagram on some kernels. */
 	for (int left = 3000; left > 0;) {
 		int received = receive(server, &from);
 

@@ -42,7 +42,7 @@ fn types_of(object: Compressed) -> Option<Vec<serde_json::Value>> {
 
 #[test]
 fn every_field_stands_where_the_objects_btf_has_it() {
-    // Of mode `events` with a table of its own, which has most of them, then of mode `sockets`.
+    // Of mode `events` with a separate table, which has most of them, then of mode `sockets`.
     let Some(mut types) = types_of(crate::events::OBJECT) else {
         return;
     };

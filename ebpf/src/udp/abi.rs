@@ -163,9 +163,9 @@ pub struct DnsDatagram<'a> {
     pub payload: &'a [u8],
 }
 
-/// Bytes that are no record of the programs.
+/// Bytes that are not a record of the programs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{0} bytes from a ring of the UDP programs are no record")]
+#[error("invalid record from a ring of the UDP programs: {0} bytes")]
 pub struct MalformedRecord(pub usize);
 
 impl<'a> DnsDatagram<'a> {

@@ -1,6 +1,6 @@
 //! The steps: ways to attach the programs, tried in order until one passes the self-test.
 //!
-//! A step is all or nothing; each attempt begins with an object of its own, as Linux 5.10 attaches no program a second
+//! A step is all or nothing; each attempt begins with a separate object, as Linux 5.10 attaches no program a second
 //! time after it was detached.
 
 use std::fs::File;

@@ -190,7 +190,7 @@ impl Udp {
     /// Shows the flows of sockets that have closed. Called when [`Udp::watch`] says so, else by [`Udp::scan`].
     ///
     /// # Errors
-    /// [`io::ErrorKind::InvalidData`] for bytes that are no record.
+    /// [`io::ErrorKind::InvalidData`] for bytes that are not a record.
     pub fn drain_closed(&mut self, mut each: impl FnMut(&UdpChange)) -> io::Result<()> {
         while let Some(item) = self.closed.next() {
             let flow = bytemuck::try_pod_read_unaligned::<UdpFlow>(&item)
@@ -203,7 +203,7 @@ impl Udp {
     /// Shows the DNS datagrams that wait; returns how many there were.
     ///
     /// # Errors
-    /// [`io::ErrorKind::InvalidData`] for bytes that are no record.
+    /// [`io::ErrorKind::InvalidData`] for bytes that are not a record.
     pub fn drain_dns(&mut self, mut each: impl FnMut(&DnsDatagram<'_>)) -> io::Result<u64> {
         let mut datagrams = 0;
         while let Some(item) = self.dns.next() {

@@ -88,7 +88,7 @@ pub struct Config {
     pub namespace: String,
     /// When a file is finished, and how many are kept.
     pub rotation: Rotation,
-    /// Rows are synced to the disk after this time at most: a power failure loses no more. `0s`: with each window.
+    /// Maximum time after which rows are synced to the disk: a power failure loses no more. `0s`: with each window.
     #[serde(with = "humantime_serde")]
     #[schemars(with = "DurationText")]
     pub sync_interval: Duration,
@@ -155,7 +155,7 @@ impl ComponentConfig for Config {
         let max_bytes = self.rotation.max_bytes;
         let is_small = (1..SMALL).contains(&max_bytes);
         let message = format!(
-            "a file is finished at {max_bytes} bytes: nearly every window has a file of its own; hint: write the unit, such as \
+            "a file is finished at {max_bytes} bytes: nearly every window has a separate file; hint: write the unit, such as \
              `{max_bytes}MiB`"
         );
         is_small

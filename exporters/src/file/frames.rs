@@ -1,8 +1,8 @@
-//! Frames of a compressed file: Zstandard frames or gzip members, each of which is a write of its own.
+//! Frames of a compressed file: Zstandard frames or gzip members, each of which is a separate write.
 //!
 //! In: a file of frames, up to the length that it had. Out: the content of the frames that are whole. A frame is checked by its
-//! checksum before any of it is passed on; behind one that is damaged, the next that is whole is searched for, so damage costs the
-//! frames that it hits. Bytes at the end that are no whole frame are `torn`, as a write that was cut short leaves them; other bytes
+//! checksum before any of it is passed on; after one that is damaged, the next that is whole is searched for, so damage costs the
+//! frames that it hits. Bytes at the end that are not a whole frame are `torn`, as a write that was cut short leaves them; other bytes
 //! that could not be interpreted are `damaged`.
 
 use std::cell::Cell;
@@ -150,8 +150,8 @@ impl Cursor {
         self.loss.set(loss);
     }
 
-    /// Decodes the next whole frame into `out`, and returns where it begins and ends. `None` after the last. What `out` has of a frame
-    /// that is not whole is of no use, so `begin` is called before each.
+    /// Decodes the next whole frame into `out`, and returns where it begins and ends. `None` after the last. The part of a frame
+    /// that is not whole is of no use in `out`, so `begin` is called before each.
     ///
     /// # Errors
     /// The system's error.

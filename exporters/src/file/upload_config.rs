@@ -29,7 +29,7 @@ pub struct UploadConfig {
     pub credentials: BTreeMap<String, String>,
     /// TLS, where the store is `https`.
     pub tls: ClientTls,
-    /// Maximum duration of a request, which has 5 MiB of a file at most.
+    /// Maximum duration of a request, which has at most 5 MiB of a file.
     #[serde(with = "humantime_serde")]
     #[schemars(with = "DurationText")]
     pub timeout: Duration,

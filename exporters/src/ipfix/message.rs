@@ -35,7 +35,7 @@ pub(super) struct Part {
 }
 
 impl Encoder {
-    /// The next message of `batch`, from the record at `next` on, which moves behind its last; `None` after the last.
+    /// The next message of `batch`, from the record at `next` on, which moves past its last; `None` after the last.
     ///
     /// A message gets its header when it is sent. Until then its sequence number is the number of its records, see [`finish`].
     pub(super) fn next_part(&self, batch: &LogBatch, next: &mut usize) -> Option<Part> {

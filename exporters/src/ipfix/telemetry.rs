@@ -39,7 +39,7 @@ impl Telemetry {
             refused: context
                 .meter
                 .u64_counter("exporter_refused_datagrams")
-                .with_description("Answers that nothing listens on the UDP port that an exporter sends to.")
+                .with_description("ICMP port-unreachable errors received by an exporter.")
                 .with_unit("{datagram}")
                 .build(),
             dropped_attributes: [exporter.clone(), KeyValue::new("reason", UNSUPPORTED)],

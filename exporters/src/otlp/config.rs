@@ -30,7 +30,7 @@ pub(super) const NO_ZSTD: &str =
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct KeepaliveConfig {
-    /// Silence of a connection before a ping. Unset: half of `interval`, and 10s at least: gRPC
+    /// Silence of a connection before a ping. Unset: half of `interval`, at least 10s: gRPC
     /// servers close a connection after more than two pings without a request in between.
     #[serde(with = "humantime_serde", skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<DurationText>")]
@@ -90,7 +90,7 @@ pub struct Config {
     pub connect_timeout: Option<Duration>,
     /// HTTP/2 pings, which find a connection that is dead. For `grpc`.
     pub keepalive: KeepaliveConfig,
-    /// A proxy to connect through: `http://`, `https://` or `socks5://`, with its credentials if it wants any. Unset: `HTTPS_PROXY`,
+    /// A proxy to connect through: `http://`, `https://` or `socks5://`, with credentials if required. Unset: `HTTPS_PROXY`,
     /// `HTTP_PROXY`, `ALL_PROXY` and `NO_PROXY`, in upper or lower case, which do not apply to addresses of this machine.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub proxy_url: Option<String>,

@@ -35,7 +35,7 @@ impl LogEncoder {
         }
     }
 
-    /// The next request of `batch`, from the record at `next` on, which moves behind its last; `None` after the last.
+    /// The next request of `batch`, from the record at `next` on, which moves past its last; `None` after the last.
     pub(super) fn next_part(&self, batch: &LogBatch, next: &mut usize) -> Option<Request> {
         let fixed = self.resource.len() + self.scope.len() + self.schema_url.len();
         // Keys and lengths around them.

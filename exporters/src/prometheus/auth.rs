@@ -12,7 +12,7 @@ use subtle::ConstantTimeEq;
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct BasicAuth {
-    /// The name. A colon ends it, so it can't have one.
+    /// The name. Must not contain a colon.
     pub username: String,
     /// The password; `${env:SCRAPE_PASSWORD}` keeps it out of the config.
     pub password: String,

@@ -45,7 +45,7 @@ pub struct Config {
     pub target_info: bool,
     /// Whether samples have the time of their window's end; otherwise the scraper's time is used.
     pub timestamps: bool,
-    /// Formats that say since when a series counts. A Prometheus started with
+    /// Formats that include the start time of series. A Prometheus started with
     /// `--enable-feature=created-timestamp-zero-ingestion` then sees the first bytes of a new series as an increase.
     pub created_timestamps: CreatedTimestamps,
     /// Maximum number of connections; a further one replaces the one that has waited longest for a
@@ -61,7 +61,7 @@ pub struct Config {
     /// TLS; unset: none.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tls: Option<ServerTls>,
-    /// A name and password that scrapers must show.
+    /// Credentials for HTTP basic authentication, which scrapers must send.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub basic_auth: Option<BasicAuth>,
     /// A token that scrapers may send instead.

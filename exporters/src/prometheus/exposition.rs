@@ -98,7 +98,7 @@ struct Cursor {
     entry: usize,
     place: usize,
     point: usize,
-    /// Whether the family's head is written: a chunk may be full behind it.
+    /// Whether the family's head is written: a chunk may be full after it.
     headed: bool,
 }
 

@@ -70,7 +70,7 @@ pub(crate) fn media_type(headers: &HeaderMap) -> String {
 
 /// A success with a body that is neither of the protocol nor of its content type: something else answers at this address.
 #[derive(Debug, thiserror::Error)]
-#[error("HTTP status {status} with a body ({content_type}) that is no answer to the request{}{said}", if said.is_empty() { "" } else { ": " })]
+#[error("HTTP status {status} with an unexpected body ({content_type}){}{said}", if said.is_empty() { "" } else { ": " })]
 pub(crate) struct Misunderstood {
     status: StatusCode,
     content_type: String,

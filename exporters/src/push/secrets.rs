@@ -32,7 +32,7 @@ pub(crate) fn header_fault(name: &str, value: &str) -> Option<&'static str> {
             .iter()
             .any(|known| known.as_str().eq_ignore_ascii_case(name))
     };
-    // A token without a scheme is one that some services ask for; these two words are no token.
+    // A token without a scheme is one that some services ask for; these two words are not tokens.
     let is_scheme = ["basic", "bearer"]
         .iter()
         .any(|scheme| scheme.eq_ignore_ascii_case(value));

@@ -53,7 +53,7 @@ pub struct Config {
     #[serde(with = "humantime_serde", skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<DurationText>")]
     pub connect_timeout: Option<Duration>,
-    /// A proxy to connect through: `http://`, `https://` or `socks5://`, with its credentials if it wants any. Unset: `HTTPS_PROXY`,
+    /// A proxy to connect through: `http://`, `https://` or `socks5://`, with credentials if required. Unset: `HTTPS_PROXY`,
     /// `HTTP_PROXY`, `ALL_PROXY` and `NO_PROXY`, in upper or lower case, which do not apply to addresses of this machine.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub proxy_url: Option<String>,
@@ -67,10 +67,10 @@ pub struct Config {
     /// Send a sample 0 before the first sample of a counter or histogram, so that `increase()`
     /// counts its first value.
     pub zero_samples: bool,
-    /// A name and password to show.
+    /// Credentials for HTTP basic authentication.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub basic_auth: Option<BasicAuth>,
-    /// A token to send instead.
+    /// Bearer token to send instead.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub bearer_token: Option<String>,
     /// TLS, where the endpoint is `https`.

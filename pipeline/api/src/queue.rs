@@ -11,14 +11,14 @@ use crate::schema::SizeText;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum WhenFull {
-    /// Drop the oldest snapshot: the newest holds all running totals.
+    /// Drop the oldest entry: later snapshots repeat its totals, log records in it are lost.
     #[default]
     DropOldest,
-    /// Drop the one that comes.
+    /// Drop the new entry.
     DropNewest,
     /// Apply backpressure to the window and the receiver; records that the receiver cannot buffer
-    /// are dropped and counted. When flowtap stops, or a reload needs it, the oldest snapshot is
-    /// dropped instead.
+    /// are dropped and counted. When flowtap stops, or a reload needs it, the oldest entry is dropped
+    /// instead.
     Block,
 }
 
@@ -33,9 +33,9 @@ pub enum WhenFull {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct QueueConfig {
-    /// Snapshots that may wait.
+    /// Maximum number of entries: snapshots, or batches of log records.
     pub size: NonZeroUsize,
-    /// Maximum size in bytes, excluding shared series data. One snapshot is always accepted.
+    /// Maximum size in bytes, excluding shared series data. One entry is always accepted.
     #[serde(with = "crate::size")]
     #[schemars(with = "SizeText")]
     pub max_bytes: usize,

@@ -361,7 +361,7 @@ pub enum Persistence {
 /// # drop(Print.start());
 /// ```
 pub trait Exporter: Send {
-    /// Binds listeners and makes the service. Peers that are merely away are no error: the service retries.
+    /// Binds listeners and makes the service. Peers that are merely away are not an error: the service retries.
     ///
     /// # Errors
     /// [`StageError`] with the cause and its fix.

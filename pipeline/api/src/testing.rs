@@ -168,7 +168,7 @@ where
 pub struct ProcessorTest(Box<dyn Processor>);
 
 impl ProcessorTest {
-    /// Builds it from YAML text; its clock is just after the epoch, as 0 is no time.
+    /// Builds it from YAML text; its clock is just after the epoch, as 0 is not a time.
     ///
     /// # Panics
     /// If the config is not valid, if it can't be built, or if it is an aggregator.

@@ -174,7 +174,7 @@ pub struct Flow {
     pub cgroup_id: u64,
     /// Id of the process's container, if it is in one that is known.
     pub container_id: Option<Arc<str>>,
-    /// The ends on the wire, if they are known to be other ones; `None` is no proof that they are not.
+    /// The ends on the wire, if they are known to be other ones; `None` does not prove that they are not.
     pub translation: Option<Arc<Translation>>,
     /// The interface on which its packets arrive.
     pub arrival: Arrival,

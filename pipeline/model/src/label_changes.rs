@@ -1,6 +1,6 @@
 //! Changes that a pipeline makes to the labels of all its series: constants, other names, labels that are left out.
 //!
-//! They are the same for every record, so they are no part of records: an aggregator applies them when it is built, and renders them
+//! They are the same for every record, so they are not part of records: an aggregator applies them when it is built, and renders them
 //! with each series.
 
 use crate::catalog::Label;

@@ -61,7 +61,7 @@ impl UdpEnd {
 /// ```
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct UdpRecord {
-    /// The socket, its peer and its owner. A remote port 0 is no peer: a drop or an error of a socket that is not
+    /// The socket, its peer and its owner. A remote port 0 stands for no peer: a drop or an error of a socket that is not
     /// connected, or hooks that do not show peers.
     pub flow: Flow,
     /// Payload bytes sent.

@@ -51,10 +51,10 @@ pub struct ClientTls {
     /// Authorities that the peer's certificate must be of, in place of the system's.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ca_file: Option<PathBuf>,
-    /// A certificate to show, for peers that want one.
+    /// Client certificate for mutual TLS.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cert_file: Option<PathBuf>,
-    /// Its key.
+    /// Key of the client certificate.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub key_file: Option<PathBuf>,
     /// The name in the peer's certificate, if it is not the one in the endpoint.
@@ -385,7 +385,7 @@ impl ListenerTls {
         let mut authorities = lock(authorities);
         let read = || {
             let read = certificates("client_ca_file", file)?;
-            // A config of its own, as sessions go with it: a client of an authority before could resume one without showing its
+            // A separate config, as sessions go with it: a client of an authority before could resume one without showing its
             // certificate.
             let config = config(Arc::clone(&self.certificate), &self.files, Some(&read))?;
             Ok((read, config))

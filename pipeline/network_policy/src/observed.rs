@@ -217,7 +217,7 @@ impl Observed {
         }
         for record in &batch.udp {
             if record.flow.remote.port == 0 {
-                // Drops and errors of a socket are no traffic.
+                // Drops and errors of a socket are not traffic.
                 let has_bytes = u64::from(record.sent_bytes != 0 || record.received_bytes != 0);
                 if record.unplaced {
                     self.unplaced += has_bytes;

@@ -17,7 +17,7 @@ use crate::cidr::Cidr;
 pub struct Config {
     /// Labels that every series of the pipeline has in addition, with their values.
     pub add: BTreeMap<String, String>,
-    /// Labels with other names: `raddr: peer`.
+    /// Renames labels: `raddr: peer`.
     pub rename: BTreeMap<String, String>,
     /// Labels that series are summed over, whatever families ask for.
     pub drop: Vec<Label>,
@@ -153,7 +153,7 @@ impl ComponentConfig for Config {
         let mut faults = Vec::new();
         for name in self.add.keys() {
             if let Some(message) = name_fault(name) {
-                // A name may have dots, so the path is no text with dots.
+                // A name may have dots, so the path is a list, not a text with dots.
                 let path = vec!["add".to_owned(), name.clone()];
                 faults.push(Violation { path, message });
             }

@@ -29,7 +29,7 @@ pub enum Always {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Sample {
-    /// Part of the connections and UDP flows that have records, from 0 to 1. Decided by the socket's cookie, of UDP also by the peer: all
+    /// Share of the connections and UDP flows that have records, from 0 to 1. Decided by the socket's cookie, of UDP also by the peer: all
     /// records of a connection or flow, or none.
     pub ratio: f64,
     /// Those that have records in any case, from the one that shows it on: `failed`, `reset`, `retransmitting`, and of UDP `dropping`.

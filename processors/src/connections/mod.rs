@@ -336,7 +336,7 @@ impl Aggregator for Connections {
         if batch.census.begins {
             self.tracker.begin_census(batch.receiver);
         }
-        // A connect that waits is no connection yet; its end is recorded.
+        // A connect that waits is not a connection yet; its end is recorded.
         for record in batch.tcp.iter().filter(|record| !record.is_connecting()) {
             self.fold_tcp(batch.receiver, pressure, record);
         }

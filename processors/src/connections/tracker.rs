@@ -221,7 +221,7 @@ impl Connection {
 }
 
 /// Whether a record is of a connection that has ended before: `sock_diag` finds a difference when a process lets go of a socket whose
-/// connection it has reported as closed. As a connection of its own it would have a second end.
+/// connection it has reported as closed. As a separate connection it would have a second end.
 fn is_after_end(record: &TcpRecord) -> bool {
     /// `include/net/tcp_states.h`.
     const TCP_CLOSE: u8 = 7;

@@ -292,7 +292,7 @@ fn payload_bytes_of_dropped_records_are_counted_tcp_and_udp() {
             udp("203.0.113.7:53", Transport::Udp, 100),
             udp("203.0.113.7:53", Transport::UdpLite, 1000),
             udp("203.0.113.7:443", Transport::Udp, 50_000),
-            // A correction is no traffic.
+            // A correction is not traffic.
             udp("203.0.113.8:53", Transport::Udp, -7),
         ],
         ..batch([tcp("203.0.113.7:53", 4), tcp("203.0.113.7:443", 600_000)])

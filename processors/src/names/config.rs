@@ -35,7 +35,7 @@ pub struct Config {
     /// Addresses that can have a name from DNS at a time, over all network namespaces: from 2 to 4,194,304. The one that was not used
     /// for longest is evicted.
     pub max_addresses: usize,
-    /// Time for which a name from DNS names new connections at least, whatever its time to live: clients connect some time after the
+    /// Minimum time for which a name from DNS names new connections, whatever its time to live: clients connect some time after the
     /// answer. At most 1 day.
     #[serde(with = "humantime_serde")]
     #[schemars(with = "DurationText")]

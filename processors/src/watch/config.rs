@@ -96,9 +96,9 @@ pub struct FanOut {
 pub struct FailureSurge {
     /// Whether they are reported.
     pub enabled: bool,
-    /// Failed connects in one interval, at least.
+    /// Minimum number of failed connects in one interval.
     pub failures: NonZeroUsize,
-    /// Part of all connects that failed, at least; a fifth of that is the most that is usual.
+    /// Minimum share of connects that failed; the usual share is at most a fifth of that.
     pub ratio: f64,
 }
 
@@ -108,11 +108,11 @@ pub struct FailureSurge {
 pub struct VolumeSurge {
     /// Whether it is reported.
     pub enabled: bool,
-    /// Bytes in one interval, at least.
+    /// Minimum number of bytes in one interval.
     #[serde(with = "flowtap_pipeline::size")]
     #[schemars(with = "flowtap_pipeline::schema::SizeText")]
     pub bytes: u64,
-    /// Robust z-score of the logarithm, at least: how many deviations (1.4826 times the median absolute one) above the median.
+    /// Minimum robust z-score of the logarithm: deviations (1.4826 times the median absolute one) above the median.
     pub score: f64,
 }
 
@@ -122,9 +122,9 @@ pub struct VolumeSurge {
 pub struct Beacon {
     /// Whether it is reported.
     pub enabled: bool,
-    /// Coefficient of variation of the pauses, at most.
+    /// Maximum coefficient of variation of the pauses.
     pub variation: f64,
-    /// Bytes each time, at most.
+    /// Maximum number of bytes each time.
     #[serde(with = "flowtap_pipeline::size")]
     #[schemars(with = "flowtap_pipeline::schema::SizeText")]
     pub bytes: u64,

@@ -276,7 +276,7 @@ fn write_new(file: &Path, states: &[(&str, &[u8])]) -> io::Result<()> {
     new.sync_all()
 }
 
-/// Writes on a thread of its own.
+/// Writes on a separate thread.
 #[derive(Debug)]
 pub(super) struct Saver {
     file: PathBuf,

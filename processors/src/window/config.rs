@@ -39,7 +39,7 @@ pub struct Config {
     /// Whether connections count that do not leave their network namespace: those to a sidecar, and of a sidecar to its application.
     pub hops: Hops,
     /// Labels of the peer, the process and the connection for every family that can have them, in place of its default ones. Labels
-    /// of what is counted, such as `direction` and `event`, stay. A list of the family's own goes before.
+    /// of what is counted, such as `direction` and `event`, stay. The list of a family takes precedence.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub labels: Option<Vec<Label>>,
     /// Families whose exposure differs from the default, by their names without the namespace.

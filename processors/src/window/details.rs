@@ -96,7 +96,7 @@ fn server_name(flow: &Flow) -> Option<&Arc<str>> {
     flow.inspection.as_ref()?.server_name.as_ref()
 }
 
-/// The port behind a service address. A client behind a masquerade has a port of its own per connection, which is of no use.
+/// The port behind a service address. A client behind a masquerade has a separate port per connection, which is of no use.
 fn backend_port(flow: &Flow) -> Option<u16> {
     let backend = flow.backend()?;
     (flow.kind != Some(FlowKind::Ingress)).then_some(backend.port)

@@ -1,5 +1,5 @@
 //! The programs of mode `events`: on the maps of mode `sockets` wherever the kernel takes these, so that a reload can change from one
-//! mode to the other without a gap; else with a table of their own.
+//! mode to the other without a gap; else with a separate table.
 
 use std::collections::HashSet;
 use std::io;

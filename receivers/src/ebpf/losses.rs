@@ -104,7 +104,7 @@ impl LossTelemetry {
     }
 
     /// Counts what was added since the last call. `losses` are the kernel side's running totals. Returns why records of connections
-    /// were refused, if some were: others are reported again, or are no loss of bytes.
+    /// were refused, if some were: others are reported again, or lose no bytes.
     pub(super) fn update(&mut self, losses: &Losses) -> Option<String> {
         if self.reported == *losses {
             return None;

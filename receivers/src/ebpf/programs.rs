@@ -36,7 +36,7 @@ pub(super) fn sockets_options(config: &Config, per_segment: bool) -> SocketsOpti
     }
 }
 
-/// Options with which mode `events` is loaded where it has a table of its own.
+/// Options with which mode `events` is loaded where it has a separate table.
 pub(super) fn events_options(config: &Config) -> EventsOptions {
     EventsOptions {
         ring_buffer_bytes: config.ring_buffer_bytes.unwrap_or(EVENTS_RING_BYTES),
@@ -172,7 +172,7 @@ pub(super) fn scan_listeners(
     }
 }
 
-/// Logs how programs of mode `events` with a table of their own are attached.
+/// Logs how programs of mode `events` with a separate table are attached.
 fn log_attachment(attachment: Attachment) {
     tracing::info!(
         tracepoints = attachment.tracepoints,

@@ -162,7 +162,7 @@ impl EbpfReceiver {
         (in_mode(left), None)
     }
 
-    /// Programs of mode `events` with a table of their own. On their kernel `auto` comes to them again.
+    /// Programs of mode `events` with a separate table. On their kernel `auto` comes to them again.
     fn reload_own(&self, mut left: Left<EventPrograms>) -> (Programs, Option<StageError>) {
         if self.config.mode == Mode::Sockets {
             return match self.load_sockets() {

@@ -120,7 +120,7 @@ pub(super) fn mysql_client(bytes: &[u8]) -> Match {
 /// The prelogin of a client, which TDS begins with: status 1, packet 1 or 0, a length.
 pub(super) fn mssql(bytes: &[u8]) -> Match {
     match bytes.get(..9) {
-        // The first option is the version: type 0, and an offset behind the list of options.
+        // The first option is the version: type 0, and an offset after the list of options.
         Some([0x12, 1, high, low, 0, 0, 0 | 1, 0, 0]) => {
             let length = u16::from_be_bytes([*high, *low]);
             Match::if_so((14..=4096).contains(&length), Mssql)

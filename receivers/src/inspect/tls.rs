@@ -1,6 +1,6 @@
 //! The first message of a TLS client (RFC 8446, section 4.1.2; RFC 6066; RFC 7301), also one that is cut off.
 //!
-//! A parser of its own: those of TLS libraries want the whole message, and what was seen of one may end anywhere. It reads lengths
+//! A separate parser: those of TLS libraries want the whole message, and what was seen of one may end anywhere. It reads lengths
 //! and two extensions, and allocates no more than it was given.
 
 use zeroize::Zeroizing;

@@ -1,4 +1,4 @@
-//! Looks at RDMA devices: each source of values is read on a thread of its own, so one that hangs delays no other.
+//! Looks at RDMA devices: each source of values is read on a separate thread, so one that hangs delays no other.
 //!
 //! In: the time of a round. Out: readings, as they come. The rules, in order:
 //!

@@ -5,7 +5,7 @@
 //!
 //! 1. Counters have the meaning that their name has ([`counters`]), and count from their first reading on ([`reader`]).
 //! 2. Devices come and go; each look takes those that are there.
-//! 3. A driver may take its time to answer, or hang. So each device is read on a thread of its own ([`looks`]), and time goes on: its
+//! 3. A driver may take its time to answer, or hang. So each device is read on a separate thread ([`looks`]), and time goes on: its
 //!    readings are of the interval in which they come. An interval in which a device is not read, because the look before goes on, is
 //!    counted, and the receiver is not ok.
 //! 4. A receiver that replaces another one on the same sysfs continues with its counters, and with the looks that go on.

@@ -24,7 +24,7 @@ fn telemetry() -> Telemetry {
     Telemetry::new(&BuildContext::new("rdma".parse().unwrap()))
 }
 
-/// A sysfs of its own.
+/// A separate sysfs.
 struct Sysfs {
     root: tempfile::TempDir,
 }

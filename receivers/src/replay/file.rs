@@ -114,7 +114,7 @@ impl Writer {
         Self::begin(create(path)?, path)
     }
 
-    /// Begins a recording behind what is in a file that is open, such as a pipe; `name` names it in errors.
+    /// Begins a recording after the contents of a file that is open, such as a pipe; `name` names it in errors.
     ///
     /// # Errors
     /// [`RecordingError::Io`].
@@ -162,7 +162,7 @@ impl Writer {
 }
 
 /// Creates or empties the file. Does not wait for the reader of a FIFO: that wait has no end, and no signal interrupts it where
-/// signals have a thread of their own.
+/// signals have a separate thread.
 fn create(path: &Path) -> Result<File, RecordingError> {
     let opened = File::options()
         .write(true)

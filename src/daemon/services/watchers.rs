@@ -1,4 +1,4 @@
-//! Services with a task or a thread of their own, and no listener.
+//! Services with a separate task or thread, and no listener.
 
 use std::sync::Arc;
 use std::time::Instant;

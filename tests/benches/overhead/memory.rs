@@ -32,7 +32,7 @@ pub(crate) fn run() {
         measure(mode, flows);
     }
     println!(
-        "\nmemory with synthetic flows, each to a peer of its own, all labels and families of the default config; MiB"
+        "\nmemory with synthetic flows, each to a separate peer, all labels and families of the default config; MiB"
     );
     println!("{:>8} {:>9} {:>8}", "flows", "series", "RSS");
     for flows in [10_000, 100_000, 250_000] {

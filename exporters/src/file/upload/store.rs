@@ -170,7 +170,7 @@ fn keys<K: std::str::FromStr>(config: &UploadConfig) -> Result<Vec<(K, &str)>, S
         .collect()
 }
 
-/// The message of an error that is about a file, behind the key of `credentials` that names the file, if one does.
+/// The message of an error that is about a file, after the key of `credentials` that names the file, if one does.
 fn with_key(config: &UploadConfig, message: String) -> String {
     let names_a_file = |value: &str| value.starts_with('/') && message.contains(value);
     let mut credentials = config.credentials.iter();

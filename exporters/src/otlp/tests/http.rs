@@ -242,7 +242,7 @@ async fn what_the_specification_lists_is_tried_again_and_nothing_else() {
 async fn a_success_that_is_no_answer_of_otlp_is_retried() {
     const PROTOBUF: &str = "content-type: application/x-protobuf\r\n";
     const JSON: &str = "content-type: application/json\r\n";
-    // A sender of pages for browsers, of a greeting or of an error is no collector. The one after it is.
+    // A sender of pages for browsers, of a greeting or of an error is not a collector. The one after it is.
     let others = [
         ("content-type: text/html; charset=utf-8\r\n", "<html>login</html>"),
         ("content-type: TEXT/HTML\r\n", ""),

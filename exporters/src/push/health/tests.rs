@@ -153,7 +153,7 @@ async fn requests_that_are_given_up_are_one_warning_a_minute_with_all_of_their_i
     assert_eq!(health.newly_lost("401", false, POINTS, 1), Some(16));
     assert_eq!(health.newly_lost("401", false, POINTS, 7), None);
     health.failed(POINTS, &"401".into());
-    // A retry of the same cause has a warning of its own.
+    // A retry of the same cause has a separate warning.
     assert!(is_news(
         &mut health.records().peers.get_mut("").unwrap().retried,
         "401"

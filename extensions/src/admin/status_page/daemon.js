@@ -31,7 +31,7 @@ function read(status, at) {
   return { select, sum };
 }
 
-/// What is said of a component: lines for the graph, a state, a sentence, and how full its queue is.
+/// Description of a component: lines for the graph, a state, a sentence, and how full its queue is.
 function describe(kind, id, pipelineName, isWindow, metrics) {
   const { select, sum } = metrics;
   if (kind === "receiver") {
@@ -66,25 +66,25 @@ function describe(kind, id, pipelineName, isWindow, metrics) {
   const size = sum("exporter_queue_size", { exporter: id });
   const capacity = sum("exporter_queue_capacity", { exporter: id });
   const failed = sum("exporter_send_failed_metric_points_total", { exporter: id });
-  const turnedAway = sum("exporter_enqueue_failed_metric_points_total", { exporter: id });
+  const rejected = sum("exporter_enqueue_failed_metric_points_total", { exporter: id });
   const failing = sum("exporter_send_failed_metric_points_total", { exporter: id }, "grown") +
     sum("exporter_enqueue_failed_metric_points_total", { exporter: id }, "grown");
   return {
     lines: [perSecond(sum("exporter_sent_metric_points_total", { exporter: id }, "rate")) + " points",
-      count(failed + turnedAway) + " dropped"],
+      count(failed + rejected) + " dropped"],
     state: failing > 0 ? ["failing", "bad"] : capacity > 0 && size >= capacity ? ["behind", "warn"] : ["ok", "good"],
-    note: count(failed) + " points not delivered, " + count(turnedAway) + " turned away; queue " + size + " of " + capacity,
+    note: count(failed) + " points not delivered, " + count(rejected) + " dropped; queue " + size + " of " + capacity,
     queue: [size, capacity],
   };
 }
 
-function node(kind, id, told) {
+function node(kind, id, summary) {
   const box = element("li", { class: "node", "data-kind": kind, "data-component": id },
     element("b", { text: id }),
     element("span", { class: "faint", text: kind }),
-    ...told.lines.map((text) => element("span", { text })));
-  if (told.queue) {
-    const [size, capacity] = told.queue;
+    ...summary.lines.map((text) => element("span", { text })));
+  if (summary.queue) {
+    const [size, capacity] = summary.queue;
     const text = "queue " + size + " of " + capacity;
     box.append(element("span", { text }), element("meter", { min: 0, max: capacity || 1, value: size, "aria-label": text }));
   }
@@ -96,10 +96,10 @@ const STATES = {
   starting: ["starting", "warn"], recoverable_error: ["failing", "bad"], permanent_error: ["ended", "bad"], stopping: ["stopping", "warn"],
 };
 
-function judged(kind, id, told, status) {
+function judged(kind, id, summary, status) {
   const said = status.components[kind + "s/" + id];
-  if (said === undefined) return told;
-  return { ...told, state: STATES[said.state] || told.state, note: (said.error ? said.error + "; " : "") + told.note };
+  if (said === undefined) return summary;
+  return { ...summary, state: STATES[said.state] || summary.state, note: (said.error ? said.error + "; " : "") + summary.note };
 }
 
 function drawStatus(graph, status, at) {
@@ -115,10 +115,10 @@ function drawStatus(graph, status, at) {
   const components = new Map();
   const graphs = graph.pipelines.map(({ name, receivers, processors, exporters }) => {
     const stage = (kind, ids, windowed) => element("li", {}, element("ul", { class: "stage" }, ...ids.map((id) => {
-      const told = judged(kind, id, describe(kind, id, name, windowed, metrics), status);
+      const summary = judged(kind, id, describe(kind, id, name, windowed, metrics), status);
       // Processors are each pipeline's own.
-      components.set(kind === "processor" ? kind + " " + id + " (" + name + ")" : kind + " " + id, told);
-      return node(kind, id, told);
+      components.set(kind === "processor" ? kind + " " + id + " (" + name + ")" : kind + " " + id, summary);
+      return node(kind, id, summary);
     })));
     const stages = [stage("receiver", receivers, false)];
     for (const [place, id] of processors.entries()) stages.push(stage("processor", [id], place === processors.length - 1));

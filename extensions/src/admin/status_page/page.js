@@ -47,7 +47,7 @@ function draw(flows, graph, status, verdicts, findings, edges, steps) {
   drawVerdicts(verdicts);
   drawFindings(findings);
   drawStatus(graph, status, performance.now());
-  // What is drawn stands still between two intervals of a receiver, so that it can be pointed at.
+  // The map stands still between two intervals of a receiver, so that it can be pointed at.
   const isNewer = edges.at !== map.at || edges.pipeline !== map.pipeline;
   map = edges;
   if (isNewer) drawMap();

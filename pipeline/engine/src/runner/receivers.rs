@@ -1,4 +1,4 @@
-//! Receivers of a runner: each has a thread of its own.
+//! Receivers of a runner: each has a separate thread.
 
 use std::collections::BTreeMap;
 use std::panic::AssertUnwindSafe;

@@ -81,7 +81,7 @@ pub enum Label {
     Qtype,
     /// Response code of a DNS answer: `NOERROR`, `NXDOMAIN`, ..., or `timeout` without one.
     Rcode,
-    /// The name of a DNS question, as `receivers.ebpf.dns.names` wants it.
+    /// The name of a DNS question, as configured by `receivers.ebpf.dns.names`.
     Qname,
     /// Name of the peer's address.
     PeerName,
@@ -123,7 +123,7 @@ pub enum Label {
     QpState,
     /// Application protocol of a TCP connection, by its first bytes: `http`, `http2`, `grpc`, `tls`, `redis`, ..., `unknown`; empty if they were not seen.
     Protocol,
-    /// The name that the client of a TLS connection asks for, as `receivers.ebpf.inspect.server_names` wants it.
+    /// The name that the client of a TLS connection asks for, as configured by `receivers.ebpf.inspect.server_names`.
     ServerName,
 }
 

@@ -222,7 +222,7 @@ fields! {
         |record| counted(record.udp()?.delta.drops);
     UdpErrors "flowtap.udp.errors" "udp_errors" Integer "ICMP errors in the interval that the UDP socket was notified of; absent at 0.",
         |record| counted(record.udp()?.delta.errors);
-    DnsName "dns.question.name" "dns_name" Text "Name that a DNS client asked for, as `receivers.ebpf.dns.names` wants it.",
+    DnsName "dns.question.name" "dns_name" Text "Name that a DNS client asked for, as configured by `receivers.ebpf.dns.names`.",
         |record| text(record.dns()?.name.as_deref()?);
     DnsType "flowtap.dns.question.type" "dns_type" Text "Type of a DNS question, such as `AAAA`.",
         |record| text(record.dns()?.question.as_str());

@@ -57,7 +57,7 @@ impl Telemetry {
                 .build(),
             lost: meter
                 .u64_counter("receiver_inspect_lost")
-                .with_description("What `inspect` could not keep or report, by reason.")
+                .with_description("Events that `inspect` could not keep or report, by reason.")
                 .with_unit("{event}")
                 .build(),
             tracked: meter

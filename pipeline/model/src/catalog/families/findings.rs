@@ -10,13 +10,13 @@ pub(super) const FAMILIES: &[Definition] = &[Definition {
     family: Family {
         naming: Naming::PrimusLens,
         name: "network_findings",
-        help: "Findings of the processor `watch`, by kind. Unless labels distinguish peers or processes, its series exist from the start and never leave.",
+        help: "Findings of the processor `watch`, by kind. Unless labels distinguish peers or processes, its series exist from the start and never expire.",
         unit: Unit::Count("{finding}"),
         kind: FamilyKind::Counter,
     },
     otel: otel(
         "flowtap.findings",
-        "Findings of the processor `watch`, by kind. Unless labels distinguish peers or processes, its series exist from the start and never leave.",
+        "Findings of the processor `watch`, by kind. Unless labels distinguish peers or processes, its series exist from the start and never expire.",
         Unit::Count("{finding}"),
         FamilyKind::Counter,
     ),

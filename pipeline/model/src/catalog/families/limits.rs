@@ -81,13 +81,13 @@ pub(super) const FAMILIES: &[Definition] = &[
         family: Family {
             naming: Naming::PrimusLens,
             name: "network_tcp_queued_bytes",
-            help: "Bytes in the queues of open TCP connections, as they were looked at last.",
+            help: "Bytes in the queues of open TCP connections, at the last scan.",
             unit: Unit::Bytes,
             kind: FamilyKind::Gauge,
         },
         otel: otel(
             "flowtap.tcp.queued",
-            "Bytes in the queues of open TCP connections, as they were looked at last.",
+            "Bytes in the queues of open TCP connections, at the last scan.",
             Unit::Bytes,
             FamilyKind::UpDownCounter,
         ),
@@ -161,13 +161,13 @@ pub(super) const FAMILIES: &[Definition] = &[
         family: Family {
             naming: Naming::PrimusLens,
             name: "network_tcp_connecting",
-            help: "TCP connects that wait for an answer, as they were looked at last.",
+            help: "TCP connects that wait for an answer, at the last scan.",
             unit: Unit::Count("{connection}"),
             kind: FamilyKind::Gauge,
         },
         otel: otel(
             "flowtap.tcp.connecting",
-            "TCP connects that wait for an answer, as they were looked at last.",
+            "TCP connects that wait for an answer, at the last scan.",
             Unit::Count("{connection}"),
             FamilyKind::UpDownCounter,
         ),

@@ -184,13 +184,13 @@ pub(super) const FAMILIES: &[Definition] = &[
         family: Family {
             naming: Naming::PrimusLens,
             name: "network_tcp_flow_min_rtt",
-            help: "Smallest round-trip time in microseconds that the kernel measured lately, of connections that moved bytes, once per interval.",
+            help: "Smallest round-trip time in microseconds that the kernel measured recently, of connections that moved bytes, once per interval.",
             unit: Unit::Microseconds,
             kind: FamilyKind::Histogram(&WIDE_RTT_BOUNDS),
         },
         otel: otel(
             "flowtap.tcp.min_rtt",
-            "Smallest round-trip time that the kernel measured lately, of connections that moved bytes, once per interval.",
+            "Smallest round-trip time that the kernel measured recently, of connections that moved bytes, once per interval.",
             Unit::Seconds,
             FamilyKind::Histogram(&WIDE_RTT_BOUNDS_SECONDS),
         ),
