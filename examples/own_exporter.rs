@@ -59,7 +59,9 @@ impl ComponentConfig for Config {
     }
 
     fn contract(&self) -> Contract {
-        Contract::default().writes(self.path.parent())
+        Contract::default()
+            .writes(self.path.parent())
+            .owns("path", &self.path)
     }
 }
 

@@ -4,15 +4,14 @@
 //!
 //! 1. A record whose class is in `classes` is dropped.
 //! 2. A record whose peer has a port in `ports` is dropped.
-//! 3. Each record that is dropped is counted: `processor_dropped_records`.
+//! 3. Each record that is dropped is counted with its payload bytes, by reason: `processor_dropped_records`, `processor_dropped_bytes`.
 //!
 //! `docs/extending.md` explains it.
 #![forbid(unsafe_code)]
 
 use std::process::ExitCode;
 
-use flowtap_pipeline::opentelemetry::KeyValue;
-use flowtap_pipeline::opentelemetry::metrics::Counter;
+use flowtap_pipeline::telemetry::ProcessorTelemetry;
 use flowtap_pipeline::{
     BuildContext, BuildError, ComponentConfig, Contract, Factory, Flow, FlowBatch, Processor,
     ProcessorConfig, ProcessorStage, RecordField, Stability, Violation,
@@ -63,28 +62,21 @@ impl ComponentConfig for Config {
 
 impl ProcessorConfig for Config {
     fn build(&self, context: &BuildContext) -> Result<ProcessorStage, BuildError> {
-        let dropped = context
-            .meter
-            .u64_counter("processor_dropped_records")
-            .with_description("Records that a processor dropped, as its config says.")
-            .with_unit("{record}")
-            .build();
-        let processor = KeyValue::new("processor", context.id.to_string());
-        // So that the series exists before the first drop.
-        dropped.add(0, std::slice::from_ref(&processor));
+        let dropped = ProcessorTelemetry::new(&context.meter, &context.id, &context.pipeline, &[PEER]);
         Ok(ProcessorStage::Transform(Box::new(DropPeers {
             config: self.clone(),
             dropped,
-            processor,
         })))
     }
 }
 
+/// The reason of the counters.
+const PEER: &str = "peer";
+
 /// The processor.
 struct DropPeers {
     config: Config,
-    dropped: Counter<u64>,
-    processor: KeyValue,
+    dropped: ProcessorTelemetry,
 }
 
 impl DropPeers {
@@ -97,17 +89,31 @@ impl DropPeers {
 
 impl Processor for DropPeers {
     fn process(&mut self, batch: &mut FlowBatch) {
+        let before = payload_bytes(batch);
         let dropped = batch.retain(|flow| !self.matches(flow));
-        self.dropped
-            .add(dropped as u64, std::slice::from_ref(&self.processor));
+        let bytes = before.saturating_sub(payload_bytes(batch));
+        self.dropped.dropped(dropped as u64, bytes, PEER);
     }
+}
+
+/// Payload of TCP and UDP; other records have none of their own. A correction is below zero.
+fn payload_bytes(batch: &FlowBatch) -> u64 {
+    let tcp = batch
+        .tcp
+        .iter()
+        .map(|record| record.sent_bytes + record.received_bytes);
+    let udp = batch
+        .udp
+        .iter()
+        .map(|record| record.sent_bytes + record.received_bytes);
+    tcp.chain(udp).map(|bytes| bytes.max(0).unsigned_abs()).sum()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use flowtap_pipeline::PeerClass;
-    use flowtap_pipeline::testing::{ProcessorTest, config, record};
+    use flowtap_pipeline::testing::{Instruments, ProcessorTest, config, context, record};
+    use flowtap_pipeline::{PeerClass, TcpRecord};
 
     #[test]
     fn records_of_a_dropped_class_or_port_do_not_pass() {
@@ -123,6 +129,27 @@ mod tests {
         ]);
         let ports: Vec<_> = passed.iter().map(|record| record.flow.local.port).collect();
         assert_eq!(ports, [40002]);
+    }
+
+    #[test]
+    fn what_is_dropped_is_counted_with_its_bytes() {
+        let instruments = Instruments::new();
+        let context = BuildContext {
+            meter: instruments.meter(),
+            ..context("drop_peers")
+        };
+        let mut drop_peers = ProcessorTest::in_context(FACTORY, "ports: [22]", &context);
+        drop_peers.process([TcpRecord {
+            sent_bytes: 700,
+            received_bytes: 50,
+            ..record("192.0.2.1:40001", "198.51.100.7:22")
+        }]);
+        let labels = "pipeline=metrics,processor=drop_peers,reason=peer";
+        let records = instruments.series("processor_dropped_records");
+        assert_eq!(records, [(labels.to_owned(), 1)]);
+        // The unit completes the name for Prometheus: `processor_dropped_bytes_total`.
+        let bytes = instruments.series("processor_dropped");
+        assert_eq!(bytes, [(labels.to_owned(), 750)]);
     }
 
     #[test]

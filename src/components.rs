@@ -178,18 +178,26 @@ mod tests {
             .lines()
             .map(|line| line.split_whitespace().collect())
             .collect();
-        let types = registry
+        let receivers = registry
             .receivers()
-            .keys()
-            .chain(registry.processors().keys())
-            .chain(registry.exporters().keys())
-            .chain(registry.extensions().keys());
-        for name in types {
+            .iter()
+            .map(|(name, factory)| (name, factory.stability));
+        let processors = registry
+            .processors()
+            .iter()
+            .map(|(name, factory)| (name, factory.stability));
+        let exporters = registry
+            .exporters()
+            .iter()
+            .map(|(name, factory)| (name, factory.stability));
+        let extensions = registry
+            .extensions()
+            .iter()
+            .map(|(name, factory)| (name, factory.stability));
+        for (name, stability) in receivers.chain(processors).chain(exporters).chain(extensions) {
             let line = lines.iter().find(|line| line.first() == Some(name));
             let line = line.unwrap_or_else(|| panic!("no {name} in:\n{text}"));
-            let is_young = ["connections", "health_check", "ipfix", "rdma", "watch"].contains(name);
-            let stability = if is_young { "alpha" } else { "beta" };
-            assert_eq!(line[1], stability, "{line:?}");
+            assert_eq!(line[1], stability.to_string(), "{line:?}");
         }
     }
 

@@ -4,7 +4,7 @@
 // the number and the time of the answers as both ends count them: the oracle of the option `inspect`.
 //
 // In:  --port P, --connections N, --requests N, --thought-us T, --begin http|redis|tls (a ClientHello of 1,826 bytes
-// that asks for vm.example.test; the two turns of the handshake are no requests). Out: one line of key=value words.
+// that asks for vm.example.test; the two turns of the handshake come before the requests). Out: one line of key=value words.
 // Exit: 0 done, 1 a call failed, 2 usage.
 
 #define _GNU_SOURCE

@@ -68,8 +68,8 @@ impl Violation {
 ///     pipeline: "metrics".into(),
 ///     ..BuildContext::new("policy/dc".parse()?)
 /// };
-/// let dropped = context.meter.u64_counter("processor_dropped_records").build();
-/// dropped.add(1, &[]);
+/// let changed = context.meter.u64_counter("processor_changed_records").build();
+/// changed.add(1, &[]);
 /// assert_eq!(context.id.to_string(), "policy/dc");
 /// # Ok::<_, Box<dyn std::error::Error>>(())
 /// ```

@@ -34,6 +34,8 @@
 //! ```
 #![expect(clippy::panic, reason = "a kit for tests: what is wrong fails the test")]
 
+mod instruments;
+
 use std::fmt::Display;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -54,13 +56,15 @@ use crate::id::ComponentId;
 use crate::sink::Sink;
 use crate::stage::{Aggregator, ExportService, Exported, Exporter, Processor};
 
+pub use self::instruments::Instruments;
+
 /// Fails the test with an error that an operator would see.
 fn or_fail<T, E: Display>(result: Result<T, E>, what: &str) -> T {
     result.unwrap_or_else(|error| panic!("{what}: {error}"))
 }
 
 /// Returns a context for a component of type `type_name` in the pipeline `metrics`, on a machine and in a cluster of which nothing is
-/// known. Its instruments are read by nobody.
+/// known. Its instruments are read by nobody; [`Instruments`] has a meter that a test can read.
 ///
 /// # Panics
 /// If `type_name` is not a valid component id.
@@ -312,11 +316,19 @@ impl ExporterTest {
     /// # Panics
     /// If the config is not valid, or if it can't be built or started.
     pub fn start(factory: Factory<dyn ExporterConfig>, yaml: &str) -> Self {
+        Self::in_context(factory, yaml, &context(factory.type_name))
+    }
+
+    /// Builds it from YAML text with what `context` has, such as a meter, and starts it.
+    ///
+    /// # Panics
+    /// As [`ExporterTest::start`].
+    pub fn in_context(factory: Factory<dyn ExporterConfig>, yaml: &str, context: &BuildContext) -> Self {
         let config = or_fail(config(factory, yaml), factory.type_name);
         let runtime = Builder::new_current_thread().enable_all().build();
         let runtime = or_fail(runtime, "tokio");
         let (exporter, service) = runtime.block_on(async {
-            let mut exporter = or_fail(config.build(&context(factory.type_name)), "build");
+            let mut exporter = or_fail(config.build(context), "build");
             let service = or_fail(exporter.start().await, "start");
             (exporter, service)
         });
