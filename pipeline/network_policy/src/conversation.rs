@@ -81,7 +81,7 @@ pub struct Conversations {
     pub local_pods: BTreeSet<PodId>,
     /// Records of flows over loopback.
     pub loopback: u64,
-    /// Flows of which only failed connects were seen.
+    /// Flows of which only connects were seen that failed, or still waited.
     pub attempts: u64,
     /// Flows to services whose pods are unknown, judged by the service's address.
     pub unresolved_services: u64,

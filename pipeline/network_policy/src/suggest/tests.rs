@@ -477,6 +477,41 @@ fn both_ends_on_one_machine_are_one_conversation_and_attempts_are_none() {
 }
 
 #[test]
+fn connects_that_wait_are_attempts_however_many_records_they_have() {
+    let cluster = cluster();
+    let flow = |events: &[Events]| {
+        let records = events.iter().map(|events| TcpRecord {
+            events: *events,
+            ..record("10.1.0.1", "10.3.0.1", 80, false)
+        });
+        let seen = conversations(records.collect(), &cluster);
+        (seen.seen.len(), seen.attempts)
+    };
+    let (waits, failed) = (Events::CONNECTING, Events::FAILED | Events::UNANSWERED);
+    for attempt in [
+        &[failed][..],
+        &[waits, failed],
+        &[waits, waits, waits, failed],
+        // It waits at the end of the recording.
+        &[waits],
+        &[failed, waits, failed],
+    ] {
+        assert_eq!(flow(attempt), (0, 1), "{attempt:?}");
+    }
+    for connection in [
+        &[waits, Events::OPENED][..],
+        &[failed, failed, failed, Events::OPENED | Events::CLOSED],
+        &[waits, Events::ADOPTED],
+        // Of one that was open before the recording: traffic, a census, the close.
+        &[Events::NONE, failed],
+        &[Events::OPEN],
+        &[Events::CLOSED],
+    ] {
+        assert_eq!(flow(connection), (1, 0), "{connection:?}");
+    }
+}
+
+#[test]
 fn an_address_of_the_machine_is_its_own_node_for_pods_there() {
     let objects = objects();
     let bridge = "10.1.0.254".parse().unwrap();
