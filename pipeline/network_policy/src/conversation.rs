@@ -5,7 +5,8 @@
 //! 1. This machine's end is the pod of its container; else the pod that has its address; else the node.
 //! 2. The other end is the pod, the node, or the service that has its address; else it is outside the cluster. An address in
 //!    the pods' range that no known pod has is of a pod that is unknown.
-//! 3. A service's address stands for each pod behind the service, at that pod's port: policies apply after the translation.
+//! 3. A service's address stands for each pod behind the service that has the port, at that pod's port: policies apply after the
+//!    translation. What is behind a port that no service of the address has is not known, unless the address is a node's.
 //! 4. A pod on its node's network is its node.
 //! 5. Loopback is not judged: it stays in one pod.
 //! 6. Without pods, this machine's end is assumed to be selected by every policy, and the other may be any pod.
@@ -19,7 +20,7 @@ use std::net::IpAddr;
 use flowtap_model::cluster_objects::PortProtocol;
 
 use crate::cluster::{Cluster, PodId};
-use crate::history::{Ends, Owner};
+use crate::history::{Backends, Ends, Owner};
 use crate::observed::{Observed, ObservedFlow, Sides, Tally};
 
 /// The kind of an end.
@@ -85,6 +86,8 @@ pub struct Conversations {
     pub attempts: u64,
     /// Flows to services whose pods are unknown, judged by the service's address.
     pub unresolved_services: u64,
+    /// Flows to a port of a service's address that no service has: what is behind it is not known.
+    pub without_port: u64,
     /// Flows with an address that several pods had, or whose pod had ended: whose it was then is not known.
     pub unclear: u64,
 }
@@ -202,17 +205,18 @@ impl Conversations {
             }
         };
         let remote = flow.remote;
-        if let Some(backends) = view.backends() {
-            let ends = backends.into_iter().filter_map(|(id, port)| {
-                let pod = cluster.pod(id);
+        let behind = view.behind();
+        if let Some(Behind::Pods(backends)) = &behind {
+            let ends = backends.iter().filter_map(|(id, port)| {
+                let pod = cluster.pod(*id);
                 let same_family = |addr: &&IpAddr| addr.is_ipv4() == remote.is_ipv4();
                 let address = *pod.addresses.iter().find(same_family)?;
                 let party = if pod.host_network {
                     Party::Node(pod.node.clone())
                 } else {
-                    Party::Pod(id)
+                    Party::Pod(*id)
                 };
-                Some(conversation(End { party, address }, port))
+                Some(conversation(End { party, address }, *port))
             });
             let found: Vec<_> = ends.collect();
             if !found.is_empty() {
@@ -221,8 +225,13 @@ impl Conversations {
             }
             self.unresolved_services += 1;
         }
+        let mut party = view.remote(local);
+        if party == Party::Outside && matches!(behind, Some(Behind::NoPort)) {
+            party = Party::UnknownPod;
+            self.without_port += 1;
+        }
         let end = End {
-            party: view.remote(local),
+            party,
             address: remote,
         };
         self.unclear += u64::from(is_local_unclear || is_unclear(view.ends.remote, &end));
@@ -259,6 +268,15 @@ fn known<'a>(
     }
 }
 
+/// What is behind an address of services.
+#[derive(Debug)]
+enum Behind {
+    /// The pods of a service, with the port of each.
+    Pods(Vec<(PodId, u16)>),
+    /// No service has the port.
+    NoPort,
+}
+
 /// A flow, and what is known of its ends.
 #[derive(Clone, Copy, Debug)]
 struct View<'a> {
@@ -280,20 +298,29 @@ impl View<'_> {
         }
     }
 
-    /// The pods behind the peer, with the port of each, if it is a service.
-    fn backends(&self) -> Option<Vec<(PodId, u16)>> {
+    /// What is behind the peer, if it is a service.
+    fn behind(&self) -> Option<Behind> {
         if self.flow.serves {
             return None;
         }
         if self.ends.local != Owner::Elsewhere {
-            let backends = self.ends.backends.as_ref()?.iter();
-            let known = backends.filter_map(|(version, port)| Some((self.observed.pod(*version)?, *port)));
-            return Some(known.collect());
+            return Some(match self.ends.backends.as_ref()? {
+                Backends::NoPort => Behind::NoPort,
+                Backends::Pods(pods) => {
+                    let pods = pods.iter();
+                    let known =
+                        pods.filter_map(|(version, port)| Some((self.observed.pod(*version)?, *port)));
+                    Behind::Pods(known.collect())
+                }
+            });
         }
-        let service = self.cluster.service_at(self.flow.remote)?;
+        if !self.cluster.is_service(self.flow.remote) {
+            return None;
+        }
         let protocol = self.flow.protocol();
-        let backends = protocol.map(|protocol| self.cluster.backends(service, self.flow.port, protocol));
-        Some(backends.unwrap_or_default())
+        let backends =
+            protocol.and_then(|protocol| self.cluster.backends(self.flow.remote, self.flow.port, protocol));
+        Some(backends.map_or(Behind::NoPort, Behind::Pods))
     }
 
     fn remote(&self, local: &End) -> Party {

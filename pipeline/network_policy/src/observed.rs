@@ -12,7 +12,7 @@ use flowtap_model::cluster_objects::{ClusterChange, PortProtocol};
 use flowtap_model::{Events, Flow, FlowBatch, FlowKind, TcpRecord, Timestamp, Transport};
 
 use crate::cluster::{Cluster, PodId};
-use crate::history::{CLOCK_TOLERANCE, Ends, History, Owner, Span, Version};
+use crate::history::{Backends, CLOCK_TOLERANCE, Ends, History, Owner, Span, Version};
 
 /// A flow, as this machine saw it: the client's port does not matter to a policy.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -155,9 +155,6 @@ impl Sides {
 /// The address, port and protocol of what may be a service.
 type Service = (IpAddr, u16, Option<PortProtocol>);
 
-/// The pods behind a service, each with its port.
-type Backends = Arc<[(Version, u16)]>;
-
 /// The flows.
 #[derive(Debug)]
 pub struct Observed {
@@ -166,7 +163,7 @@ pub struct Observed {
     /// Flows since then.
     recent: HashMap<ObservedFlow, Recent>,
     history: History,
-    /// The pods behind services between the newest two listings.
+    /// What is behind services between the newest two listings.
     backends: HashMap<Service, Backends>,
     /// The id of each version of the history's pods, once they are in a cluster.
     ids: Vec<PodId>,
@@ -331,7 +328,7 @@ impl Observed {
                 let key = (flow.remote, flow.port, flow.protocol());
                 ends.backends = self.backends.get(&key).cloned().or_else(|| {
                     let found = self.history.backends(flow.remote, flow.port, flow.protocol())?;
-                    self.backends.insert(key, Arc::clone(&found));
+                    self.backends.insert(key, found.clone());
                     Some(found)
                 });
             }

@@ -331,13 +331,17 @@ impl Maker<'_> {
         };
         if self.is_pod(other) {
             let reason = match other.party {
-                Party::Pod(_) => "is of a pod that no selector can name",
-                _ => "is in the cluster's range of pods, and no pod that is known has it",
+                Party::Pod(_) => {
+                    "is of a pod that no selector can name; another pod can have this address later"
+                }
+                Party::UnknownPod if self.cluster.is_service(address) => {
+                    "is of services, none of which has the port: its pods are not known"
+                }
+                _ => {
+                    "is in the cluster's range of pods, and no pod that is known has it; another pod can have this address later"
+                }
             };
-            note(
-                notes,
-                format!("doubtful: {address} {reason}; another pod can have this address later"),
-            );
+            note(notes, format!("doubtful: {address} {reason}"));
             return exact(IpNet::from(address));
         }
         let is_inside = matches!(other.party, Party::Node(_))

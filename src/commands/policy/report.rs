@@ -295,6 +295,13 @@ pub(super) fn remarks(observation: &Observation) -> Vec<String> {
             "{count} to services whose pods are unknown, judged by the service's address"
         ));
     }
+    if conversations.without_port > 0 {
+        let count = counted(conversations.without_port, "flow");
+        remarks.push(format!(
+            "{count} of an unknown pod, at an address of services none of which has the port; hint: list all services with \
+             --cluster"
+        ));
+    }
     if conversations.unclear > 0 {
         let count = counted(conversations.unclear, "flow");
         remarks.push(format!(

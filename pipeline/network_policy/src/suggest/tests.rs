@@ -442,14 +442,15 @@ fn a_service_is_judged_by_the_pods_behind_it_at_their_own_port() {
         ),
         ("y", "b", 80)
     );
-    // A port that the service does not have leads nowhere: judged by its address, and counted.
+    // What is behind a port that no service of the address has is not known, and counted.
     let seen = conversations(vec![record("10.1.0.1", "10.96.0.1", 9999, false)], &cluster);
     assert_eq!(
         (
             seen.seen.keys().next().unwrap().server.party.clone(),
-            seen.unresolved_services
+            seen.unresolved_services,
+            seen.without_port,
         ),
-        (Party::Outside, 1)
+        (Party::UnknownPod, 0, 1)
     );
 }
 
