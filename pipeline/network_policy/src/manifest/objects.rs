@@ -3,11 +3,11 @@
 use std::net::IpAddr;
 use std::time::{Duration, UNIX_EPOCH};
 
-use flowtap_model::Timestamp;
 use flowtap_model::cluster_objects::{
     ClusterObjects, NamedPort, NamespaceObject, NodeObject, ObjectLabels, PodObject, PodStart, PortProtocol,
     ServiceObject, ServicePort, TargetPort,
 };
+use flowtap_model::{Timestamp, cluster};
 use serde_json::Value;
 
 use super::object_checks::check;
@@ -157,22 +157,15 @@ fn named_port(value: &Value) -> Option<NamedPort> {
     })
 }
 
-/// The controller of a pod; for a pod of a Deployment that, by the name of its `ReplicaSet` without the template's hash.
+/// The workload of a pod, by its controller.
 fn workload(value: &Value) -> String {
     let owners = list(value, "/metadata/ownerReferences");
     let is_controller = |owner: &&Value| owner.get("controller").and_then(Value::as_bool) == Some(true);
     let Some(owner) = owners.iter().find(is_controller) else {
         return String::new();
     };
-    let (kind, name) = (text(owner, "/kind"), text(owner, "/name"));
     let hash = text(value, "/metadata/labels/pod-template-hash");
-    let deployment = (kind == "ReplicaSet" && !hash.is_empty())
-        .then(|| name.strip_suffix(&*hash)?.strip_suffix('-'))
-        .flatten();
-    match deployment {
-        Some(deployment) => format!("Deployment/{deployment}"),
-        None => format!("{kind}/{name}"),
-    }
+    cluster::workload(&text(owner, "/kind"), &text(owner, "/name"), &hash)
 }
 
 fn service(value: &Value) -> ServiceObject {

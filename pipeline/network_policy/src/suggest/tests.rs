@@ -455,6 +455,25 @@ fn a_service_is_judged_by_the_pods_behind_it_at_their_own_port() {
 }
 
 #[test]
+fn runs_of_a_cron_job_are_one_workload_and_have_one_policy() {
+    let pods = [29_000_060, 29_000_070].map(|minute| {
+        format!(
+            "---\napiVersion: v1\nkind: Pod\nmetadata: {{name: backup-{minute}-q, namespace: shop, labels: {{app: backup, job-name: \
+             backup-{minute}}}, ownerReferences: [{{kind: Job, name: backup-{minute}, controller: true}}]}}\n\
+             status: {{podIP: 10.1.0.{}}}\n",
+            minute / 10 % 10
+        )
+    });
+    let cluster = Cluster::new(crate::manifest::objects("pods.yaml", &pods.concat()).unwrap(), &[]);
+    let records = ["10.1.0.6", "10.1.0.7"].map(|run| record(run, "198.51.100.7", 443, false));
+    let suggestions = suggest(&conversations(records.into(), &cluster), &cluster, &without_dns());
+    let policies: Vec<_> = suggestions.policies.iter().map(|it| &it.policy).collect();
+    assert_eq!(policies.len(), 1, "{policies:?}");
+    assert_eq!(policies[0].to_string(), "shop/flowtap-backup");
+    assert_eq!(policies[0].pods.labels, [("app".to_owned(), "backup".to_owned())].into());
+}
+
+#[test]
 fn both_ends_on_one_machine_are_one_conversation_and_attempts_are_none() {
     let cluster = cluster();
     let mut failed = record("10.1.0.1", "10.3.0.1", 80, false);
