@@ -169,6 +169,48 @@ fn no_address_of_the_cluster_is_widened_and_a_pod_that_is_not_known_is_doubtful(
 }
 
 #[test]
+fn no_named_range_opens_an_address_of_the_cluster() {
+    let mut objects = objects();
+    objects
+        .services
+        .push(flowtap_model::cluster_objects::ServiceObject {
+            addresses: vec![[10, 96, 0, 1].into()],
+            ..Default::default()
+        });
+    let cluster = Cluster::new(objects, &[]);
+    let options = SuggestOptions {
+        prefix_v4: 24,
+        // The most specific first, as `policy suggest` sorts them.
+        ranges: vec![
+            ("10.200.0.0/16".parse().unwrap(), "the class lab".to_owned()),
+            ("10.0.0.0/8".parse().unwrap(), "the class corp".to_owned()),
+        ],
+        ..without_dns()
+    };
+    // Pods are in 10.1.0.0/24 to 10.3.0.0/24, and a service has 10.96.0.1.
+    let (found, notes) = blocks(&["10.100.0.7", "10.200.0.7", "10.240.0.7"], &cluster, &options);
+    assert_eq!(found, ["10.100.0.0/14", "10.128.0.0/9", "10.200.0.0/16"]);
+    let instead = |cidr: &str| {
+        format!("{cidr} instead of 10.0.0.0/8, which is the class corp and has addresses of the cluster")
+    };
+    assert_eq!(
+        notes,
+        [
+            instead("10.100.0.0/14"),
+            "10.200.0.0/16 is the class lab".to_owned(),
+            instead("10.128.0.0/9"),
+        ]
+    );
+    for cidr in found {
+        let cidr: IpNet = cidr.parse().unwrap();
+        assert!(
+            !cluster.addresses().iter().any(|inside| cidr.contains(inside)),
+            "{cidr}"
+        );
+    }
+}
+
+#[test]
 fn a_prefix_is_as_short_as_the_clusters_addresses_let_it_be() {
     let options = SuggestOptions {
         prefix_v4: 8,
