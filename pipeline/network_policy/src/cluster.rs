@@ -28,7 +28,7 @@ pub struct Cluster {
     namespaces_then: HashMap<PodId, ObjectLabels>,
     /// Namespaces that only their pods name: of their labels no other than that with their name is known.
     unlisted: HashSet<String>,
-    pods_by_address: HashMap<IpAddr, PodId>,
+    pods_by_address: HashMap<IpAddr, Vec<PodId>>,
     pods_by_container: HashMap<String, PodId>,
     services: HashMap<IpAddr, Vec<usize>>,
     nodes: HashMap<IpAddr, String>,
@@ -68,9 +68,12 @@ impl Cluster {
                     .extend(addresses.map(|addr| (*addr, pod.node.clone())));
             }
             if !pod.host_network && !pod.ended {
-                cluster
-                    .pods_by_address
-                    .extend(pod.addresses.iter().map(|addr| (*addr, id)));
+                for address in &pod.addresses {
+                    let pods = cluster.pods_by_address.entry(*address).or_default();
+                    if pods.last() != Some(&id) {
+                        pods.push(id);
+                    }
+                }
             }
         }
         for (index, service) in objects.services.iter().enumerate() {
@@ -106,9 +109,18 @@ impl Cluster {
             .map(|(index, pod)| (PodId(index), pod))
     }
 
-    /// The pod that has this address now.
+    /// The pod that has this address now; `None` if several have it.
     pub fn pod_at(&self, address: IpAddr) -> Option<PodId> {
-        self.pods_by_address.get(&address).copied()
+        match self.pods_by_address.get(&address)?[..] {
+            [id] => Some(id),
+            _ => None,
+        }
+    }
+
+    /// Whether several pods have this address: which of them a flow is of is not known.
+    pub fn is_shared(&self, address: IpAddr) -> bool {
+        let pods = self.pods_by_address.get(&address);
+        pods.is_some_and(|pods| pods.len() > 1)
     }
 
     /// The pod of a container.

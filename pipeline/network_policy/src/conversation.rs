@@ -88,7 +88,7 @@ pub struct Conversations {
     pub unresolved_services: u64,
     /// Flows to a port of a service's address that no service has: what is behind it is not known.
     pub without_port: u64,
-    /// Flows with an address that several pods had, or whose pod had ended: whose it was then is not known.
+    /// Flows with an address that several pods have or had, or whose pod had ended: whose it was then is not known.
     pub unclear: u64,
 }
 
@@ -189,7 +189,7 @@ impl Conversations {
 
     fn conversations(&mut self, view: &View<'_>, local: &End) -> Vec<Conversation> {
         let View { flow, cluster, .. } = *view;
-        let is_local_unclear = is_unclear(view.ends.local, local);
+        let is_local_unclear = is_unclear(view.local_owner(), local);
         let protocol = flow.protocol();
         let conversation = |remote: End, port| {
             let (client, server) = if flow.serves {
@@ -234,7 +234,7 @@ impl Conversations {
             party,
             address: remote,
         };
-        self.unclear += u64::from(is_local_unclear || is_unclear(view.ends.remote, &end));
+        self.unclear += u64::from(is_local_unclear || is_unclear(view.remote_owner(), &end));
         vec![conversation(end, flow.port)]
     }
 }
@@ -298,6 +298,30 @@ impl View<'_> {
         }
     }
 
+    /// The pod of this end's container, as the cluster's objects have it.
+    fn contained(&self) -> Option<PodId> {
+        let container = self.flow.container.as_deref();
+        container.and_then(|id| self.cluster.pod_of_container(id))
+    }
+
+    /// Whose this machine's end was. A file of a cluster's objects may have several pods with one address.
+    fn local_owner(&self) -> Owner {
+        match self.ends.local {
+            Owner::Elsewhere if self.contained().is_none() && self.cluster.is_shared(self.flow.local) => {
+                Owner::Unclear
+            }
+            owner => owner,
+        }
+    }
+
+    /// The same of the peer.
+    fn remote_owner(&self) -> Owner {
+        match self.ends.remote {
+            Owner::Elsewhere if self.cluster.is_shared(self.flow.remote) => Owner::Unclear,
+            owner => owner,
+        }
+    }
+
     /// What is behind the peer, if it is a service.
     fn behind(&self) -> Option<Behind> {
         if self.flow.serves {
@@ -329,7 +353,8 @@ impl View<'_> {
         if !cluster.has_pods() {
             return Party::Anything;
         }
-        if let Some(id) = self.pod(self.ends.remote, || cluster.pod_at(remote)) {
+        let owner = self.remote_owner();
+        if let Some(id) = self.pod(owner, || cluster.pod_at(remote)) {
             return Party::Pod(id);
         }
         if machine.contains(&remote) {
@@ -342,7 +367,7 @@ impl View<'_> {
         }
         if let Some(name) = cluster.node_at(remote) {
             Party::Node(name.to_owned())
-        } else if self.ends.remote == Owner::Unclear || cluster.is_pod_range(remote) {
+        } else if owner == Owner::Unclear || cluster.is_pod_range(remote) {
             Party::UnknownPod
         } else {
             Party::Outside
@@ -359,12 +384,9 @@ impl View<'_> {
                 address,
             };
         }
-        let elsewhere = || {
-            let container = self.flow.container.as_deref();
-            let contained = container.and_then(|id| cluster.pod_of_container(id));
-            contained.or_else(|| cluster.pod_at(address))
-        };
-        let party = match self.pod(self.ends.local, elsewhere) {
+        let elsewhere = || self.contained().or_else(|| cluster.pod_at(address));
+        let owner = self.local_owner();
+        let party = match self.pod(owner, elsewhere) {
             Some(id) if cluster.pod(id).host_network => Party::Node(cluster.pod(id).node.clone()),
             Some(id) => Party::Pod(id),
             // A bridge of the node has an address of its pods' range.
@@ -375,7 +397,7 @@ impl View<'_> {
             None if cluster.node_at(address).is_some() => {
                 Party::Node(cluster.node_at(address).unwrap_or_default().to_owned())
             }
-            None if self.ends.local == Owner::Unclear || cluster.is_pod_range(address) => Party::UnknownPod,
+            None if owner == Owner::Unclear || cluster.is_pod_range(address) => Party::UnknownPod,
             None => Party::Node(String::new()),
         };
         End { party, address }

@@ -338,6 +338,9 @@ impl Maker<'_> {
                 Party::UnknownPod if self.cluster.is_service(address) => {
                     "is of services, none of which has the port: its pods are not known"
                 }
+                Party::UnknownPod if self.cluster.is_shared(address) => {
+                    "is of several pods, and which of them was meant is not known"
+                }
                 _ => {
                     "is in the cluster's range of pods, and no pod that is known has it; another pod can have this address later"
                 }

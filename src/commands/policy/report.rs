@@ -305,8 +305,8 @@ pub(super) fn remarks(observation: &Observation) -> Vec<String> {
     if conversations.unclear > 0 {
         let count = counted(conversations.unclear, "flow");
         remarks.push(format!(
-            "{count} of an unknown pod, at an address that passed from one pod to another or whose pod had ended: the \
-             cluster is listed every 30 seconds"
+            "{count} of an unknown pod, at an address that several pods have, that passed from one pod to another, or whose pod \
+             had ended: the cluster is listed every 30 seconds"
         ));
     }
     remarks

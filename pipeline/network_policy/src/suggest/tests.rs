@@ -497,6 +497,41 @@ fn a_service_is_judged_by_the_pods_behind_it_at_their_own_port() {
 }
 
 #[test]
+fn an_address_of_two_pods_is_of_neither() {
+    let mut objects = objects();
+    let mut twin = objects.pods[1].clone();
+    assert_eq!(twin.addresses[0].to_string(), "10.1.0.2");
+    twin.name = "twin".to_owned();
+    twin.labels = [("pod".to_owned(), "twin".to_owned())].into();
+    objects.pods.push(twin);
+    for _ in 0..2 {
+        objects.pods.reverse();
+        let cluster = Cluster::new(objects.clone(), &[]);
+        // Seen from either end.
+        for (local, remote, serves) in [("10.1.0.1", "10.1.0.2", false), ("10.1.0.2", "10.1.0.1", true)] {
+            let seen = conversations(vec![record(local, remote, 80, serves)], &cluster);
+            let Conversation { client, server, .. } = seen.seen.keys().next().unwrap();
+            assert_eq!((&server.party, seen.unclear), (&Party::UnknownPod, 1));
+            assert!(matches!(client.party, Party::Pod(_)));
+        }
+    }
+    // A container is of one pod.
+    for (pod, id) in objects.pods.iter_mut().zip(0..) {
+        pod.containers = vec![format!("c{id}")];
+    }
+    let index = objects.pods.iter().position(|pod| pod.name == "twin").unwrap();
+    let mut own = record("10.1.0.2", "10.1.0.1", 80, true);
+    own.flow.container_id = Some(format!("c{index}").into());
+    let cluster = Cluster::new(objects, &[]);
+    let seen = conversations(vec![own], &cluster);
+    let server = &seen.seen.keys().next().unwrap().server.party;
+    assert!(
+        matches!(server, Party::Pod(id) if cluster.pod(*id).name == "twin") && seen.unclear == 0,
+        "{server:?}"
+    );
+}
+
+#[test]
 fn runs_of_a_cron_job_are_one_workload_and_have_one_policy() {
     let pods = [29_000_060, 29_000_070].map(|minute| {
         format!(
@@ -506,13 +541,19 @@ fn runs_of_a_cron_job_are_one_workload_and_have_one_policy() {
             minute / 10 % 10
         )
     });
-    let cluster = Cluster::new(crate::manifest::objects("pods.yaml", &pods.concat()).unwrap(), &[]);
+    let cluster = Cluster::new(
+        crate::manifest::objects("pods.yaml", &pods.concat()).unwrap(),
+        &[],
+    );
     let records = ["10.1.0.6", "10.1.0.7"].map(|run| record(run, "198.51.100.7", 443, false));
     let suggestions = suggest(&conversations(records.into(), &cluster), &cluster, &without_dns());
     let policies: Vec<_> = suggestions.policies.iter().map(|it| &it.policy).collect();
     assert_eq!(policies.len(), 1, "{policies:?}");
     assert_eq!(policies[0].to_string(), "shop/flowtap-backup");
-    assert_eq!(policies[0].pods.labels, [("app".to_owned(), "backup".to_owned())].into());
+    assert_eq!(
+        policies[0].pods.labels,
+        [("app".to_owned(), "backup".to_owned())].into()
+    );
 }
 
 #[test]
