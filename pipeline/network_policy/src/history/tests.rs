@@ -710,7 +710,7 @@ fn verdicts_are_those_of_the_flows_time_and_suggested_policies_allow_them() {
 fn a_pods_start_is_read_from_the_api() {
     let value = |text: &str| serde_json::from_str::<serde_json::Value>(text).unwrap();
     let pod = value(
-        r#"{"kind": "Pod", "metadata": {"name": "web", "namespace": "x", "creationTimestamp": "1970-01-01T00:00:10Z"},
+        r#"{"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "web", "namespace": "x", "creationTimestamp": "1970-01-01T00:00:10Z"},
             "status": {"containerStatuses": [
                 {"state": {"running": {"startedAt": "1970-01-01T00:00:30Z"}},
                  "lastState": {"terminated": {"startedAt": "1970-01-01T00:00:14Z"}}}]}}"#,
