@@ -6,7 +6,7 @@
 //! 2. The other end is the pod, the node, or the service that has its address; else it is outside the cluster. An address in
 //!    the pods' range that no known pod has is of a pod that is unknown.
 //! 3. A service's address stands for each pod behind the service that has the port, at that pod's port: policies apply after the
-//!    translation. What is behind a port that no service of the address has is not known, unless the address is a node's.
+//!    translation. The pods behind a port that no service of the address has are not known, unless the address is a node's.
 //! 4. A pod on its node's network is its node.
 //! 5. Loopback is not judged: it stays in one pod.
 //! 6. Without pods, this machine's end is assumed to be selected by every policy, and the other may be any pod.
@@ -86,7 +86,7 @@ pub struct Conversations {
     pub attempts: u64,
     /// Flows to services whose pods are unknown, judged by the service's address.
     pub unresolved_services: u64,
-    /// Flows to a port of a service's address that no service has: what is behind it is not known.
+    /// Flows to a port of a service's address that no service has: its pods are not known.
     pub without_port: u64,
     /// Flows with an address that several pods have or had, or whose pod had ended: whose it was then is not known.
     pub unclear: u64,
@@ -268,7 +268,7 @@ fn known<'a>(
     }
 }
 
-/// What is behind an address of services.
+/// The ends behind an address of services.
 #[derive(Debug)]
 enum Behind {
     /// The pods of a service, with the port of each.
@@ -322,7 +322,7 @@ impl View<'_> {
         }
     }
 
-    /// What is behind the peer, if it is a service.
+    /// The ends behind the peer, if it is a service.
     fn behind(&self) -> Option<Behind> {
         if self.flow.serves {
             return None;

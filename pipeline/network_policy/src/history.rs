@@ -69,11 +69,11 @@ pub struct Ends {
     pub local: Owner,
     /// The peer.
     pub remote: Owner,
-    /// What is behind the peer, if it is the address of a service.
+    /// The pods behind the peer, if it is the address of a service.
     pub backends: Option<Backends>,
 }
 
-/// What is behind a port of an address that services have.
+/// The pods behind a port of an address that services have.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Backends {
     /// The pods of a service, each with its port. Empty if a selector does not choose them.
@@ -251,7 +251,7 @@ impl History {
         }
     }
 
-    /// What is behind a port of this address; `None` if no service has the address.
+    /// The pods behind a port of this address; `None` if no service has the address.
     pub(crate) fn backends(
         &self,
         address: IpAddr,

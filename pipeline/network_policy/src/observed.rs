@@ -163,7 +163,7 @@ pub struct Observed {
     /// Flows since then.
     recent: HashMap<ObservedFlow, Recent>,
     history: History,
-    /// What is behind services between the newest two listings.
+    /// The pods behind services between the newest two listings.
     backends: HashMap<Service, Backends>,
     /// The id of each version of the history's pods, once they are in a cluster.
     ids: Vec<PodId>,

@@ -613,7 +613,7 @@ fn services_that_share_an_address_have_the_pods_of_their_own_ports() {
     for services in [&shared[..], &reversed] {
         let found = servers(vec![with(services), call(443), call(25)]);
         assert_eq!(found, ("mail 2525, web 8443".to_owned(), 0));
-        // What is behind a port that none of them has is not known.
+        // The pods behind a port that none of them has are not known.
         let found = servers(vec![with(services), call(80)]);
         assert_eq!(found, ("UnknownPod 80".to_owned(), 1));
         // One that changes takes nothing from the others.

@@ -484,7 +484,7 @@ fn a_service_is_judged_by_the_pods_behind_it_at_their_own_port() {
         ),
         ("y", "b", 80)
     );
-    // What is behind a port that no service of the address has is not known, and counted.
+    // The pods behind a port that no service of the address has are not known: the flow is counted.
     let seen = conversations(vec![record("10.1.0.1", "10.96.0.1", 9999, false)], &cluster);
     assert_eq!(
         (
