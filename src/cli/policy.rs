@@ -89,7 +89,7 @@ pub(crate) struct ObservedArgs {
     /// Namespace of policies that name none
     #[arg(long, value_name = "NAME", default_value = "default", value_parser = namespace)]
     pub(crate) namespace: String,
-    /// Also judge connects that only failed
+    /// Also judge connects that failed, or still waited for an answer
     #[arg(long)]
     pub(crate) attempts: bool,
     /// Maximum number of different flows: ends on the recorded node, each with a peer and the server's port. A connection within

@@ -151,6 +151,7 @@ impl Recording {
                     return Ok(output);
                 }
                 Frame::Cluster(objects) => {
+                    let objects = objects.with_cron_jobs();
                     self.objects.merge(objects.clone());
                     self.cluster.store(self.objects.state());
                     listed(ClusterChange {

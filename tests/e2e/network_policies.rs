@@ -279,7 +279,7 @@ fn flows_are_judged_by_the_pods_of_their_time() {
             "undecided  unknown pod 10.244.1.9 -> shop/Deployment/db TCP 5432: 1 connection, 120 bytes",
             "undecided  unknown pod 10.244.1.10 -> shop/Deployment/db TCP 5432: 1 connection, 120 bytes",
             "allowed    shop/Deployment/old -> shop/Deployment/db TCP 5432: 1 connection, 120 bytes",
-            "note: 2 flows of an unknown pod, at an address that passed from one pod to another or whose pod had ended: the cluster \
+            "note: 2 flows of an unknown pod, at an address that several pods have, that passed from one pod to another, or whose pod had ended: the cluster \
              is listed every 30 seconds",
             "3 flows denied, 2 undecided, 1 allowed",
         ],

@@ -141,7 +141,7 @@ const LABELS: &[(&str, &str)] = &[
     ("peer_pod", "the peer's pod"),
     (
         "peer_workload",
-        "what owns the peer's pod, such as `Deployment/web`",
+        "what owns the peer's pod, such as `Deployment/web` or `CronJob/backup`",
     ),
     ("peer_service", "the peer, as a service"),
     ("peer_node", "the peer's node"),

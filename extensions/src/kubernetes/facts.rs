@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use flowtap_pipeline::{ClusterRanges, ClusterState, KubernetesNames};
+use flowtap_pipeline::{ClusterRanges, ClusterState, KubernetesNames, cluster};
 use ipnet::IpNet;
 use k8s_openapi::api::core::v1::{ConfigMap, Node, Pod, Service};
 use k8s_openapi::api::networking::v1::ServiceCIDR;
@@ -167,21 +167,14 @@ impl Projection for PodFacts {
     }
 }
 
-/// The controller of a pod. A Deployment controls it through its `ReplicaSet`, whose name ends with
-/// the hash of the pod's template.
+/// The workload of a pod, by its controller.
 fn workload(pod: &Pod) -> String {
     let owners = pod.owner_references();
     let Some(owner) = owners.iter().find(|owner| owner.controller == Some(true)) else {
         return String::new();
     };
     let hash = pod.labels().get("pod-template-hash");
-    let deployment = hash
-        .filter(|_| owner.kind == "ReplicaSet")
-        .and_then(|hash| owner.name.strip_suffix(&**hash)?.strip_suffix('-'));
-    match deployment {
-        Some(name) => format!("Deployment/{name}"),
-        None => format!("{}/{}", owner.kind, owner.name),
-    }
+    cluster::workload(&owner.kind, &owner.name, hash.map_or("", String::as_str))
 }
 
 /// The ids of all containers: `containerd://<id>`.

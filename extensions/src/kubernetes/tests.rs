@@ -229,10 +229,19 @@ async fn names_of_pods_services_nodes_and_containers_are_known() {
         PODS,
         pod("agent-abcde", &owner("DaemonSet", "agent"), "192.0.2.11", true),
     );
+    server.put(
+        PODS,
+        pod(
+            "backup-29000060-q7x2c",
+            &owner("Job", "backup-29000060"),
+            "10.244.1.8",
+            false,
+        ),
+    );
     let watched = Watched::start(&server, true);
     watched
-        .until("four names", |state| {
-            state.by_address.len() == 3 && state.by_container.len() == 1
+        .until("five names", |state| {
+            state.by_address.len() == 4 && state.by_container.len() == 1
         })
         .await;
     let state = watched.cluster.load();
@@ -248,6 +257,7 @@ async fn names_of_pods_services_nodes_and_containers_are_known() {
             node: "worker-1".to_owned(),
         }
     );
+    assert_eq!(of("10.244.1.8").workload, "CronJob/backup");
     assert_eq!(
         (&*of("10.96.7.7").service, &*of("10.96.7.7").namespace),
         ("cart", "shop")

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
-use crate::cluster::{ClusterRanges, ClusterState, KubernetesNames};
+use crate::cluster::{ClusterRanges, ClusterState, KubernetesNames, workload};
 use crate::time::Timestamp;
 
 /// Labels of an object.
@@ -67,7 +67,7 @@ pub struct PodObject {
     pub namespace: String,
     /// Its name.
     pub name: String,
-    /// Its owner, such as `Deployment/web`; empty without one.
+    /// Its owner, such as `Deployment/web`; empty without one. See [`workload`].
     pub workload: String,
     /// Its labels.
     pub labels: ObjectLabels,
@@ -219,6 +219,17 @@ impl ClusterObjects {
             });
         }
         parts
+    }
+
+    /// The same with the `CronJob` as the workload of its runs' pods: recordings of earlier builds have the `Job` of each run.
+    #[must_use]
+    pub fn with_cron_jobs(mut self) -> Self {
+        for pod in &mut self.pods {
+            if let Some(job) = pod.workload.strip_prefix("Job/") {
+                pod.workload = workload("Job", job, "");
+            }
+        }
+        self
     }
 
     /// The names and ranges that processors use.
@@ -439,6 +450,23 @@ mod tests {
         whole.merge(change(vec![pod("db", [10, 0, 0, 2])], &["web"]));
         assert_eq!(whole, change(vec![pod("db", [10, 0, 0, 2])], &["web"]));
         assert!(ClusterChange::default().is_empty() && !whole.is_empty());
+    }
+
+    #[test]
+    fn runs_of_earlier_recordings_are_of_their_cron_job() {
+        let of = |workload: &str| PodObject {
+            workload: workload.to_owned(),
+            ..pod("run", [10, 0, 0, 1])
+        };
+        let objects = ClusterObjects {
+            pods: ["Job/backup-29000060", "Job/migrate", "Deployment/web", ""]
+                .map(of)
+                .into(),
+            ..ClusterObjects::default()
+        };
+        let pods = objects.with_cron_jobs().pods.into_iter();
+        let workloads: Vec<_> = pods.map(|pod| pod.workload).collect();
+        assert_eq!(workloads, ["CronJob/backup", "Job/migrate", "Deployment/web", ""]);
     }
 
     #[test]

@@ -3,11 +3,11 @@
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::net::IpAddr;
 
-use flowtap_model::cluster_objects::{ClusterObjects, ObjectLabels, PodObject, PortProtocol, ServiceObject};
+use flowtap_model::cluster_objects::{ClusterObjects, ObjectLabels, PodObject, PortProtocol};
 use ipnet::IpNet;
 
 use crate::history::History;
-use crate::service_ports::backend_port;
+use crate::service_ports::{backend_port, service_port};
 
 /// The label that the API server puts on every namespace.
 pub const NAMESPACE_NAME: &str = "kubernetes.io/metadata.name";
@@ -28,9 +28,9 @@ pub struct Cluster {
     namespaces_then: HashMap<PodId, ObjectLabels>,
     /// Namespaces that only their pods name: of their labels no other than that with their name is known.
     unlisted: HashSet<String>,
-    pods_by_address: HashMap<IpAddr, PodId>,
+    pods_by_address: HashMap<IpAddr, Vec<PodId>>,
     pods_by_container: HashMap<String, PodId>,
-    services: HashMap<IpAddr, usize>,
+    services: HashMap<IpAddr, Vec<usize>>,
     nodes: HashMap<IpAddr, String>,
 }
 
@@ -68,15 +68,18 @@ impl Cluster {
                     .extend(addresses.map(|addr| (*addr, pod.node.clone())));
             }
             if !pod.host_network && !pod.ended {
-                cluster
-                    .pods_by_address
-                    .extend(pod.addresses.iter().map(|addr| (*addr, id)));
+                for address in &pod.addresses {
+                    let pods = cluster.pods_by_address.entry(*address).or_default();
+                    if pods.last() != Some(&id) {
+                        pods.push(id);
+                    }
+                }
             }
         }
         for (index, service) in objects.services.iter().enumerate() {
-            cluster
-                .services
-                .extend(service.addresses.iter().map(|addr| (*addr, index)));
+            for address in &service.addresses {
+                cluster.services.entry(*address).or_default().push(index);
+            }
         }
         let here = machine.iter().find_map(|addr| cluster.nodes.get(addr)).cloned();
         if let Some(here) = here {
@@ -106,9 +109,18 @@ impl Cluster {
             .map(|(index, pod)| (PodId(index), pod))
     }
 
-    /// The pod that has this address now.
+    /// The pod that has this address now; `None` if several have it.
     pub fn pod_at(&self, address: IpAddr) -> Option<PodId> {
-        self.pods_by_address.get(&address).copied()
+        match self.pods_by_address.get(&address)?[..] {
+            [id] => Some(id),
+            _ => None,
+        }
+    }
+
+    /// Whether several pods have this address: which of them a flow is of is not known.
+    pub fn is_shared(&self, address: IpAddr) -> bool {
+        let pods = self.pods_by_address.get(&address);
+        pods.is_some_and(|pods| pods.len() > 1)
     }
 
     /// The pod of a container.
@@ -155,19 +167,30 @@ impl Cluster {
         self.namespaces_then.contains_key(&id) || !self.unlisted.contains(&self.pod(id).namespace)
     }
 
-    /// The service that has this address.
-    pub fn service_at(&self, address: IpAddr) -> Option<&ServiceObject> {
-        self.services
-            .get(&address)
-            .map(|index| &self.objects.services[*index])
+    /// Whether a service has this address.
+    pub fn is_service(&self, address: IpAddr) -> bool {
+        self.services.contains_key(&address)
     }
 
-    /// The pods behind a service's port, each with its own port. Empty if they are not chosen by a selector.
-    pub fn backends(&self, service: &ServiceObject, port: u16, protocol: PortProtocol) -> Vec<(PodId, u16)> {
+    /// The pods behind a port of a service's address, each with its own port: empty if they are not chosen by a selector, and `None` if no
+    /// service of the address has the port. Several may have it.
+    pub fn backends(&self, address: IpAddr, port: u16, protocol: PortProtocol) -> Option<Vec<(PodId, u16)>> {
+        let services = self.services.get(&address).into_iter().flatten();
+        let services = services.map(|index| &self.objects.services[*index]);
+        let services: Vec<_> = services
+            .filter(|service| service_port(service, port, protocol).is_some())
+            .collect();
+        if services.is_empty() {
+            return None;
+        }
         let pods = self.objects.pods[..self.listed].iter().enumerate();
-        pods.filter(|(_, pod)| !pod.ended)
-            .filter_map(|(index, pod)| Some((PodId(index), backend_port(service, port, protocol, pod)?)))
-            .collect()
+        let backends = pods.filter(|(_, pod)| !pod.ended).flat_map(|(index, pod)| {
+            let ports = services.iter();
+            let ports = ports.filter_map(|service| backend_port(service, port, protocol, pod));
+            let ports: BTreeSet<_> = ports.collect();
+            ports.into_iter().map(move |port| (PodId(index), port))
+        });
+        Some(backends.collect())
     }
 
     /// Adds the pods of a history, as they were then, without their addresses: these are of the pods that have them now. Returns the

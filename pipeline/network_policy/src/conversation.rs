@@ -5,7 +5,8 @@
 //! 1. This machine's end is the pod of its container; else the pod that has its address; else the node.
 //! 2. The other end is the pod, the node, or the service that has its address; else it is outside the cluster. An address in
 //!    the pods' range that no known pod has is of a pod that is unknown.
-//! 3. A service's address stands for each pod behind the service, at that pod's port: policies apply after the translation.
+//! 3. A service's address stands for each pod behind the service that has the port, at that pod's port: policies apply after the
+//!    translation. The pods behind a port that no service of the address has are not known, unless the address is a node's.
 //! 4. A pod on its node's network is its node.
 //! 5. Loopback is not judged: it stays in one pod.
 //! 6. Without pods, this machine's end is assumed to be selected by every policy, and the other may be any pod.
@@ -19,7 +20,7 @@ use std::net::IpAddr;
 use flowtap_model::cluster_objects::PortProtocol;
 
 use crate::cluster::{Cluster, PodId};
-use crate::history::{Ends, Owner};
+use crate::history::{Backends, Ends, Owner};
 use crate::observed::{Observed, ObservedFlow, Sides, Tally};
 
 /// The kind of an end.
@@ -81,11 +82,13 @@ pub struct Conversations {
     pub local_pods: BTreeSet<PodId>,
     /// Records of flows over loopback.
     pub loopback: u64,
-    /// Flows of which only failed connects were seen.
+    /// Flows of which only connects were seen that failed, or still waited.
     pub attempts: u64,
     /// Flows to services whose pods are unknown, judged by the service's address.
     pub unresolved_services: u64,
-    /// Flows with an address that several pods had, or whose pod had ended: whose it was then is not known.
+    /// Flows to a port of a service's address that no service has: its pods are not known.
+    pub without_port: u64,
+    /// Flows with an address that several pods have or had, or whose pod had ended: whose it was then is not known.
     pub unclear: u64,
 }
 
@@ -186,7 +189,7 @@ impl Conversations {
 
     fn conversations(&mut self, view: &View<'_>, local: &End) -> Vec<Conversation> {
         let View { flow, cluster, .. } = *view;
-        let is_local_unclear = is_unclear(view.ends.local, local);
+        let is_local_unclear = is_unclear(view.local_owner(), local);
         let protocol = flow.protocol();
         let conversation = |remote: End, port| {
             let (client, server) = if flow.serves {
@@ -202,17 +205,18 @@ impl Conversations {
             }
         };
         let remote = flow.remote;
-        if let Some(backends) = view.backends() {
-            let ends = backends.into_iter().filter_map(|(id, port)| {
-                let pod = cluster.pod(id);
+        let behind = view.behind();
+        if let Some(Behind::Pods(backends)) = &behind {
+            let ends = backends.iter().filter_map(|(id, port)| {
+                let pod = cluster.pod(*id);
                 let same_family = |addr: &&IpAddr| addr.is_ipv4() == remote.is_ipv4();
                 let address = *pod.addresses.iter().find(same_family)?;
                 let party = if pod.host_network {
                     Party::Node(pod.node.clone())
                 } else {
-                    Party::Pod(id)
+                    Party::Pod(*id)
                 };
-                Some(conversation(End { party, address }, port))
+                Some(conversation(End { party, address }, *port))
             });
             let found: Vec<_> = ends.collect();
             if !found.is_empty() {
@@ -221,11 +225,16 @@ impl Conversations {
             }
             self.unresolved_services += 1;
         }
+        let mut party = view.remote(local);
+        if party == Party::Outside && matches!(behind, Some(Behind::NoPort)) {
+            party = Party::UnknownPod;
+            self.without_port += 1;
+        }
         let end = End {
-            party: view.remote(local),
+            party,
             address: remote,
         };
-        self.unclear += u64::from(is_local_unclear || is_unclear(view.ends.remote, &end));
+        self.unclear += u64::from(is_local_unclear || is_unclear(view.remote_owner(), &end));
         vec![conversation(end, flow.port)]
     }
 }
@@ -259,6 +268,15 @@ fn known<'a>(
     }
 }
 
+/// The ends behind an address of services.
+#[derive(Debug)]
+enum Behind {
+    /// The pods of a service, with the port of each.
+    Pods(Vec<(PodId, u16)>),
+    /// No service has the port.
+    NoPort,
+}
+
 /// A flow, and what is known of its ends.
 #[derive(Clone, Copy, Debug)]
 struct View<'a> {
@@ -280,20 +298,53 @@ impl View<'_> {
         }
     }
 
-    /// The pods behind the peer, with the port of each, if it is a service.
-    fn backends(&self) -> Option<Vec<(PodId, u16)>> {
+    /// The pod of this end's container, as the cluster's objects have it.
+    fn contained(&self) -> Option<PodId> {
+        let container = self.flow.container.as_deref();
+        container.and_then(|id| self.cluster.pod_of_container(id))
+    }
+
+    /// Whose this machine's end was. A file of a cluster's objects may have several pods with one address.
+    fn local_owner(&self) -> Owner {
+        match self.ends.local {
+            Owner::Elsewhere if self.contained().is_none() && self.cluster.is_shared(self.flow.local) => {
+                Owner::Unclear
+            }
+            owner => owner,
+        }
+    }
+
+    /// The same of the peer.
+    fn remote_owner(&self) -> Owner {
+        match self.ends.remote {
+            Owner::Elsewhere if self.cluster.is_shared(self.flow.remote) => Owner::Unclear,
+            owner => owner,
+        }
+    }
+
+    /// The ends behind the peer, if it is a service.
+    fn behind(&self) -> Option<Behind> {
         if self.flow.serves {
             return None;
         }
         if self.ends.local != Owner::Elsewhere {
-            let backends = self.ends.backends.as_ref()?.iter();
-            let known = backends.filter_map(|(version, port)| Some((self.observed.pod(*version)?, *port)));
-            return Some(known.collect());
+            return Some(match self.ends.backends.as_ref()? {
+                Backends::NoPort => Behind::NoPort,
+                Backends::Pods(pods) => {
+                    let pods = pods.iter();
+                    let known =
+                        pods.filter_map(|(version, port)| Some((self.observed.pod(*version)?, *port)));
+                    Behind::Pods(known.collect())
+                }
+            });
         }
-        let service = self.cluster.service_at(self.flow.remote)?;
+        if !self.cluster.is_service(self.flow.remote) {
+            return None;
+        }
         let protocol = self.flow.protocol();
-        let backends = protocol.map(|protocol| self.cluster.backends(service, self.flow.port, protocol));
-        Some(backends.unwrap_or_default())
+        let backends =
+            protocol.and_then(|protocol| self.cluster.backends(self.flow.remote, self.flow.port, protocol));
+        Some(backends.map_or(Behind::NoPort, Behind::Pods))
     }
 
     fn remote(&self, local: &End) -> Party {
@@ -302,7 +353,8 @@ impl View<'_> {
         if !cluster.has_pods() {
             return Party::Anything;
         }
-        if let Some(id) = self.pod(self.ends.remote, || cluster.pod_at(remote)) {
+        let owner = self.remote_owner();
+        if let Some(id) = self.pod(owner, || cluster.pod_at(remote)) {
             return Party::Pod(id);
         }
         if machine.contains(&remote) {
@@ -315,7 +367,7 @@ impl View<'_> {
         }
         if let Some(name) = cluster.node_at(remote) {
             Party::Node(name.to_owned())
-        } else if self.ends.remote == Owner::Unclear || cluster.is_pod_range(remote) {
+        } else if owner == Owner::Unclear || cluster.is_pod_range(remote) {
             Party::UnknownPod
         } else {
             Party::Outside
@@ -332,12 +384,9 @@ impl View<'_> {
                 address,
             };
         }
-        let elsewhere = || {
-            let container = self.flow.container.as_deref();
-            let contained = container.and_then(|id| cluster.pod_of_container(id));
-            contained.or_else(|| cluster.pod_at(address))
-        };
-        let party = match self.pod(self.ends.local, elsewhere) {
+        let elsewhere = || self.contained().or_else(|| cluster.pod_at(address));
+        let owner = self.local_owner();
+        let party = match self.pod(owner, elsewhere) {
             Some(id) if cluster.pod(id).host_network => Party::Node(cluster.pod(id).node.clone()),
             Some(id) => Party::Pod(id),
             // A bridge of the node has an address of its pods' range.
@@ -348,7 +397,7 @@ impl View<'_> {
             None if cluster.node_at(address).is_some() => {
                 Party::Node(cluster.node_at(address).unwrap_or_default().to_owned())
             }
-            None if self.ends.local == Owner::Unclear || cluster.is_pod_range(address) => Party::UnknownPod,
+            None if owner == Owner::Unclear || cluster.is_pod_range(address) => Party::UnknownPod,
             None => Party::Node(String::new()),
         };
         End { party, address }

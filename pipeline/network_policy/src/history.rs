@@ -12,6 +12,7 @@
 //! 4. A container is of its pod, however long ago.
 //! 5. A pod has the labels of the listing before the flow, or of the first that has the pod. The same holds for its namespace.
 //! 6. Behind a service are the pods that it selects at either listing, by the selector that it has there.
+//! 7. Of several services with one address each port is of its own. If several have the same port, it is of those that were listed last.
 
 use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
@@ -23,7 +24,7 @@ use flowtap_model::cluster_objects::{
     ClusterChange, ObjectLabels, PodObject, PodStart, PortProtocol, ServiceObject,
 };
 
-use crate::service_ports::backend_port;
+use crate::service_ports::{backend_port, service_port};
 
 /// The clocks of two machines of a cluster, and of its API, may differ by this.
 pub(crate) const CLOCK_TOLERANCE: Duration = Duration::from_secs(2);
@@ -68,8 +69,25 @@ pub struct Ends {
     pub local: Owner,
     /// The peer.
     pub remote: Owner,
-    /// The pods behind the peer, each with its port, if it is a service.
-    pub backends: Option<Arc<[(Version, u16)]>>,
+    /// The pods behind the peer, if it is the address of a service.
+    pub backends: Option<Backends>,
+}
+
+/// The pods behind a port of an address that services have.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Backends {
+    /// The pods of a service, each with its port. Empty if a selector does not choose them.
+    Pods(Arc<[(Version, u16)]>),
+    /// No service of the address has the port.
+    NoPort,
+}
+
+/// A service with the address that it is looked up by.
+#[derive(Clone, Debug)]
+struct Listed {
+    /// The number of the listing.
+    listing: u64,
+    service: Arc<ServiceObject>,
 }
 
 /// When a flow was seen.
@@ -123,9 +141,11 @@ pub struct History {
     new_containers: HashSet<String>,
     namespaces: HashMap<String, ObjectLabels>,
     services: HashMap<(String, String), Arc<ServiceObject>>,
-    services_by_address: HashMap<IpAddr, Arc<ServiceObject>>,
-    /// Addresses whose service has changed, with the one at the listing before.
-    services_before: HashMap<IpAddr, Option<Arc<ServiceObject>>>,
+    services_by_address: HashMap<IpAddr, Vec<Listed>>,
+    /// Addresses whose services have changed, with those at the listing before.
+    services_before: HashMap<IpAddr, Vec<Listed>>,
+    /// Number of listings.
+    listings: u64,
     /// Whether no pod was known at the listing before.
     is_first: bool,
 }
@@ -144,6 +164,7 @@ impl History {
     /// Advances to the state that a listing showed.
     pub(crate) fn apply(&mut self, change: ClusterChange) {
         self.settle();
+        self.listings += 1;
         // Of pods that have ended in the first listing it is not known when.
         self.is_first = self.slots.is_empty();
         let ClusterChange {
@@ -230,40 +251,60 @@ impl History {
         }
     }
 
-    /// The pods behind the service with this address, each with its port.
+    /// The pods behind a port of this address; `None` if no service has the address.
     pub(crate) fn backends(
         &self,
         address: IpAddr,
         port: u16,
         protocol: Option<PortProtocol>,
-    ) -> Option<Arc<[(Version, u16)]>> {
-        let now = self.services_by_address.get(&address);
-        let before = self.services_before.get(&address);
-        let before = before.map_or(now, Option::as_ref);
-        if now.is_none() && before.is_none() {
+    ) -> Option<Backends> {
+        let now = self
+            .services_by_address
+            .get(&address)
+            .map_or(&[][..], Vec::as_slice);
+        let before = self.services_before.get(&address).map_or(now, Vec::as_slice);
+        if now.is_empty() && before.is_empty() {
             return None;
         }
+        let Some(protocol) = protocol else {
+            return Some(Backends::NoPort);
+        };
+        let (now, before) = (with_port(now, port, protocol), with_port(before, port, protocol));
+        if now.is_empty() && before.is_empty() {
+            return Some(Backends::NoPort);
+        }
+        let ports_of = |services: &[&ServiceObject], version: Version| -> Vec<u16> {
+            let pod = &self.versions[version.0].pod;
+            let ports = services.iter();
+            ports
+                .filter_map(|service| backend_port(service, port, protocol, pod))
+                .collect()
+        };
         let mut found = Vec::new();
-        if let Some(protocol) = protocol {
-            let port_of = |service: &ServiceObject, version: Version| {
-                backend_port(service, port, protocol, &self.versions[version.0].pod)
-            };
-            for slot in &self.slots {
-                let seen = self.seen(slot);
-                let is_live = |state: &State| state.life == Life::Live;
-                let service = before.filter(|_| slot.before.as_ref().is_some_and(is_live));
-                let at_first = service.and_then(|service| port_of(service, seen));
-                found.extend(at_first.map(|port| (seen, port)));
-                let service = now.filter(|_| is_live(&slot.now));
-                let at_last = service.and_then(|service| {
-                    let port = port_of(service, slot.now.version)?;
-                    let had_labels = port_of(service, seen).is_some();
-                    Some((if had_labels { seen } else { slot.now.version }, port))
-                });
-                found.extend(at_last.filter(|_| at_first.map(|port| (seen, port)) != at_last));
+        for slot in &self.slots {
+            let seen = self.seen(slot);
+            let is_live = |state: &State| state.life == Life::Live;
+            let mut of_pod = Vec::new();
+            if slot.before.as_ref().is_some_and(is_live) {
+                let ports = ports_of(&before, seen).into_iter();
+                of_pod.extend(ports.map(|port| (seen, port)));
+            }
+            if is_live(&slot.now) {
+                for service in &now {
+                    let had_labels = !ports_of(&[service], seen).is_empty();
+                    let version = if had_labels { seen } else { slot.now.version };
+                    let ports = ports_of(&[service], slot.now.version).into_iter();
+                    of_pod.extend(ports.map(|port| (version, port)));
+                }
+            }
+            let first = found.len();
+            for end in of_pod {
+                if !found[first..].contains(&end) {
+                    found.push(end);
+                }
             }
         }
-        Some(found.into())
+        Some(Backends::Pods(found.into()))
     }
 
     fn owner(&self, address: IpAddr, span: Span) -> Owner {
@@ -457,19 +498,39 @@ impl History {
             let service = Arc::new(service);
             let known = self.services.insert(name, Arc::clone(&service));
             for address in known.iter().flat_map(|known| &known.addresses) {
-                // Another may have it by now.
-                let at = self.services_by_address.get(address);
-                if at.is_some_and(|at| known.as_ref().is_some_and(|known| Arc::ptr_eq(at, known))) {
-                    let at = self.services_by_address.remove(address);
-                    self.services_before.entry(*address).or_insert(at);
-                }
+                let services = self.services_at(*address);
+                services.retain(|it| {
+                    (&it.service.namespace, &it.service.name) != (&service.namespace, &service.name)
+                });
             }
+            let listing = self.listings;
             for address in &service.addresses {
-                let at = self.services_by_address.insert(*address, Arc::clone(&service));
-                self.services_before.entry(*address).or_insert(at);
+                let service = Arc::clone(&service);
+                self.services_at(*address).push(Listed { listing, service });
             }
         }
     }
+
+    /// The services of an address, to be changed.
+    fn services_at(&mut self, address: IpAddr) -> &mut Vec<Listed> {
+        let services = self.services_by_address.entry(address).or_default();
+        self.services_before
+            .entry(address)
+            .or_insert_with(|| services.clone());
+        services
+    }
+}
+
+/// The services that have a port, of those of an address. A service that is gone is not reported: another with its address and port, which
+/// was listed later, has taken its place.
+fn with_port(services: &[Listed], port: u16, protocol: PortProtocol) -> Vec<&ServiceObject> {
+    let has_port = |it: &&Listed| service_port(&it.service, port, protocol).is_some();
+    let newest = services.iter().filter(has_port).map(|it| it.listing).max();
+    let newest = services
+        .iter()
+        .filter(has_port)
+        .filter(|it| Some(it.listing) == newest);
+    newest.map(|it| &*it.service).collect()
 }
 
 /// When a pod began, as seen from a flow.

@@ -9,10 +9,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use flowtap_model::cluster_objects::{ClusterChange, PortProtocol};
-use flowtap_model::{Events, Flow, FlowBatch, FlowKind, Timestamp, Transport};
+use flowtap_model::{Events, Flow, FlowBatch, FlowKind, TcpRecord, Timestamp, Transport};
 
 use crate::cluster::{Cluster, PodId};
-use crate::history::{CLOCK_TOLERANCE, Ends, History, Owner, Span, Version};
+use crate::history::{Backends, CLOCK_TOLERANCE, Ends, History, Owner, Span, Version};
 
 /// A flow, as this machine saw it: the client's port does not matter to a policy.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -65,6 +65,8 @@ pub struct Tally {
     pub failed: u64,
     /// Payload bytes, both ways.
     pub bytes: i64,
+    /// Whether any record was of more than a connect without an answer: a connection, or a datagram.
+    pub has_talked: bool,
     /// When it was seen; `None` if it was not, or if the observation has no times.
     pub when: Option<When>,
 }
@@ -102,9 +104,9 @@ impl Tally {
         self.records > 0 || self.when.is_some()
     }
 
-    /// Whether nothing but failed connects was seen.
+    /// Whether nothing but connects was seen that failed, or still waited when they were last seen.
     pub const fn is_attempt(&self) -> bool {
-        self.failed > 0 && self.failed >= self.records
+        self.records > 0 && !self.has_talked
     }
 
     /// Adds what another machine or time saw of it.
@@ -113,6 +115,7 @@ impl Tally {
         self.connections += other.connections;
         self.failed += other.failed;
         self.bytes += other.bytes;
+        self.has_talked |= other.has_talked;
         self.when = match (self.when, other.when) {
             (Some(when), Some(other)) => Some(when.and(&other)),
             (when, other) => when.or(other),
@@ -143,6 +146,7 @@ impl Sides {
             connections: self.client.connections.max(self.server.connections),
             failed: self.client.failed.max(self.server.failed),
             bytes: self.client.bytes.max(self.server.bytes),
+            has_talked: self.client.has_talked || self.server.has_talked,
             when: None,
         }
     }
@@ -150,9 +154,6 @@ impl Sides {
 
 /// The address, port and protocol of what may be a service.
 type Service = (IpAddr, u16, Option<PortProtocol>);
-
-/// The pods behind a service, each with its port.
-type Backends = Arc<[(Version, u16)]>;
 
 /// The flows.
 #[derive(Debug)]
@@ -226,6 +227,7 @@ impl Observed {
                 }
             } else if let Some(tally) = self.recent_of(&record.flow) {
                 tally.connections += u64::from(record.opened);
+                tally.has_talked = true;
                 tally.bytes += record.sent_bytes + record.received_bytes;
             }
         }
@@ -235,6 +237,12 @@ impl Observed {
                 tally.connections += seen(Events::OPENED) + seen(Events::ADOPTED);
                 tally.failed += seen(Events::FAILED);
                 tally.bytes += record.sent_bytes + record.received_bytes;
+                tally.has_talked |= is_of_connection(record);
+            }
+        }
+        for record in &batch.dns {
+            if let Some(tally) = self.recent_of(&record.flow) {
+                tally.has_talked = true;
             }
         }
     }
@@ -320,7 +328,7 @@ impl Observed {
                 let key = (flow.remote, flow.port, flow.protocol());
                 ends.backends = self.backends.get(&key).cloned().or_else(|| {
                     let found = self.history.backends(flow.remote, flow.port, flow.protocol())?;
-                    self.backends.insert(key, Arc::clone(&found));
+                    self.backends.insert(key, found.clone());
                     Some(found)
                 });
             }
@@ -355,6 +363,17 @@ impl Observed {
         let recent = self.recent.iter();
         flows.chain(recent.map(|(flow, recent)| (flow, UNRESOLVED, &recent.tally)))
     }
+}
+
+/// Whether a record is of a connection, and not of a connect alone. A connect is in several records if it waits for long, and in none
+/// that says how it ended if it waits at the end of the recording: so each record is judged by itself, not by their number.
+const fn is_of_connection(record: &TcpRecord) -> bool {
+    let events = record.events;
+    let has_opened =
+        events.contains(Events::OPENED) || events.contains(Events::ADOPTED) || events.contains(Events::OPEN);
+    let is_connect = events.contains(Events::FAILED) || events.contains(Events::CONNECTING);
+    // Only what was connected receives payload.
+    has_opened || !is_connect || record.received_bytes > 0
 }
 
 /// A flow since the newest listing.

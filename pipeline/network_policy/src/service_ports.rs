@@ -15,12 +15,21 @@ pub(crate) fn backend_port(
     let is_selected = !service.selector.is_empty()
         && pod.namespace == service.namespace
         && wanted.all(|(key, value)| pod.labels.get(key) == Some(value));
-    let same = |it: &&ServicePort| it.port == port && it.protocol == protocol;
-    let port = service.ports.iter().find(same).filter(|_| is_selected)?;
+    let port = service_port(service, port, protocol).filter(|_| is_selected)?;
     match &port.target {
         TargetPort::Number(number) => Some(*number),
         TargetPort::Name(name) => named_port(pod, name, protocol),
     }
+}
+
+/// The port of a service with this number and protocol. Several services may share an address, each with ports of its own.
+pub(crate) fn service_port(
+    service: &ServiceObject,
+    port: u16,
+    protocol: PortProtocol,
+) -> Option<&ServicePort> {
+    let mut ports = service.ports.iter();
+    ports.find(|it| it.port == port && it.protocol == protocol)
 }
 
 /// The numbers that a pod gives a port's name: names are unique in a container only.

@@ -7,8 +7,8 @@
 //! 2. A policy allows everything observed of every pod that it selects, those of other workloads with the same labels too: so
 //!    no pod is isolated by a policy that does not know its traffic.
 //! 3. A peer that is a pod is allowed by its workload's labels and its namespace's name; one outside the cluster by its
-//!    address, or the whole prefix or named range that this is in. No prefix contains an address of the cluster: a node, a
-//!    service and a pod that is not known are allowed by their own addresses alone.
+//!    address, or the whole prefix or named range that this is in. No prefix or range contains an address of the cluster: a
+//!    node, a service and a pod that is not known are allowed by their own addresses alone.
 //! 4. A pod and itself, and a pod and its own node, need no rule.
 //! 5. Where UDP was not observed, or not with its peers, a policy allows DNS, which nothing works without.
 //! 6. Without pods, one policy selects every pod of a namespace, with addresses alone.
@@ -61,7 +61,8 @@ pub struct SuggestOptions {
     pub prefix_v4: u8,
     /// The same for IPv6.
     pub prefix_v6: u8,
-    /// Named ranges: an address outside the cluster in one is allowed by the whole range.
+    /// Named ranges: an address outside the cluster in one is allowed by the whole range, or the part of it that no address of the cluster
+    /// is in.
     pub ranges: Vec<(IpNet, String)>,
     /// Ranges of pods beside those of the nodes.
     pub pod_ranges: Vec<IpNet>,
@@ -331,13 +332,20 @@ impl Maker<'_> {
         };
         if self.is_pod(other) {
             let reason = match other.party {
-                Party::Pod(_) => "is of a pod that no selector can name",
-                _ => "is in the cluster's range of pods, and no pod that is known has it",
+                Party::Pod(_) => {
+                    "is of a pod that no selector can name; another pod can have this address later"
+                }
+                Party::UnknownPod if self.cluster.is_service(address) => {
+                    "is of services, none of which has the port: its pods are not known"
+                }
+                Party::UnknownPod if self.cluster.is_shared(address) => {
+                    "is of several pods, and which of them was meant is not known"
+                }
+                _ => {
+                    "is in the cluster's range of pods, and no pod that is known has it; another pod can have this address later"
+                }
             };
-            note(
-                notes,
-                format!("doubtful: {address} {reason}; another pod can have this address later"),
-            );
+            note(notes, format!("doubtful: {address} {reason}"));
             return exact(IpNet::from(address));
         }
         let is_inside = matches!(other.party, Party::Node(_))
@@ -354,20 +362,31 @@ impl Maker<'_> {
             .ranges
             .iter()
             .filter(|(range, _)| range.contains(&address));
+        let outside = self.shortest_outside(address);
+        let whole = IpNet::from(address);
+        let prefix = |length: u8| {
+            let length = length.min(whole.max_prefix_len());
+            IpNet::new(address, length).map_or(whole, |net| net.trunc())
+        };
         if let Some((range, name)) = holding.next() {
-            note(notes, format!("{range} is {name}"));
-            return exact(range.trunc());
+            let (range, length) = (range.trunc(), range.prefix_len());
+            if length >= outside {
+                note(notes, format!("{range} is {name}"));
+                return exact(range);
+            }
+            let cidr = prefix(outside);
+            note(
+                notes,
+                format!("{cidr} instead of {range}, which is {name} and has addresses of the cluster"),
+            );
+            return exact(cidr);
         }
         let wanted = match address {
             IpAddr::V4(_) => self.options.prefix_v4,
             IpAddr::V6(_) => self.options.prefix_v6,
         };
-        let whole = IpNet::from(address);
-        let length = wanted
-            .max(self.shortest_outside(address))
-            .min(whole.max_prefix_len());
-        let cidr = IpNet::new(address, length).map_or(whole, |net| net.trunc());
-        if length > wanted {
+        let cidr = prefix(wanted.max(outside));
+        if cidr.prefix_len() > wanted {
             note(
                 notes,
                 format!("{cidr} instead of a /{wanted}, which has addresses of the cluster"),

@@ -82,13 +82,13 @@ mod tests {
     fn what_is_the_same_is_counted_by_workloads_as_what_differs() {
         let pods = (1..=5).map(|last| {
             format!(
-                "---\nkind: Pod\nmetadata: {{name: a{last}, namespace: x, labels: {{app: a}}, ownerReferences: [{{kind: Job, name: a, \
+                "---\napiVersion: v1\nkind: Pod\nmetadata: {{name: a{last}, namespace: x, labels: {{app: a}}, ownerReferences: [{{kind: Job, name: a, \
                  controller: true}}]}}\nstatus: {{podIP: 10.1.0.{last}}}\n"
             )
         });
         let server = |name: &str, last| {
             format!(
-                "---\nkind: Pod\nmetadata: {{name: {name}, namespace: x, labels: {{app: {name}}}}}\nstatus: {{podIP: 10.1.0.{last}}}\n"
+                "---\napiVersion: v1\nkind: Pod\nmetadata: {{name: {name}, namespace: x, labels: {{app: {name}}}}}\nstatus: {{podIP: 10.1.0.{last}}}\n"
             )
         };
         let text = pods.collect::<String>() + &server("b", 10) + &server("c", 11);

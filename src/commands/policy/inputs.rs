@@ -37,8 +37,41 @@ pub(super) fn policies_of(files: &[PathBuf], namespace: &str) -> Result<Vec<Netw
     Ok(all)
 }
 
+/// The objects of several files. One that two files have otherwise is an error: which of them is right is not known. Nodes and namespaces, for
+/// example, are in the list of each namespace's objects.
+pub(super) fn objects_of(files: &[PathBuf]) -> Result<ClusterObjects, ExitError> {
+    let mut all = ClusterObjects::default();
+    let mut places = HashMap::new();
+    for file in files {
+        let objects = objects(file)?;
+        let names = |objects: &ClusterObjects| -> Vec<_> {
+            let pods = objects
+                .pods
+                .iter()
+                .map(|it| ("Pod", format!("{}/{}", it.namespace, it.name)));
+            let services = objects.services.iter();
+            let services = services.map(|it| ("Service", format!("{}/{}", it.namespace, it.name)));
+            let namespaces = objects.namespaces.iter().map(|it| ("Namespace", it.name.clone()));
+            let nodes = objects.nodes.iter().map(|it| ("Node", it.name.clone()));
+            pods.chain(services).chain(namespaces).chain(nodes).collect()
+        };
+        // Those that are the same in both are left out.
+        for name in names(&objects.clone().without(&all)) {
+            if let Some(first) = places.get(&name) {
+                let (first, file): (&&PathBuf, _) = (first, file.display());
+                let (kind, name) = name;
+                let error = format!("{file}: another {kind} {name} than in {}", first.display());
+                return Err(ExitError::new(Code::Data, error));
+            }
+        }
+        places.extend(names(&objects).into_iter().map(|name| (name, file)));
+        all.merge(objects);
+    }
+    Ok(all)
+}
+
 /// The objects of a file.
-pub(super) fn objects(file: &Path) -> Result<ClusterObjects, ExitError> {
+fn objects(file: &Path) -> Result<ClusterObjects, ExitError> {
     let text = read(file)?;
     manifest::objects(&file.display().to_string(), &text).map_err(invalid)
 }
@@ -72,6 +105,30 @@ fn invalid(error: ManifestError) -> ExitError {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_object_that_two_files_have_otherwise_is_an_error() {
+        let folder = tempfile::tempdir().unwrap();
+        let write = |name: &str, app: &str| {
+            let file = folder.path().join(name);
+            let text = format!(
+                "apiVersion: v1\nkind: Node\nmetadata: {{name: n1}}\n---\napiVersion: v1\nkind: Pod\nmetadata: {{name: web, namespace: x, \
+                 labels: {{app: {app}}}}}\n"
+            );
+            fs::write(&file, text).unwrap();
+            file
+        };
+        let [a, same, other] = [("a.yaml", "web"), ("same.yaml", "web"), ("other.yaml", "db")]
+            .map(|(name, app)| write(name, app));
+        let objects = objects_of(&[a.clone(), same]).unwrap();
+        assert_eq!((objects.pods.len(), objects.nodes.len()), (1, 1));
+        let error = objects_of(&[a.clone(), other.clone()]).unwrap_err();
+        assert_eq!(error.code, Code::Data);
+        assert_eq!(
+            error.to_string(),
+            format!("{}: another Pod x/web than in {}", other.display(), a.display())
+        );
+    }
 
     #[test]
     fn a_file_that_is_not_utf_8_is_invalid_with_the_line() {

@@ -10,7 +10,7 @@ use flowtap_network_policy::conversation::Conversations;
 use flowtap_network_policy::observed::Observed;
 use flowtap_pipeline::{Aggregator, ClusterObjects, FlowBatch, Output, PipelineId, Snapshot, Timestamp};
 
-use super::inputs::objects;
+use super::inputs::objects_of;
 use crate::cli::policy::ObservedArgs;
 use crate::commands::record;
 use crate::commands::replay::Recording;
@@ -35,10 +35,7 @@ pub(super) struct Observation {
 /// # Errors
 /// A recording or file that can't be read; what keeps a receiver from working.
 pub(super) fn observe(args: &ObservedArgs, config: &Config) -> Result<Observation, ExitError> {
-    let mut given = ClusterObjects::default();
-    for file in &args.cluster {
-        given.merge(objects(file)?);
-    }
+    let given = objects_of(&args.cluster)?;
     let mut views = Vec::new();
     if args.recordings.is_empty() {
         let folder = tempfile::tempdir().map_err(|error| ExitError::new(Code::Create, error))?;

@@ -295,11 +295,18 @@ pub(super) fn remarks(observation: &Observation) -> Vec<String> {
             "{count} to services whose pods are unknown, judged by the service's address"
         ));
     }
+    if conversations.without_port > 0 {
+        let count = counted(conversations.without_port, "flow");
+        remarks.push(format!(
+            "{count} of an unknown pod, at an address of services none of which has the port; hint: list all services with \
+             --cluster"
+        ));
+    }
     if conversations.unclear > 0 {
         let count = counted(conversations.unclear, "flow");
         remarks.push(format!(
-            "{count} of an unknown pod, at an address that passed from one pod to another or whose pod had ended: the \
-             cluster is listed every 30 seconds"
+            "{count} of an unknown pod, at an address that several pods have, that passed from one pod to another, or whose pod \
+             had ended: the cluster is listed every 30 seconds"
         ));
     }
     remarks

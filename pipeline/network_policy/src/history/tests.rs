@@ -567,6 +567,84 @@ fn a_service_has_the_selector_of_either_listing() {
     assert_eq!(servers(vec![blue(), call(), relabelled]), ["blue 1", "blue 1"]);
 }
 
+#[test]
+fn services_that_share_an_address_have_the_pods_of_their_own_ports() {
+    let service = |name: &str, port, protocol, target| ServiceObject {
+        namespace: "x".to_owned(),
+        name: name.to_owned(),
+        addresses: vec!["203.0.113.5".parse().unwrap()],
+        selector: [("app".to_owned(), name.to_owned())].into(),
+        ports: vec![ServicePort {
+            port,
+            protocol,
+            target: TargetPort::Number(target),
+        }],
+    };
+    let (tcp, udp) = (PortProtocol::Tcp, PortProtocol::Udp);
+    let shared = [
+        service("web", 443, tcp, 8443),
+        service("mail", 25, tcp, 2525),
+        service("quic", 443, udp, 8444),
+    ];
+    let call = |port| Record(Box::new(record("10.1.0.9", "203.0.113.5", port, false)));
+    let servers = |steps| {
+        let (conversations, cluster) = observe(steps);
+        let servers = conversations.seen.keys().map(|it| match &it.server.party {
+            Party::Pod(id) => format!("{} {}", cluster.pod(*id).name, it.port),
+            other => format!("{other:?} {}", it.port),
+        });
+        let mut servers: Vec<_> = servers.collect();
+        servers.sort();
+        (servers.join(", "), conversations.without_port)
+    };
+    let with = |services: &[ServiceObject]| {
+        let pods = (1..).zip(["web", "mail", "quic", "late"]);
+        let mut change = listing(pods.map(|(last, name)| pod(name, last, name)).collect());
+        change.objects.pods.push(pod("client", 9, "client"));
+        change.objects.services = services.to_vec();
+        Listing(change)
+    };
+    let change = |service: ServiceObject| {
+        let mut change = ClusterChange::default();
+        change.objects.services = vec![service];
+        Listing(change)
+    };
+    let reversed: Vec<_> = shared.iter().rev().cloned().collect();
+    for services in [&shared[..], &reversed] {
+        let found = servers(vec![with(services), call(443), call(25)]);
+        assert_eq!(found, ("mail 2525, web 8443".to_owned(), 0));
+        // The pods behind a port that none of them has are not known.
+        let found = servers(vec![with(services), call(80)]);
+        assert_eq!(found, ("UnknownPod 80".to_owned(), 1));
+        // One that changes takes nothing from the others.
+        let moved = change(service("web", 444, tcp, 8443));
+        let found = servers(vec![with(services), moved, call(444), call(25), call(443)]);
+        assert_eq!(found, ("UnknownPod 443, mail 2525, web 8443".to_owned(), 1));
+        // One that is gone is not reported: another that has its port later has taken its place.
+        let late = change(service("late", 443, tcp, 1));
+        let found = servers(vec![with(services), late, call(443), call(25)]);
+        assert_eq!(found, ("late 1, mail 2525".to_owned(), 0));
+    }
+    // In one listing each of two may be meant.
+    let twice = [service("web", 443, tcp, 8443), service("mail", 443, tcp, 2525)];
+    assert_eq!(servers(vec![with(&twice), call(443)]).0, "mail 2525, web 8443");
+    // The same of objects without a history.
+    let Listing(change) = with(&twice) else {
+        unreachable!()
+    };
+    let mut objects = change.objects;
+    objects.services.extend(shared.iter().skip(2).cloned());
+    let cluster = Cluster::new(objects, &[]);
+    let address = "203.0.113.5".parse().unwrap();
+    let ports = |port, protocol| {
+        let backends = cluster.backends(address, port, protocol)?;
+        Some(backends.into_iter().map(|(_, port)| port).collect::<Vec<_>>())
+    };
+    assert_eq!(ports(443, tcp), Some(vec![8443, 2525]));
+    assert_eq!(ports(443, udp), Some(vec![8444]));
+    assert_eq!(ports(25, tcp), None);
+}
+
 const POLICY: &str = "
 apiVersion: networking.k8s.io/v1
 kind: NetworkPolicy
@@ -632,7 +710,7 @@ fn verdicts_are_those_of_the_flows_time_and_suggested_policies_allow_them() {
 fn a_pods_start_is_read_from_the_api() {
     let value = |text: &str| serde_json::from_str::<serde_json::Value>(text).unwrap();
     let pod = value(
-        r#"{"kind": "Pod", "metadata": {"name": "web", "namespace": "x", "creationTimestamp": "1970-01-01T00:00:10Z"},
+        r#"{"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "web", "namespace": "x", "creationTimestamp": "1970-01-01T00:00:10Z"},
             "status": {"containerStatuses": [
                 {"state": {"running": {"startedAt": "1970-01-01T00:00:30Z"}},
                  "lastState": {"terminated": {"startedAt": "1970-01-01T00:00:14Z"}}}]}}"#,

@@ -122,6 +122,16 @@ impl<'a> Field<'a> {
         pairs
     }
 
+    /// What to write in place of a whole number that is not written as one.
+    pub(super) fn digits_hint(&self) -> &'static str {
+        let is_fraction = self.value.as_i64().is_none() && self.value.as_u64().is_none();
+        if self.value.is_number() && is_fraction {
+            "; hint: digits alone, without a leading 0, a point or an exponent; `0100` is octal for kubectl, which reads 64"
+        } else {
+            ""
+        }
+    }
+
     /// The value for a message.
     pub(super) fn found(&self) -> String {
         match self.value {

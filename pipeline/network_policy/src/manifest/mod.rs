@@ -11,8 +11,10 @@ mod object_checks;
 mod objects;
 mod policies;
 
+use std::borrow::Cow;
 use std::fmt;
 
+use serde::de::IgnoredAny;
 use serde_json::Value;
 
 pub use self::names::is_namespace;
@@ -99,9 +101,25 @@ fn message(error: &serde_saphyr::Error) -> String {
     )
 }
 
-/// The objects of a file, those of lists included, and whether one of the lists is empty. Documents count from 1; empty ones do not
-/// count.
-fn documents(file: &str, text: &str) -> Result<(Vec<Document>, bool), ManifestError> {
+/// A list without items.
+#[derive(Debug)]
+struct EmptyList {
+    place: String,
+    version: String,
+    kind: String,
+}
+
+impl EmptyList {
+    /// Whether it is of one of these kinds, or a list of any: that of `kubectl`.
+    fn is_of(&self, kinds: &[(&str, &str)]) -> bool {
+        let item = self.kind.strip_suffix("List").unwrap_or_default();
+        let kind = (&*self.version, item);
+        kind == ("v1", "") || kinds.contains(&kind)
+    }
+}
+
+/// The objects of a file, those of lists included, and the lists without any. Documents count from 1; empty ones do not count.
+fn documents(file: &str, text: &str) -> Result<(Vec<Document>, Vec<EmptyList>), ManifestError> {
     let options = serde_saphyr::options! {
         // A cluster's pods are much; the size of a file is limited by the caller.
         budget: serde_saphyr::budget! {
@@ -111,28 +129,34 @@ fn documents(file: &str, text: &str) -> Result<(Vec<Document>, bool), ManifestEr
             max_total_scalar_bytes: usize::MAX,
         },
     };
-    let values: Vec<Value> = serde_saphyr::from_multiple_with_options(text, options).map_err(|error| {
+    let text = separated(text);
+    let values: Vec<Value> = serde_saphyr::from_multiple_with_options(&text, options).map_err(|error| {
         ManifestError(vec![Violation {
             place: file.to_owned(),
             key: String::new(),
             message: message(&error),
         }])
     })?;
-    let (mut documents, mut has_empty_list) = (Vec::new(), false);
+    let (mut documents, mut empty) = (Vec::new(), Vec::new());
     for (number, mut value) in (1..).zip(values) {
         let place = format!("{file}, document {number}");
         let is_list = value["kind"].as_str().is_some_and(|kind| kind.ends_with("List"));
         let items = match value.get_mut("items") {
             Some(Value::Array(items)) if is_list => std::mem::take(items),
+            // As `kubectl` reads it.
+            Some(Value::Null) if is_list => Vec::new(),
             _ => {
                 documents.push(Document { place, value });
                 continue;
             }
         };
-        has_empty_list |= items.is_empty();
         // Items of a typed list need not repeat their kind.
         let of = |key: &str| value[key].as_str().unwrap_or_default().to_owned();
         let (version, kind) = (of("apiVersion"), of("kind"));
+        if items.is_empty() {
+            empty.push(EmptyList { place, version, kind });
+            continue;
+        }
         let item_kind = kind.strip_suffix("List").unwrap_or_default();
         for (index, mut item) in items.into_iter().enumerate() {
             if let Value::Object(item) = &mut item
@@ -147,7 +171,40 @@ fn documents(file: &str, text: &str) -> Result<(Vec<Document>, bool), ManifestEr
             });
         }
     }
-    Ok((documents, has_empty_list))
+    Ok((documents, empty))
+}
+
+/// JSON objects that follow each other without anything between, as `jq` writes them and `kubectl` reads them: as YAML documents, so that
+/// all else about them is checked as ever. Lines stay what they are.
+fn separated(text: &str) -> Cow<'_, str> {
+    let json = text.trim_start_matches('\u{feff}');
+    if !json.trim_start().starts_with('{') {
+        return Cow::Borrowed(text);
+    }
+    let mut objects = serde_json::Deserializer::from_str(json).into_iter::<IgnoredAny>();
+    let mut ends = Vec::new();
+    while let Some(object) = objects.next() {
+        if object.is_err() {
+            // Not JSON alone.
+            return Cow::Borrowed(text);
+        }
+        ends.push(objects.byte_offset());
+    }
+    let Some((last, between)) = ends.split_last().filter(|(_, between)| !between.is_empty()) else {
+        return Cow::Borrowed(text);
+    };
+    let mut separated = json[..between[0]].to_owned();
+    for (from, to) in between.iter().zip(between[1..].iter().chain([last])) {
+        let object = json[*from..*to].trim_start();
+        let space = &json[*from..*to - object.len()];
+        separated.push_str(space);
+        if !space.ends_with('\n') {
+            separated.push('\n');
+        }
+        separated.push_str("--- ");
+        separated.push_str(object);
+    }
+    Cow::Owned(separated)
 }
 
 #[cfg(test)]

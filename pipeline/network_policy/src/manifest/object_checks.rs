@@ -46,6 +46,10 @@ pub(super) fn check(document: &Document) -> Vec<Violation> {
             for list in [at(&["spec", "containers"]), at(&["spec", "initContainers"])] {
                 for container in elements(list, report) {
                     for port in elements(container.get("ports"), report) {
+                        // Rules and services name it.
+                        if let Some(name) = port.get("name") {
+                            name.text(report);
+                        }
                         number(port.get("containerPort"), report);
                         protocol(port.get("protocol"), report);
                     }
@@ -134,7 +138,11 @@ fn number(field: Option<Field<'_>>, report: &mut Report) {
     if number.is_none_or(|number| number == 0) {
         report.add(
             &field.key,
-            format!("expected a port from 1 to 65535, found {}", field.found()),
+            format!(
+                "expected a port from 1 to 65535, found {}{}",
+                field.found(),
+                field.digits_hint()
+            ),
         );
     }
 }

@@ -1,54 +1,94 @@
 //! Pods, namespaces, services and nodes, as `kubectl get -o yaml` prints them or the API lists them.
 
+use std::collections::HashMap;
 use std::net::IpAddr;
 use std::time::{Duration, UNIX_EPOCH};
 
-use flowtap_model::Timestamp;
 use flowtap_model::cluster_objects::{
     ClusterObjects, NamedPort, NamespaceObject, NodeObject, ObjectLabels, PodObject, PodStart, PortProtocol,
     ServiceObject, ServicePort, TargetPort,
 };
+use flowtap_model::{Timestamp, cluster};
 use serde_json::Value;
 
 use super::object_checks::check;
-use super::{ManifestError, Violation, documents};
+use super::{EmptyList, ManifestError, Violation, documents};
+
+/// The kinds of objects that matter, of `v1`.
+const KINDS: [(&str, &str); 4] = [
+    ("v1", "Pod"),
+    ("v1", "Namespace"),
+    ("v1", "Service"),
+    ("v1", "Node"),
+];
 
 /// Reads the objects of a file.
 ///
 /// # Errors
-/// A document that is not YAML or JSON, an object of a kind that has no part in it, or a value that can't be read.
+/// A document that is not YAML or JSON, an object of a kind that has no part in it, one that is there twice, or a value that can't be read.
 pub fn objects(file: &str, text: &str) -> Result<ClusterObjects, ManifestError> {
     let mut objects = ClusterObjects::default();
     let mut violations = Vec::new();
-    let (documents, _) = documents(file, text)?;
+    let mut places = HashMap::new();
+    let (documents, empty) = documents(file, text)?;
     for document in &documents {
-        if document
-            .value
-            .pointer("/metadata/name")
-            .and_then(Value::as_str)
-            .is_none()
-        {
+        let mut violation = |key: &str, message| {
             violations.push(Violation {
                 place: document.named_place(),
-                key: "metadata.name".to_owned(),
-                message: "missing; expected an object as `kubectl get -o yaml` prints it".to_owned(),
+                key: key.to_owned(),
+                message,
             });
-        } else if add(&mut objects, &document.value) {
-            violations.append(&mut check(document));
-        } else {
-            let (_, kind) = document.kind();
-            violations.push(Violation {
-                place: document.named_place(),
-                key: "kind".to_owned(),
-                message: format!("`{kind}`; expected Pod, Namespace, Service or Node"),
-            });
+        };
+        let (version, kind) = document.kind();
+        let value = &document.value;
+        let Some(name) = value.pointer("/metadata/name").and_then(Value::as_str) else {
+            let message = "missing; expected an object as `kubectl get -o yaml` prints it".to_owned();
+            violation("metadata.name", message);
+            continue;
+        };
+        // Other groups have a `Service` also.
+        if !KINDS.contains(&(version, kind)) {
+            violation("kind", other_kind(version, kind));
+            continue;
         }
+        let namespace = if matches!(kind, "Pod" | "Service") {
+            namespace(value)
+        } else {
+            String::new()
+        };
+        let object = (kind, namespace, name);
+        if let Some(first) = places.get(&object) {
+            let (kind, namespace, name) = &object;
+            let named = if namespace.is_empty() {
+                format!("{kind} {name}")
+            } else {
+                format!("{kind} {namespace}/{name}")
+            };
+            violation(
+                "metadata.name",
+                format!("duplicate {named}; the first is {first}"),
+            );
+        } else {
+            places.insert(object, &document.place);
+        }
+        add(&mut objects, value);
+        violations.append(&mut check(document));
     }
+    let others = empty.into_iter().filter(|list| !list.is_of(&KINDS));
+    violations.extend(others.map(|EmptyList { place, version, kind }| Violation {
+        place,
+        key: "kind".to_owned(),
+        message: format!("an empty {}", other_kind(&version, &kind)),
+    }));
     if violations.is_empty() {
         Ok(objects)
     } else {
         Err(ManifestError(violations))
     }
+}
+
+fn other_kind(version: &str, kind: &str) -> String {
+    format!("`{kind}` of `{version}`; expected Pod, Namespace, Service or Node of `v1`")
 }
 
 /// The objects among `values`, each with its `kind`; others are left out.
@@ -87,8 +127,8 @@ fn start(pod: &Value) -> Option<PodStart> {
     })
 }
 
-/// Whether the object is of a known kind.
-fn add(objects: &mut ClusterObjects, value: &Value) -> bool {
+/// Adds an object of a known kind.
+fn add(objects: &mut ClusterObjects, value: &Value) {
     match text(value, "/kind").as_str() {
         "Pod" => objects.pods.push(pod(value)),
         "Namespace" => objects.namespaces.push(NamespaceObject {
@@ -97,9 +137,8 @@ fn add(objects: &mut ClusterObjects, value: &Value) -> bool {
         }),
         "Service" => objects.services.push(service(value)),
         "Node" => objects.nodes.push(node(value)),
-        _ => return false,
+        _ => {}
     }
-    true
 }
 
 fn pod(value: &Value) -> PodObject {
@@ -157,22 +196,15 @@ fn named_port(value: &Value) -> Option<NamedPort> {
     })
 }
 
-/// The controller of a pod; for a pod of a Deployment that, by the name of its `ReplicaSet` without the template's hash.
+/// The workload of a pod, by its controller.
 fn workload(value: &Value) -> String {
     let owners = list(value, "/metadata/ownerReferences");
     let is_controller = |owner: &&Value| owner.get("controller").and_then(Value::as_bool) == Some(true);
     let Some(owner) = owners.iter().find(is_controller) else {
         return String::new();
     };
-    let (kind, name) = (text(owner, "/kind"), text(owner, "/name"));
     let hash = text(value, "/metadata/labels/pod-template-hash");
-    let deployment = (kind == "ReplicaSet" && !hash.is_empty())
-        .then(|| name.strip_suffix(&*hash)?.strip_suffix('-'))
-        .flatten();
-    match deployment {
-        Some(deployment) => format!("Deployment/{deployment}"),
-        None => format!("{kind}/{name}"),
-    }
+    cluster::workload(&text(owner, "/kind"), &text(owner, "/name"), &hash)
 }
 
 fn service(value: &Value) -> ServiceObject {

@@ -9,9 +9,12 @@ use serde_json::Value;
 use super::decode::{Field, Report};
 use super::labels::{check_key, check_labels, check_value};
 use super::names::is_namespace;
-use super::{Document, ManifestError, Violation, documents, metadata};
+use super::{Document, EmptyList, ManifestError, Violation, documents, metadata};
 use crate::policy::{Direction, NetworkPolicy, Peer, Port, PortMatch, Rule};
 use crate::selector::{Expression, Operator, Selector};
+
+/// The `apiVersion` and `kind` of a policy.
+const KIND: (&str, &str) = ("networking.k8s.io/v1", "NetworkPolicy");
 
 /// Reads the policies of a file. One without a namespace is in `namespace`.
 ///
@@ -21,7 +24,7 @@ pub fn policies(file: &str, text: &str, namespace: &str) -> Result<Vec<NetworkPo
     let mut policies = Vec::new();
     let mut violations = Vec::new();
     let mut places: HashMap<(String, String), String> = HashMap::new();
-    let (documents, has_empty_list) = documents(file, text)?;
+    let (documents, empty) = documents(file, text)?;
     for document in documents {
         let mut report = Report::new(document.named_place());
         let policy = policy(&document, namespace, &mut report);
@@ -39,8 +42,17 @@ pub fn policies(file: &str, text: &str, namespace: &str) -> Result<Vec<NetworkPo
         }
         violations.append(&mut report.violations);
     }
-    // A list without items says that there are no policies; a file without a list may be the wrong one.
-    if policies.is_empty() && violations.is_empty() && !has_empty_list {
+    // A list without items says that there are no policies; one of another kind, or a file without a list, may be the wrong one.
+    let (of_policies, others): (Vec<_>, Vec<_>) = empty.into_iter().partition(|list| list.is_of(&[KIND]));
+    violations.extend(others.into_iter().map(|EmptyList { place, version, kind }| Violation {
+        place,
+        key: "kind".to_owned(),
+        message: format!(
+            "an empty `{kind}` of `{version}`; expected `List` of `v1`, or `NetworkPolicyList` of `{}`",
+            KIND.0
+        ),
+    }));
+    if policies.is_empty() && violations.is_empty() && of_policies.is_empty() {
         violations.push(Violation {
             place: file.to_owned(),
             key: String::new(),
@@ -56,7 +68,7 @@ pub fn policies(file: &str, text: &str, namespace: &str) -> Result<Vec<NetworkPo
 
 fn policy(document: &Document, namespace: &str, report: &mut Report) -> Option<NetworkPolicy> {
     let root = Field::root(&document.value);
-    if document.kind() != ("networking.k8s.io/v1", "NetworkPolicy") {
+    if document.kind() != KIND {
         let (version, kind) = document.kind();
         report.add(
             "kind",
@@ -307,7 +319,11 @@ fn number(field: &Field<'_>, report: &mut Report) -> Option<u16> {
     if number.is_none() {
         report.add(
             &field.key,
-            format!("expected a port from 1 to 65535, found {}", field.found()),
+            format!(
+                "expected a port from 1 to 65535, found {}{}",
+                field.found(),
+                field.digits_hint()
+            ),
         );
     }
     number

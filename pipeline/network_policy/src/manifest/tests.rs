@@ -323,9 +323,118 @@ fn an_object_of_another_kind_is_an_error_that_names_it() {
     let error = objects("pods.yaml", "kind: Secret\napiVersion: v1\nmetadata: {name: s}\n").unwrap_err();
     assert_eq!(
         error.to_string(),
-        "pods.yaml, document 1 (Secret s), kind: `Secret`; expected Pod, Namespace, Service or Node"
+        "pods.yaml, document 1 (Secret s), kind: `Secret` of `v1`; expected Pod, Namespace, Service or Node of `v1`"
     );
     assert!(objects("pods.yaml", "just text").is_err());
+    // Other groups have kinds of the same name.
+    for version in ["apiVersion: serving.knative.dev/v1\n", ""] {
+        let text = format!("{version}kind: Service\nmetadata: {{name: s}}\n");
+        let error = objects("all.yaml", &text).unwrap_err().to_string();
+        let version = version.trim().trim_start_matches("apiVersion: ");
+        assert_eq!(
+            error,
+            format!(
+                "all.yaml, document 1 (Service s), kind: `Service` of `{version}`; expected Pod, Namespace, Service or Node of `v1`"
+            )
+        );
+    }
+}
+
+#[test]
+fn an_object_that_is_there_twice_is_an_error_as_a_policy_is() {
+    let pod = |namespace: &str, app: &str| {
+        format!(
+            "---\napiVersion: v1\nkind: Pod\nmetadata: {{name: b, namespace: {namespace}, labels: {{app: {app}}}}}\n"
+        )
+    };
+    let service = "---\napiVersion: v1\nkind: Service\nmetadata: {name: b, namespace: x}\n";
+    let text = pod("x", "a") + &pod("z", "a") + service;
+    assert!(objects("all.yaml", &text).is_ok());
+    let error = objects("all.yaml", &(text + &pod("x", "c"))).unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "all.yaml, document 4 (Pod x/b), metadata.name: duplicate Pod x/b; the first is all.yaml, document 1"
+    );
+    let node = "---\napiVersion: v1\nkind: Node\nmetadata: {name: n1}\n";
+    let error = objects("all.yaml", &node.repeat(2)).unwrap_err();
+    assert!(error.to_string().contains("duplicate Node n1"), "{error}");
+}
+
+#[test]
+fn an_empty_list_of_another_kind_is_an_error() {
+    let list = |version: &str, kind: &str, items: &str| {
+        format!("apiVersion: {version}\nkind: {kind}\nitems: {items}\n")
+    };
+    for items in ["[]", "null", ""] {
+        for (version, kind) in [("v1", "List"), ("networking.k8s.io/v1", "NetworkPolicyList")] {
+            let text = list(version, kind, items);
+            assert_eq!(policies("web.yaml", &text, "default"), Ok(Vec::new()), "{text}");
+        }
+        for kind in ["List", "PodList", "NodeList"] {
+            assert!(objects("all.yaml", &list("v1", kind, items)).is_ok());
+        }
+    }
+    assert_eq!(
+        errors(&list("v1", "PodList", "[]")),
+        [
+            "web.yaml, document 1, kind: an empty `PodList` of `v1`; expected `List` of `v1`, or `NetworkPolicyList` of `networking.k8s.io/v1`"
+        ]
+    );
+    assert_eq!(errors(&list("v9", "List", "[]")).len(), 1);
+    assert_eq!(errors(&list("v1", "NetworkPolicyList", "[]")).len(), 1);
+    // Beside policies also.
+    let beside = format!("{}---\n{}", with_spec("{}"), list("v9", "FooList", "[]"));
+    assert_eq!(errors(&beside).len(), 1);
+    let error = objects(
+        "all.yaml",
+        &list("networking.k8s.io/v1", "NetworkPolicyList", "[]"),
+    )
+    .unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "all.yaml, document 1, kind: an empty `NetworkPolicyList` of `networking.k8s.io/v1`; expected Pod, Namespace, Service or Node of `v1`"
+    );
+    // Without `items` it is no list.
+    assert!(policies("web.yaml", "apiVersion: v1\nkind: List\n", "default").is_err());
+}
+
+#[test]
+fn json_objects_that_follow_each_other_are_read_one_by_one() {
+    let object = |name: &str| {
+        format!(
+            r#"{{"apiVersion":"networking.k8s.io/v1","kind":"NetworkPolicy","metadata":{{"name":"{name}"}},"spec":{{"podSelector":{{}}}}}}"#
+        )
+    };
+    for between in ["", "\n", " ", "\n\n  ", "\r\n"] {
+        for around in ["", "\n", "\u{feff}"] {
+            let text = format!("{around}{}{between}{}\n", object("a"), object("b"));
+            let read = policies("web.json", &text, "default").map(|all| all.len());
+            assert_eq!(read, Ok(2), "{text:?}");
+        }
+    }
+    // Their mistakes have the line that they are in, and no key is there twice.
+    let twice = object("b").replace(r#""spec""#, r#""kind":"NetworkPolicy","spec""#);
+    let error = policies("web.json", &format!("{}\n{twice}\n", object("a")), "default").unwrap_err();
+    let error = error.to_string();
+    assert!(
+        error.starts_with("web.json: line 2, ") && error.contains("duplicate key `kind`"),
+        "{error}"
+    );
+    let error = policies("web.json", &format!("{}{{", object("a")), "default");
+    assert!(error.is_err());
+}
+
+#[test]
+fn a_number_that_is_not_written_as_one_has_a_hint() {
+    for (port, found) in [("0100", "100.0"), ("80.0", "80.0"), ("8e1", "80.0")] {
+        let spec = format!("{{podSelector: {{}}, ingress: [{{ports: [{{port: {port}}}]}}]}}");
+        let error = errors(&with_spec(&spec)).concat();
+        let expected = format!(
+            "spec.ingress[0].ports[0].port: expected a port from 1 to 65535, found the number {found}; hint: digits alone, without a \
+             leading 0, a point or an exponent; `0100` is octal for kubectl, which reads 64"
+        );
+        assert!(error.ends_with(&expected), "{error}");
+    }
 }
 
 #[test]
@@ -504,6 +613,10 @@ fn a_value_of_an_object_that_cannot_be_read_is_an_error_with_its_place() {
         (
             "kind: Pod\nmetadata: {name: a}\nspec: {containers: [{ports: [{name: web, containerPort: '80'}]}]}",
             "(Pod a), spec.containers[0].ports[0].containerPort: expected a port from 1 to 65535, found \"80\"",
+        ),
+        (
+            "kind: Pod\nmetadata: {name: a}\nspec: {containers: [{}, {ports: [{name: 5, containerPort: 80}]}]}",
+            "(Pod a), spec.containers[1].ports[0].name: expected a string, found the number 5; hint: quote it",
         ),
         (
             "kind: Namespace\nmetadata: {name: a, labels: [team]}",

@@ -169,6 +169,48 @@ fn no_address_of_the_cluster_is_widened_and_a_pod_that_is_not_known_is_doubtful(
 }
 
 #[test]
+fn no_named_range_opens_an_address_of_the_cluster() {
+    let mut objects = objects();
+    objects
+        .services
+        .push(flowtap_model::cluster_objects::ServiceObject {
+            addresses: vec![[10, 96, 0, 1].into()],
+            ..Default::default()
+        });
+    let cluster = Cluster::new(objects, &[]);
+    let options = SuggestOptions {
+        prefix_v4: 24,
+        // The most specific first, as `policy suggest` sorts them.
+        ranges: vec![
+            ("10.200.0.0/16".parse().unwrap(), "the class lab".to_owned()),
+            ("10.0.0.0/8".parse().unwrap(), "the class corp".to_owned()),
+        ],
+        ..without_dns()
+    };
+    // Pods are in 10.1.0.0/24 to 10.3.0.0/24, and a service has 10.96.0.1.
+    let (found, notes) = blocks(&["10.100.0.7", "10.200.0.7", "10.240.0.7"], &cluster, &options);
+    assert_eq!(found, ["10.100.0.0/14", "10.128.0.0/9", "10.200.0.0/16"]);
+    let instead = |cidr: &str| {
+        format!("{cidr} instead of 10.0.0.0/8, which is the class corp and has addresses of the cluster")
+    };
+    assert_eq!(
+        notes,
+        [
+            instead("10.100.0.0/14"),
+            "10.200.0.0/16 is the class lab".to_owned(),
+            instead("10.128.0.0/9"),
+        ]
+    );
+    for cidr in found {
+        let cidr: IpNet = cidr.parse().unwrap();
+        assert!(
+            !cluster.addresses().iter().any(|inside| cidr.contains(inside)),
+            "{cidr}"
+        );
+    }
+}
+
+#[test]
 fn a_prefix_is_as_short_as_the_clusters_addresses_let_it_be() {
     let options = SuggestOptions {
         prefix_v4: 8,
@@ -442,14 +484,75 @@ fn a_service_is_judged_by_the_pods_behind_it_at_their_own_port() {
         ),
         ("y", "b", 80)
     );
-    // A port that the service does not have leads nowhere: judged by its address, and counted.
+    // The pods behind a port that no service of the address has are not known: the flow is counted.
     let seen = conversations(vec![record("10.1.0.1", "10.96.0.1", 9999, false)], &cluster);
     assert_eq!(
         (
             seen.seen.keys().next().unwrap().server.party.clone(),
-            seen.unresolved_services
+            seen.unresolved_services,
+            seen.without_port,
         ),
-        (Party::Outside, 1)
+        (Party::UnknownPod, 0, 1)
+    );
+}
+
+#[test]
+fn an_address_of_two_pods_is_of_neither() {
+    let mut objects = objects();
+    let mut twin = objects.pods[1].clone();
+    assert_eq!(twin.addresses[0].to_string(), "10.1.0.2");
+    twin.name = "twin".to_owned();
+    twin.labels = [("pod".to_owned(), "twin".to_owned())].into();
+    objects.pods.push(twin);
+    for _ in 0..2 {
+        objects.pods.reverse();
+        let cluster = Cluster::new(objects.clone(), &[]);
+        // Seen from either end.
+        for (local, remote, serves) in [("10.1.0.1", "10.1.0.2", false), ("10.1.0.2", "10.1.0.1", true)] {
+            let seen = conversations(vec![record(local, remote, 80, serves)], &cluster);
+            let Conversation { client, server, .. } = seen.seen.keys().next().unwrap();
+            assert_eq!((&server.party, seen.unclear), (&Party::UnknownPod, 1));
+            assert!(matches!(client.party, Party::Pod(_)));
+        }
+    }
+    // A container is of one pod.
+    for (pod, id) in objects.pods.iter_mut().zip(0..) {
+        pod.containers = vec![format!("c{id}")];
+    }
+    let index = objects.pods.iter().position(|pod| pod.name == "twin").unwrap();
+    let mut own = record("10.1.0.2", "10.1.0.1", 80, true);
+    own.flow.container_id = Some(format!("c{index}").into());
+    let cluster = Cluster::new(objects, &[]);
+    let seen = conversations(vec![own], &cluster);
+    let server = &seen.seen.keys().next().unwrap().server.party;
+    assert!(
+        matches!(server, Party::Pod(id) if cluster.pod(*id).name == "twin") && seen.unclear == 0,
+        "{server:?}"
+    );
+}
+
+#[test]
+fn runs_of_a_cron_job_are_one_workload_and_have_one_policy() {
+    let pods = [29_000_060, 29_000_070].map(|minute| {
+        format!(
+            "---\napiVersion: v1\nkind: Pod\nmetadata: {{name: backup-{minute}-q, namespace: shop, labels: {{app: backup, job-name: \
+             backup-{minute}}}, ownerReferences: [{{kind: Job, name: backup-{minute}, controller: true}}]}}\n\
+             status: {{podIP: 10.1.0.{}}}\n",
+            minute / 10 % 10
+        )
+    });
+    let cluster = Cluster::new(
+        crate::manifest::objects("pods.yaml", &pods.concat()).unwrap(),
+        &[],
+    );
+    let records = ["10.1.0.6", "10.1.0.7"].map(|run| record(run, "198.51.100.7", 443, false));
+    let suggestions = suggest(&conversations(records.into(), &cluster), &cluster, &without_dns());
+    let policies: Vec<_> = suggestions.policies.iter().map(|it| &it.policy).collect();
+    assert_eq!(policies.len(), 1, "{policies:?}");
+    assert_eq!(policies[0].to_string(), "shop/flowtap-backup");
+    assert_eq!(
+        policies[0].pods.labels,
+        [("app".to_owned(), "backup".to_owned())].into()
     );
 }
 
@@ -474,6 +577,41 @@ fn both_ends_on_one_machine_are_one_conversation_and_attempts_are_none() {
     let mut with_attempts = Conversations::default();
     with_attempts.add(&observed(records), &cluster, &[], true);
     assert_eq!(with_attempts.seen.len(), 2);
+}
+
+#[test]
+fn connects_that_wait_are_attempts_however_many_records_they_have() {
+    let cluster = cluster();
+    let flow = |events: &[Events]| {
+        let records = events.iter().map(|events| TcpRecord {
+            events: *events,
+            ..record("10.1.0.1", "10.3.0.1", 80, false)
+        });
+        let seen = conversations(records.collect(), &cluster);
+        (seen.seen.len(), seen.attempts)
+    };
+    let (waits, failed) = (Events::CONNECTING, Events::FAILED | Events::UNANSWERED);
+    for attempt in [
+        &[failed][..],
+        &[waits, failed],
+        &[waits, waits, waits, failed],
+        // It waits at the end of the recording.
+        &[waits],
+        &[failed, waits, failed],
+    ] {
+        assert_eq!(flow(attempt), (0, 1), "{attempt:?}");
+    }
+    for connection in [
+        &[waits, Events::OPENED][..],
+        &[failed, failed, failed, Events::OPENED | Events::CLOSED],
+        &[waits, Events::ADOPTED],
+        // Of one that was open before the recording: traffic, a census, the close.
+        &[Events::NONE, failed],
+        &[Events::OPEN],
+        &[Events::CLOSED],
+    ] {
+        assert_eq!(flow(connection), (1, 0), "{connection:?}");
+    }
 }
 
 #[test]
