@@ -2,6 +2,7 @@
 
 mod day;
 mod edges;
+mod floods;
 mod usual;
 
 use std::net::Ipv4Addr;
