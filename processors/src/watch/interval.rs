@@ -165,7 +165,7 @@ impl Watch {
         let of_ports = usual_ports.map(|usual| Draft::port_scan(name, scanned, *ports, usual, seconds));
         let drafts = [of_addresses, of_ports];
         for draft in drafts.into_iter().flatten() {
-            self.outbox.put_of_subject(draft, self.now());
+            self.outbox.put_of_subject(number, draft, self.now());
         }
     }
 
@@ -187,7 +187,7 @@ impl Watch {
             let object = self.names.object(largest.0, first.ipv4_prefix, first.ipv6_prefix);
             let subject = self.memory.name(number);
             let draft = Draft::sent_surge(subject, &object, largest, sent.bytes, surge, seconds);
-            self.outbox.put_of_subject(draft, self.now());
+            self.outbox.put_of_subject(number, draft, self.now());
         }
     }
 }
