@@ -8,6 +8,7 @@ use flowtap_pipeline::{FindingKind, FindingRecord, Findings, Flow, FlowBatch, Ti
 
 use serde::{Deserialize, Serialize};
 
+use super::attempts::{Counted, Largest};
 use super::ends::{ContactKey, Object, server_port};
 use super::history::{Regular, Surge, UsualCount};
 use super::memory::Memory;
@@ -39,7 +40,7 @@ pub(super) struct Draft {
     object: Arc<str>,
     text: String,
     numbers: Vec<(&'static str, f64)>,
-    /// How much it is of; 0 for a kind without an amount.
+    /// Its bytes, addresses, ports or failed connects; 0 for a kind without an amount.
     amount: f64,
 }
 
@@ -156,7 +157,7 @@ impl Draft {
     pub(super) fn fan_out(
         subject: &str,
         flow: &Flow,
-        destinations: usize,
+        destinations: Counted,
         usual: UsualCount,
         seconds: f64,
     ) -> Self {
@@ -166,18 +167,19 @@ impl Draft {
             subject: subject.into(),
             object: "".into(),
             text: format!(
-                "{subject} tried {destinations} addresses in {seconds:.0} s; {:.0} are usual",
+                "{subject} tried {} in {seconds:.0} s; {:.0} are usual",
+                many(destinations, "address", "addresses"),
                 usual.mean
             ),
             numbers: count("destinations", destinations, usual, seconds),
-            amount: destinations as f64,
+            amount: destinations.count as f64,
         }
     }
 
     pub(super) fn port_scan(
         subject: &str,
         flow: &Flow,
-        ports: usize,
+        ports: Counted,
         usual: UsualCount,
         seconds: f64,
     ) -> Self {
@@ -188,11 +190,12 @@ impl Draft {
             subject: subject.into(),
             object: addr.to_string().into(),
             text: format!(
-                "{subject} tried {ports} ports of {addr} in {seconds:.0} s; {:.0} are usual",
+                "{subject} tried {} of {addr} in {seconds:.0} s; {:.0} are usual",
+                many(ports, "port", "ports"),
                 usual.mean
             ),
             numbers: count("ports", ports, usual, seconds),
-            amount: ports as f64,
+            amount: ports.count as f64,
         }
     }
 
@@ -244,26 +247,34 @@ impl Draft {
         }
     }
 
-    /// With a flow to the peer that got the most, and how many bytes that is at least. `object` is the end that this peer is of: a surge to
-    /// another end is another finding, however soon.
+    /// With a flow to the peer that got the most. `object` is the end that this peer is of, if it is known to be that: a surge to another
+    /// end is another finding, however soon.
     pub(super) fn sent_surge(
         subject: &str,
-        object: &Object,
-        (flow, to_peer): (&Flow, u64),
+        object: Option<&Object>,
+        largest: &Largest<'_>,
         bytes: u64,
         surge: Surge,
         seconds: f64,
     ) -> Self {
+        let (addr, to_peer) = (largest.flow.remote.addr, largest.bytes);
         let mut numbers = volume(bytes, surge, seconds);
         numbers.push(("peer_bytes", to_peer as f64));
+        numbers.extend(largest.is_least.then_some(AT_LEAST));
+        let at_least = if largest.is_least { "at least " } else { "" };
+        let part = if largest.is_known {
+            format!("the largest part ({at_least}{to_peer} bytes) to {addr}")
+        } else {
+            format!("to too many to know which one got the most, {at_least}{to_peer} bytes to {addr}")
+        };
         Self {
             kind: FindingKind::VolumeSurge,
-            flow: flow.clone(),
+            flow: largest.flow.clone(),
             subject: subject.into(),
-            object: object.to_string().into(),
+            object: object.map(ToString::to_string).unwrap_or_default().into(),
             text: format!(
-                "{subject} sent {bytes} bytes to external peers in {seconds:.0} s, the largest part ({to_peer} bytes) to {}; {:.0} are usual",
-                flow.remote.addr, surge.median
+                "{subject} sent {bytes} bytes to external peers in {seconds:.0} s, {part}; {:.0} are usual",
+                surge.median
             ),
             numbers,
             amount: bytes as f64,
@@ -289,13 +300,25 @@ impl Draft {
     }
 }
 
-fn count(name: &'static str, count: usize, usual: UsualCount, seconds: f64) -> Vec<(&'static str, f64)> {
-    vec![
-        (name, count as f64),
+/// The number of a finding whose count, or `peer_bytes`, was not counted to the end.
+const AT_LEAST: (&str, f64) = ("at_least", 1.0);
+
+/// A count with its noun.
+fn many(Counted { count, is_least }: Counted, one: &str, several: &str) -> String {
+    let noun = if count == 1 { one } else { several };
+    let at_least = if is_least { "at least " } else { "" };
+    format!("{at_least}{count} {noun}")
+}
+
+fn count(name: &'static str, counted: Counted, usual: UsualCount, seconds: f64) -> Vec<(&'static str, f64)> {
+    let mut numbers = vec![
+        (name, counted.count as f64),
         ("usual", usual.mean),
         ("largest_usual", usual.largest),
         ("seconds", seconds),
-    ]
+    ];
+    numbers.extend(counted.is_least.then_some(AT_LEAST));
+    numbers
 }
 
 fn volume(bytes: u64, surge: Surge, seconds: f64) -> Vec<(&'static str, f64)> {

@@ -221,7 +221,7 @@ impl Counts {
         learning: bool,
     ) -> Option<UsualCount> {
         let usual = UsualCount {
-            mean: self.mean.get().unwrap_or(0.0),
+            mean: self.mean.so_far(self.largest.get(now)),
             largest: self.largest.get(now),
         };
         let amount = count as f64;
@@ -263,6 +263,12 @@ impl Mean {
     /// The mean; `None` before there are enough values.
     pub(super) fn get(&self) -> Option<f64> {
         (usize::from(self.seen) >= ENOUGH).then_some(self.value)
+    }
+
+    /// The mean of the values that there are, however few. As long as they are few, one far larger value outweighs them: then it is
+    /// `largest` at most, the largest that was usual.
+    fn so_far(&self, largest: f64) -> f64 {
+        self.get().unwrap_or_else(|| self.value.min(largest))
     }
 
     /// Takes `factor` times as much for usual.

@@ -154,8 +154,8 @@ impl Watch {
         let usual_destinations =
             subject
                 .destinations
-                .judge(destinations, least.destinations.get(), now, learning);
-        let usual_ports = subject.ports.judge(*ports, least.ports.get(), now, learning);
+                .judge(destinations.count, least.destinations.get(), now, learning);
+        let usual_ports = subject.ports.judge(ports.count, least.ports.get(), now, learning);
         if !least.enabled {
             return;
         }
@@ -184,9 +184,12 @@ impl Watch {
             && surge.is_one(sent.bytes, volume.score)
         {
             let first = &self.config.first_contact;
-            let object = self.names.object(largest.0, first.ipv4_prefix, first.ipv6_prefix);
+            let object = self
+                .names
+                .object(largest.flow, first.ipv4_prefix, first.ipv6_prefix);
+            let object = largest.is_known.then_some(&object);
             let subject = self.memory.name(number);
-            let draft = Draft::sent_surge(subject, &object, largest, sent.bytes, surge, seconds);
+            let draft = Draft::sent_surge(subject, object, &largest, sent.bytes, surge, seconds);
             self.outbox.put_of_subject(number, draft, self.now());
         }
     }

@@ -100,6 +100,7 @@ struct Telemetry {
     contacts: Gauge<u64>,
     jumps: Counter<u64>,
     left_out: Counter<u64>,
+    uncounted: Counter<u64>,
     untracked: ProcessorTelemetry,
     /// Its id and its pipeline.
     labels: [KeyValue; 2],
@@ -181,6 +182,12 @@ impl Watch {
                     .with_description("Findings for which there was no room between two looks at sockets, by kind.")
                     .with_unit("{finding}")
                     .build(),
+                uncounted: context
+                    .meter
+                    .u64_counter("processor_watch_uncounted_attempts")
+                    .with_description("Attempts of a subject to addresses and ports beyond those that are counted in an interval.")
+                    .with_unit("{attempt}")
+                    .build(),
                 untracked: ProcessorTelemetry::new(
                     &context.meter,
                     &context.id,
@@ -222,8 +229,9 @@ impl Watch {
         let key = self.key(subject, seen);
         self.judge_lists(&key, flow);
         let (key, is_merged) = self.merged(key, flow);
-        if !key.serves && seen.tries() && !seen.is_dns() {
-            self.tried.entry(subject).or_default().push(flow);
+        let is_attempt = !key.serves && seen.tries() && !seen.is_dns();
+        if is_attempt && !self.tried.entry(subject).or_default().push(flow) {
+            self.telemetry.uncounted.add(1, &self.telemetry.labels);
         }
         // Whichever side opened the connection: bytes leave by both.
         if is_external(flow.class) && seen.sent > 0 {
@@ -445,6 +453,7 @@ impl Processor for Watch {
         self.outbox.begin(now);
         // From the start, so that an increase of the counter is one.
         self.telemetry.jumps.add(0, &self.telemetry.labels);
+        self.telemetry.uncounted.add(0, &self.telemetry.labels);
         for kind in FindingKind::ALL {
             self.telemetry.count_left_out(kind, 0);
         }

@@ -23,6 +23,14 @@ fn count(scene: &Scene, kind: FindingKind) -> usize {
     scene.kinds().into_iter().filter(|found| *found == kind).count()
 }
 
+/// The sentences and numbers of this kind.
+fn of_kind(scene: &Scene, kind: FindingKind) -> Vec<(&str, &[(&'static str, f64)])> {
+    let findings = scene.findings.iter().filter(|finding| finding.kind == kind);
+    findings
+        .map(|finding| (&*finding.text, &*finding.numbers))
+        .collect()
+}
+
 #[test]
 fn a_flood_of_one_kind_or_subject_leaves_room_for_others_and_what_is_left_out_is_counted_by_kind() {
     let (mut scene, counters, _provider) = counted(&quick());
@@ -84,6 +92,171 @@ fn forged_peers_of_a_list_hide_none_of_another_subject() {
         .filter(|finding| &*finding.subject == "evil");
     let kinds: Vec<_> = of_evil.map(|finding| finding.kind).collect();
     assert_eq!(kinds, [FindingKind::BlackList, FindingKind::FirstContact]);
+}
+
+#[test]
+fn a_decoy_of_ports_hides_no_addresses_and_a_number_beyond_the_bound_is_at_least_that() {
+    let mut config = quick();
+    config.first_contact.enabled = false;
+    config.failure_surge.enabled = false;
+    let (mut scene, counters, _provider) = counted(&config);
+    scene.learn(([93, 184, 1, 34], 443), 512);
+    for port in 1..=20_000 {
+        scene.talk("sh", ([127, 0, 0, 1], port), Events::FAILED, 0, 0);
+    }
+    for port in 1..=30 {
+        scene.talk("sh", ([10, 8, 0, 1], port), Events::FAILED, 0, 0);
+    }
+    flood(&mut scene, "sh", 0..10_000);
+    end_interval(&mut scene);
+    let numbers = |name, count| {
+        [
+            (name, count),
+            ("usual", 0.0),
+            ("largest_usual", 0.0),
+            ("seconds", 10.0),
+            ("at_least", 1.0),
+        ]
+    };
+    let (addresses, ports) = (numbers("destinations", 8_192.0), numbers("ports", 8_193.0));
+    assert_eq!(
+        of_kind(&scene, FindingKind::FanOut),
+        [
+            (
+                "sh tried at least 8192 addresses in 10 s; 0 are usual",
+                &addresses[..]
+            ),
+            (
+                "sh tried at least 8193 ports of 127.0.0.1 in 10 s; 0 are usual",
+                &ports[..]
+            ),
+        ]
+    );
+    let beyond = 20_000 - 8_193 + 10_002 - 8_192;
+    let uncounted = counters.series("processor_watch_uncounted_attempts");
+    assert_eq!(uncounted[0].1, beyond);
+}
+
+#[test]
+fn a_decoy_of_ports_leaves_room_for_those_of_other_addresses() {
+    let mut tried = Tried::default();
+    let mut push = |address: u8, port: u16| tried.push(&flow("sh", ([127, 0, 0, address], port)));
+    for address in 1..=20 {
+        for port in 0..5_000 {
+            push(address, port);
+        }
+    }
+    assert!(push(99, 1) && push(99, 2), "there is room");
+    for port in 0..20_000 {
+        push(99, port);
+    }
+    let (most, newest) = tried.most.as_ref().unwrap();
+    assert!(most.count >= 5_000 && most.is_least, "{most:?}");
+    assert_eq!(newest.remote.addr.to_string(), "127.0.0.99");
+    assert!(!tried.destinations().is_least);
+}
+
+#[test]
+fn a_scan_by_a_subject_of_few_intervals_is_compared_with_their_average() {
+    let mut config = quick();
+    config.first_contact.enabled = false;
+    config.failure_surge.enabled = false;
+    for (intervals, then, is_found) in [(1, 100, false), (3, 179, false), (3, 180, true), (7, 180, true)] {
+        let mut scene = Scene::new(&config);
+        scene.learn(([93, 184, 1, 34], 443), 512);
+        for _ in 0..intervals {
+            flood(&mut scene, "job", 0..45);
+            scene.tick();
+            scene.tick();
+        }
+        assert!(scene.findings.is_empty(), "{:?}", scene.explained());
+        flood(&mut scene, "job", 0..then);
+        end_interval(&mut scene);
+        let text = format!("job tried {then} addresses in 10 s; 45 are usual");
+        let expected: &[&str] = if is_found { &[&text] } else { &[] };
+        let texts = scene.explained().into_iter().map(|(text, _)| text);
+        assert_eq!(texts.collect::<Vec<_>>(), expected, "{intervals}");
+    }
+    // A scan that was reported is not usual.
+    config.repeat = Duration::from_secs(10);
+    let mut scene = Scene::new(&config);
+    scene.learn(([93, 184, 1, 34], 443), 512);
+    for _ in 0..3 {
+        flood(&mut scene, "nmap", 0..300);
+        scene.tick();
+        scene.tick();
+    }
+    end_interval(&mut scene);
+    assert_eq!(count(&scene, FindingKind::FanOut), 3, "{:?}", scene.explained());
+}
+
+#[test]
+fn one_address_or_port_is_one() {
+    let mut config = quick();
+    config.first_contact.enabled = false;
+    config.fan_out.destinations = 1.try_into().unwrap();
+    config.fan_out.ports = 1.try_into().unwrap();
+    let mut scene = Scene::new(&config);
+    scene.learn(([93, 184, 1, 34], 443), 512);
+    scene.talk("sh", ([10, 8, 0, 1], 80), Events::OPENED, 10, 10);
+    end_interval(&mut scene);
+    let texts: Vec<_> = scene.explained().into_iter().map(|(text, _)| text).collect();
+    assert_eq!(
+        texts,
+        [
+            "sh tried 1 address in 10 s; 0 are usual",
+            "sh tried 1 port of 10.8.0.1 in 10 s; 0 are usual"
+        ]
+    );
+}
+
+/// A surge of all external peers: so many looks, in each of which 198.51.100.99 gets `large` bytes and 16 others, which come once, `small`.
+fn sent_surge(large: u64, small: u64) -> (String, Vec<(&'static str, f64)>, String) {
+    let mut config = quick();
+    config.first_contact.enabled = false;
+    config.interval = Duration::from_secs(60);
+    let mut scene = Scene::new(&config);
+    for _ in 0..200 {
+        scene.talk("shop", ([93, 184, 1, 34], 443), Events::NONE, 512, 0);
+        scene.tick();
+    }
+    while scene.watch.now() != scene.watch.opened {
+        scene.tick();
+    }
+    for look in 0..11 {
+        scene.talk("shop", ([198, 51, 100, 99], 443), Events::OPENED, large, 0);
+        for other in 0..16 {
+            scene.talk("shop", ([198, 52, look, other], 443), Events::OPENED, small, 0);
+        }
+        scene.tick();
+    }
+    scene.tick();
+    let mut found = scene
+        .findings
+        .into_iter()
+        .filter(|finding| finding.text.contains("external peers"));
+    let finding = found.next().unwrap();
+    (
+        finding.text.to_string(),
+        finding.numbers,
+        finding.object.to_string(),
+    )
+}
+
+#[test]
+fn the_peer_that_got_the_most_is_named_where_that_is_known_and_its_bytes_are_a_lower_bound_where_they_are() {
+    let (text, numbers, object) = sent_surge(1_000_000, 1_100_000);
+    assert_eq!(object, "", "{text}");
+    assert!(!text.contains("largest part"), "{text}");
+    assert!(text.contains("to too many to know which one got the most, at least 1100000 bytes to "));
+    assert!(numbers.contains(&("at_least", 1.0)), "{numbers:?}");
+    let (text, numbers, object) = sent_surge(3_000_000, 1_100_000);
+    assert_eq!(object, "198.51.100.0/24", "{text}");
+    assert!(
+        text.contains("the largest part (33000000 bytes) to 198.51.100.99"),
+        "{text}"
+    );
+    assert!(!numbers.contains(&("at_least", 1.0)), "{numbers:?}");
 }
 
 #[test]
