@@ -67,6 +67,12 @@ fn address(key: &ContactKey, flow: &Flow) -> String {
     }
 }
 
+/// The address and the port of a contact, with its protocol.
+fn newest_end(key: &ContactKey, flow: &Flow) -> String {
+    let protocol = if key.is_udp { "/udp" } else { "" };
+    format!("{}, port {}{protocol}", flow.remote.addr, server_port(flow))
+}
+
 /// The other end with its port, and the address in it, unless that is all of it.
 fn end(key: &ContactKey, flow: &Flow) -> String {
     let (object, address) = (key.object.to_string(), address(key, flow));
@@ -282,13 +288,39 @@ impl Draft {
     }
 
     pub(super) fn beacon(subject: &str, key: &ContactKey, flow: &Flow, regular: Regular) -> Self {
+        Self::beacon_to(&end(key, flow), subject, key, flow, regular)
+    }
+
+    /// A beacon over several contacts with one range, the newest of which is `key`.
+    pub(super) fn beacon_over(
+        subject: &str,
+        key: &ContactKey,
+        all: &[ContactKey],
+        flow: &Flow,
+        regular: Regular,
+    ) -> Self {
+        let end = format!(
+            "{} over {} ports (the newest: {})",
+            key.object,
+            all.len(),
+            newest_end(key, flow)
+        );
+        let mut draft = Self::beacon_to(&end, subject, key, flow, regular);
+        draft.numbers.push(("ports", all.len() as f64));
+        draft
+    }
+
+    fn beacon_to(end: &str, subject: &str, key: &ContactKey, flow: &Flow, regular: Regular) -> Self {
+        // A connect that fails moves nothing.
+        let (reaches, bytes) = match regular.bytes {
+            0 => ("tries to reach", ", and no bytes move".to_owned()),
+            bytes => ("is in touch with", format!(", with at most {bytes} bytes")),
+        };
         let text = format!(
-            "{subject} is in touch with {} every {:.0} s (varying by {:.0} %), {} times, with at most {} bytes",
-            end(key, flow),
+            "{subject} {reaches} {end} every {:.0} s (varying by {:.0} %), {} times{bytes}",
             regular.period,
             regular.variation * 100.0,
             regular.times,
-            regular.bytes
         );
         let numbers = vec![
             ("period_seconds", regular.period),

@@ -332,3 +332,69 @@ fn forgetting_before_an_interval_has_ended_is_refused() {
     assert_eq!(faults(59, 60), fault);
     assert!(faults(60, 60).is_empty());
 }
+
+#[test]
+fn a_server_that_only_refuses_is_tried_and_not_in_touch() {
+    let mut config = quick();
+    config.first_contact.enabled = false;
+    let mut scene = Scene::new(&config);
+    scene.learn(([10, 1, 0, 5], 80), 10);
+    for tick in 0..90 {
+        if tick % 6 == 0 {
+            scene.talk("imp", ([185, 220, 101, 1], 443), Events::FAILED, 0, 0);
+        }
+        scene.tick();
+    }
+    let text = "imp tries to reach 185.220.101.0/24, port 443 (address 185.220.101.1) every 30 s (varying by 0 %), 11 times, and no bytes move";
+    assert_eq!(of_kind(&scene, FindingKind::Beacon)[0].0, text);
+}
+
+#[test]
+fn a_beacon_over_several_ports_and_protocols_of_a_range_is_found_once() {
+    let mut config = quick();
+    config.first_contact.enabled = false;
+    // Ports at random, of which none is regular, and UDP likewise.
+    let mut random = fastrand::Rng::with_seed(1);
+    for learned in [false, true] {
+        let mut scene = Scene::new(&config);
+        scene.learn(([10, 1, 0, 5], 80), 10);
+        if learned {
+            scene = Scene::new(&Config {
+                learn: Duration::from_secs(700),
+                ..config.clone()
+            });
+        }
+        for tick in 0..300 {
+            if tick % 6 == 0 {
+                match random.u8(0..3) {
+                    0 => scene.talk_udp("imp", ([185, 220, 101, 1], 443), true, 200, 100),
+                    1 => scene.talk("imp", ([185, 220, 101, 1], 443), Events::OPENED, 200, 100),
+                    _ => scene.talk("imp", ([185, 220, 101, 9], 80), Events::OPENED, 200, 100),
+                }
+                // Chats are irregular, together too.
+                let port = 5_000 + random.u16(0..2);
+                if random.bool() {
+                    scene.talk("chat", ([185, 220, 102, 1], port), Events::OPENED, 200, 100);
+                }
+            }
+            scene.tick();
+        }
+        let texts: Vec<_> = scene.explained().into_iter().map(|(text, _)| text).collect();
+        if learned {
+            assert!(texts.is_empty(), "{texts:?}");
+            continue;
+        }
+        let [text] = texts[..] else {
+            panic!("{texts:?}");
+        };
+        assert!(
+            text.starts_with("imp is in touch with 185.220.101.0/24 over 3 ports (the newest: 185.220.101."),
+            "{text}"
+        );
+        assert!(
+            text.ends_with(" every 30 s (varying by 0 %), 11 times, with at most 300 bytes"),
+            "{text}"
+        );
+        assert!(scene.findings[0].numbers.contains(&("ports", 3.0)));
+    }
+}
