@@ -5,8 +5,6 @@ use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
-use cidr_utils::cidr::{Ipv4Cidr, Ipv6Cidr};
-use cidr_utils::combiner::{Ipv4CidrCombiner, Ipv6CidrCombiner};
 use flowtap_pipeline::{ClusterRanges, Flow, FlowKind, NodeInfo, PeerClass};
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use prefix_trie::PrefixMap;
@@ -76,31 +74,12 @@ impl<T: Copy> Table<T> {
     }
 }
 
-/// Addresses that are in a list or not: neighbours and overlaps are merged. The lists of classes must not be: there the
-/// length of a prefix decides.
+/// Addresses that are in a list or not, by the entries as they are: the rule that is named is one of them. Neighbours and overlaps become
+/// one range where records are looked up ([`Ranges`]).
 fn membership(list: &[Cidr]) -> Table<()> {
-    let (mut v4, mut v6) = (Ipv4CidrCombiner::new(), Ipv6CidrCombiner::new());
     let mut table = Table::new();
     for Cidr(net) in list {
-        // Never an error: these prefixes have no host bits.
-        match net {
-            IpNet::V4(net) => v4.push(
-                Ipv4Cidr::new(net.network(), net.prefix_len())
-                    .unwrap_or_else(|_| Ipv4Cidr::new_host(net.addr())),
-            ),
-            IpNet::V6(net) => v6.push(
-                Ipv6Cidr::new(net.network(), net.prefix_len())
-                    .unwrap_or_else(|_| Ipv6Cidr::new_host(net.addr())),
-            ),
-        }
-    }
-    for cidr in v4.into_ipv4_cidr_vec() {
-        let net = Ipv4Net::new_assert(cidr.first_address(), cidr.network_length());
-        table.insert(IpNet::V4(net), ());
-    }
-    for cidr in v6.into_ipv6_cidr_vec() {
-        let net = Ipv6Net::new_assert(cidr.first_address(), cidr.network_length());
-        table.insert(IpNet::V6(net), ());
+        table.insert(*net, ());
     }
     table
 }

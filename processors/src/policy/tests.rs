@@ -136,9 +136,9 @@ fn the_black_list_beats_all_and_the_white_list_all_others() {
     let policy = tables(&config, &NodeInfo::default());
     assert_eq!(class(&policy, "10.1.2.3"), PeerClass::AbnormalFlowBlackList);
     assert_eq!(class(&policy, "127.0.0.1"), PeerClass::AbnormalFlowWhiteList);
-    // The two halves were merged.
+    // The entry of the list, although its other half is in the list too.
     let (_, rule) = policy.classify("10.200.0.1".parse().unwrap());
-    assert_eq!(rule.unwrap().range.to_string(), "10.0.0.0/8");
+    assert_eq!(rule.unwrap().range.to_string(), "10.128.0.0/9");
     let dns = record("10.0.0.1:5000", "10.1.2.3:53").with_flow(|flow| Flow {
         kind: Some(FlowKind::Egress),
         ..flow

@@ -35,7 +35,7 @@ pub struct Config {
     #[serde(with = "humantime_serde")]
     #[schemars(with = "DurationText")]
     pub repeat: Duration,
-    /// Time after which a contact that is no longer seen is forgotten. At least `learn`.
+    /// Time after which a contact that is no longer seen is forgotten. At least `learn` and `interval`.
     #[serde(with = "humantime_serde")]
     #[schemars(with = "DurationText")]
     pub forget: Duration,
@@ -292,6 +292,12 @@ impl ComponentConfig for Config {
             faults.push(Violation::new(
                 "forget",
                 "must be at least `learn`, or contacts would be forgotten while it learns",
+            ));
+        }
+        if self.forget < self.interval {
+            faults.push(Violation::new(
+                "forget",
+                "must be at least `interval`, or all contacts would be forgotten at the end of each",
             ));
         }
         if self.first_contact.ipv4_prefix > 32 {

@@ -1,20 +1,35 @@
 //! Findings in words, and the outbox that keeps them from being repeated.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
 use flowtap_pipeline::{FindingKind, FindingRecord, Findings, Flow, FlowBatch, Timestamp};
 
+use serde::{Deserialize, Serialize};
+
+use super::attempts::{Counted, Largest};
 use super::ends::{ContactKey, Object, server_port};
 use super::history::{Regular, Surge, UsualCount};
 use super::memory::Memory;
 
-/// Findings whose repetition is watched for. With more, all of them may be repeated.
+/// Findings whose repetition is watched for. With more, the oldest of the kind that has the most may be repeated.
 const MAX_SAID: usize = 16_384;
+
+/// Part of the findings of a kind that is forgotten at once, to make room.
+const FORGOTTEN_PART: usize = 8;
 
 /// Findings that are made between two watermarks. A flood of them says no more than its beginning.
 pub(super) const MAX_WAITING: usize = 1000;
+
+/// Those of each kind beyond [`MAX_WAITING`]: a flood of one kind leaves room for the others.
+const RESERVED: usize = 100;
+
+/// Those of [`RESERVED`] that are of one subject: its flood leaves room for others.
+const RESERVED_OF_SUBJECT: usize = 10;
+
+/// Multiple of the amount that was reported from which on a finding is another one, also within `repeat`: a small one would hide it.
+const FAR_MORE: f64 = 4.0;
 
 /// A finding without its time.
 #[derive(Debug)]
@@ -25,6 +40,8 @@ pub(super) struct Draft {
     object: Arc<str>,
     text: String,
     numbers: Vec<(&'static str, f64)>,
+    /// Its bytes, addresses, ports or failed connects; 0 for a kind without an amount.
+    amount: f64,
 }
 
 fn port(key: &ContactKey) -> String {
@@ -48,6 +65,12 @@ fn address(key: &ContactKey, flow: &Flow) -> String {
         port if key.port == 0 && port != 0 => format!("{addr}, port {port}"),
         _ => addr.to_string(),
     }
+}
+
+/// The address and the port of a contact, with its protocol.
+fn newest_end(key: &ContactKey, flow: &Flow) -> String {
+    let protocol = if key.is_udp { "/udp" } else { "" };
+    format!("{}, port {}{protocol}", flow.remote.addr, server_port(flow))
 }
 
 /// The other end with its port, and the address in it, unless that is all of it.
@@ -75,6 +98,7 @@ impl Draft {
             object: key.object.to_string().into(),
             text,
             numbers,
+            amount: 0.0,
         }
     }
 
@@ -114,6 +138,7 @@ impl Draft {
                 flow.remote.addr
             ),
             numbers: vec![("new_country", 1.0)],
+            amount: 0.0,
         }
     }
 
@@ -138,7 +163,7 @@ impl Draft {
     pub(super) fn fan_out(
         subject: &str,
         flow: &Flow,
-        destinations: usize,
+        destinations: Counted,
         usual: UsualCount,
         seconds: f64,
     ) -> Self {
@@ -148,17 +173,19 @@ impl Draft {
             subject: subject.into(),
             object: "".into(),
             text: format!(
-                "{subject} tried {destinations} addresses in {seconds:.0} s; {:.0} are usual",
+                "{subject} tried {} in {seconds:.0} s; {:.0} are usual",
+                many(destinations, "address", "addresses"),
                 usual.mean
             ),
             numbers: count("destinations", destinations, usual, seconds),
+            amount: destinations.count as f64,
         }
     }
 
     pub(super) fn port_scan(
         subject: &str,
         flow: &Flow,
-        ports: usize,
+        ports: Counted,
         usual: UsualCount,
         seconds: f64,
     ) -> Self {
@@ -169,10 +196,12 @@ impl Draft {
             subject: subject.into(),
             object: addr.to_string().into(),
             text: format!(
-                "{subject} tried {ports} ports of {addr} in {seconds:.0} s; {:.0} are usual",
+                "{subject} tried {} of {addr} in {seconds:.0} s; {:.0} are usual",
+                many(ports, "port", "ports"),
                 usual.mean
             ),
             numbers: count("ports", ports, usual, seconds),
+            amount: ports.count as f64,
         }
     }
 
@@ -198,7 +227,10 @@ impl Draft {
             ("usual_ratio", usual),
             ("seconds", seconds),
         ];
-        Self::of_contact(FindingKind::FailureSurge, subject, key, flow, text, numbers)
+        Self {
+            amount: f64::from(failed),
+            ..Self::of_contact(FindingKind::FailureSurge, subject, key, flow, text, numbers)
+        }
     }
 
     pub(super) fn volume_surge(
@@ -214,49 +246,81 @@ impl Draft {
             end(key, flow),
             surge.median
         );
-        Self::of_contact(
-            FindingKind::VolumeSurge,
-            subject,
-            key,
-            flow,
-            text,
-            volume(bytes, surge, seconds),
-        )
+        let numbers = volume(bytes, surge, seconds);
+        Self {
+            amount: bytes as f64,
+            ..Self::of_contact(FindingKind::VolumeSurge, subject, key, flow, text, numbers)
+        }
     }
 
-    /// With a flow to the peer that got the most, and how many bytes that is at least. `object` is the end that this peer is of: a surge to
-    /// another end is another finding, however soon.
+    /// With a flow to the peer that got the most. `object` is the end that this peer is of, if it is known to be that: a surge to another
+    /// end is another finding, however soon.
     pub(super) fn sent_surge(
         subject: &str,
-        object: &Object,
-        (flow, to_peer): (&Flow, u64),
+        object: Option<&Object>,
+        largest: &Largest<'_>,
         bytes: u64,
         surge: Surge,
         seconds: f64,
     ) -> Self {
+        let (addr, to_peer) = (largest.flow.remote.addr, largest.bytes);
         let mut numbers = volume(bytes, surge, seconds);
         numbers.push(("peer_bytes", to_peer as f64));
+        numbers.extend(largest.is_least.then_some(AT_LEAST));
+        let at_least = if largest.is_least { "at least " } else { "" };
+        let part = if largest.is_known {
+            format!("the largest part ({at_least}{to_peer} bytes) to {addr}")
+        } else {
+            format!("to too many to know which one got the most, {at_least}{to_peer} bytes to {addr}")
+        };
         Self {
             kind: FindingKind::VolumeSurge,
-            flow: flow.clone(),
+            flow: largest.flow.clone(),
             subject: subject.into(),
-            object: object.to_string().into(),
+            object: object.map(ToString::to_string).unwrap_or_default().into(),
             text: format!(
-                "{subject} sent {bytes} bytes to external peers in {seconds:.0} s, the largest part ({to_peer} bytes) to {}; {:.0} are usual",
-                flow.remote.addr, surge.median
+                "{subject} sent {bytes} bytes to external peers in {seconds:.0} s, {part}; {:.0} are usual",
+                surge.median
             ),
             numbers,
+            amount: bytes as f64,
         }
     }
 
     pub(super) fn beacon(subject: &str, key: &ContactKey, flow: &Flow, regular: Regular) -> Self {
+        Self::beacon_to(&end(key, flow), subject, key, flow, regular)
+    }
+
+    /// A beacon over several contacts with one range, the newest of which is `key`.
+    pub(super) fn beacon_over(
+        subject: &str,
+        key: &ContactKey,
+        all: &[ContactKey],
+        flow: &Flow,
+        regular: Regular,
+    ) -> Self {
+        let end = format!(
+            "{} over {} ports (the newest: {})",
+            key.object,
+            all.len(),
+            newest_end(key, flow)
+        );
+        let mut draft = Self::beacon_to(&end, subject, key, flow, regular);
+        draft.numbers.push(("ports", all.len() as f64));
+        draft
+    }
+
+    fn beacon_to(end: &str, subject: &str, key: &ContactKey, flow: &Flow, regular: Regular) -> Self {
+        // A connect that fails moves nothing.
+        let (reaches, bytes) = match regular.bytes {
+            0 => ("tries to reach", ", and no bytes move".to_owned()),
+            bytes => ("is in touch with", format!(", with at most {bytes} bytes")),
+        };
         let text = format!(
-            "{subject} is in touch with {} every {:.0} s (varying by {:.0} %), {} times, with at most {} bytes",
-            end(key, flow),
+            "{subject} {reaches} {end} every {:.0} s (varying by {:.0} %), {} times{bytes}",
             regular.period,
             regular.variation * 100.0,
             regular.times,
-            regular.bytes
         );
         let numbers = vec![
             ("period_seconds", regular.period),
@@ -268,13 +332,25 @@ impl Draft {
     }
 }
 
-fn count(name: &'static str, count: usize, usual: UsualCount, seconds: f64) -> Vec<(&'static str, f64)> {
-    vec![
-        (name, count as f64),
+/// The number of a finding whose count, or `peer_bytes`, was not counted to the end.
+const AT_LEAST: (&str, f64) = ("at_least", 1.0);
+
+/// A count with its noun.
+fn many(Counted { count, is_least }: Counted, one: &str, several: &str) -> String {
+    let noun = if count == 1 { one } else { several };
+    let at_least = if is_least { "at least " } else { "" };
+    format!("{at_least}{count} {noun}")
+}
+
+fn count(name: &'static str, counted: Counted, usual: UsualCount, seconds: f64) -> Vec<(&'static str, f64)> {
+    let mut numbers = vec![
+        (name, counted.count as f64),
         ("usual", usual.mean),
         ("largest_usual", usual.largest),
         ("seconds", seconds),
-    ]
+    ];
+    numbers.extend(counted.is_least.then_some(AT_LEAST));
+    numbers
 }
 
 fn volume(bytes: u64, surge: Surge, seconds: f64) -> Vec<(&'static str, f64)> {
@@ -287,15 +363,42 @@ fn volume(bytes: u64, surge: Surge, seconds: f64) -> Vec<(&'static str, f64)> {
     ]
 }
 
-/// When a finding was last made, by its kind and ends.
-pub(super) type Said = HashMap<(FindingKind, Option<ContactKey>, Arc<str>), Timestamp>;
+/// When a finding was last made.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub(super) struct Made {
+    at: Timestamp,
+    /// That of its draft; 0 if there is none, and after a restart, as it is not saved.
+    #[serde(skip)]
+    amount: f64,
+}
+
+impl From<Timestamp> for Made {
+    fn from(at: Timestamp) -> Self {
+        Self { at, amount: 0.0 }
+    }
+}
+
+/// Kind and ends of a finding.
+type Id = (FindingKind, Option<ContactKey>, Arc<str>);
+
+/// The findings that were made.
+pub(super) type Said = HashMap<Id, Made>;
+
+/// Places that a kind has taken.
+#[derive(Debug, Default)]
+struct Reserved {
+    taken: usize,
+    by_subject: HashMap<u32, usize>,
+}
 
 /// Findings that wait for the next watermark.
 #[derive(Debug)]
 pub(super) struct Outbox {
     waiting: Vec<FindingRecord>,
-    /// Findings beyond [`MAX_WAITING`] since they were counted.
-    pub(super) left_out: u64,
+    /// Places taken in the room that is reserved for each kind.
+    reserved: HashMap<FindingKind, Reserved>,
+    /// Findings for which there was no room since they were counted.
+    left_out: BTreeMap<FindingKind, u64>,
     said: Said,
     repeat: Duration,
     newest: Arc<Findings>,
@@ -305,18 +408,67 @@ impl Outbox {
     pub(super) fn new(newest: Arc<Findings>, repeat: Duration, said: Said) -> Self {
         Self {
             waiting: Vec::new(),
-            left_out: 0,
+            reserved: HashMap::new(),
+            left_out: BTreeMap::new(),
             said,
             repeat,
             newest,
         }
     }
 
+    /// Takes out the numbers of the findings for which there was no room.
+    pub(super) fn take_left_out(&mut self) -> BTreeMap<FindingKind, u64> {
+        std::mem::take(&mut self.left_out)
+    }
+
+    /// Takes a place for a finding of this kind about this subject. Returns whether there was one.
+    fn take_place(&mut self, kind: FindingKind, subject: u32) -> bool {
+        let reserved: usize = self.reserved.values().map(|reserved| reserved.taken).sum();
+        if self.waiting.len() - reserved < MAX_WAITING {
+            return true;
+        }
+        let reserved = self.reserved.entry(kind).or_default();
+        let of_subject = reserved.by_subject.get(&subject).copied().unwrap_or(0);
+        let has_place = reserved.taken < RESERVED && of_subject < RESERVED_OF_SUBJECT;
+        if has_place {
+            reserved.taken += 1;
+            reserved.by_subject.insert(subject, of_subject + 1);
+        } else {
+            *self.left_out.entry(kind).or_default() += 1;
+        }
+        has_place
+    }
+
+    /// Forgets what may be repeated at `now`; if that makes no room, a part of the kind that has the most, the oldest first. A flood of one
+    /// kind lets no other one be repeated.
+    fn make_room(&mut self, now: Timestamp) {
+        let repeat = self.repeat;
+        self.said.retain(|_, made| now.since(made.at) < repeat);
+        if self.said.len() < MAX_SAID {
+            return;
+        }
+        let mut times: HashMap<FindingKind, Vec<Timestamp>> = HashMap::new();
+        for ((kind, ..), made) in &self.said {
+            times.entry(*kind).or_default().push(made.at);
+        }
+        let Some((most, mut times)) = times.into_iter().max_by_key(|(_, times)| times.len()) else {
+            return;
+        };
+        let mut left = (times.len() / FORGOTTEN_PART).max(1);
+        let (_, newest_of_part, _) = times.select_nth_unstable(left - 1);
+        let newest_of_part = *newest_of_part;
+        self.said.retain(|(kind, ..), made| {
+            let goes = left > 0 && *kind == most && made.at <= newest_of_part;
+            left -= usize::from(goes);
+            !goes
+        });
+    }
+
     /// Drops what may be repeated at `now`, and what a clock that was ahead has left.
     pub(super) fn begin(&mut self, now: Timestamp) {
         let repeat = self.repeat;
         self.said
-            .retain(|_, said| *said <= now && now.since(*said) < repeat);
+            .retain(|_, made| made.at <= now && now.since(made.at) < repeat);
     }
 
     /// Drops what was found about subjects that are forgotten: their numbers are given to others.
@@ -340,39 +492,39 @@ impl Outbox {
 
     /// A finding about a contact. Returns whether it is made, now or within `repeat`: not if there is no room for it.
     pub(super) fn put(&mut self, key: &ContactKey, draft: Draft, now: Timestamp) -> bool {
-        self.put_once(Some(key.clone()), draft, now)
+        self.put_once(key.subject, Some(key.clone()), draft, now)
     }
 
-    /// A finding about a subject, and what its draft has as the other end.
-    pub(super) fn put_of_subject(&mut self, draft: Draft, now: Timestamp) {
-        self.put_once(None, draft, now);
+    /// A finding about the subject with this number, and what its draft has as the other end.
+    pub(super) fn put_of_subject(&mut self, subject: u32, draft: Draft, now: Timestamp) {
+        self.put_once(subject, None, draft, now);
     }
 
-    fn put_once(&mut self, key: Option<ContactKey>, draft: Draft, now: Timestamp) -> bool {
+    fn put_once(&mut self, subject: u32, key: Option<ContactKey>, draft: Draft, now: Timestamp) -> bool {
         let ends = match &key {
             Some(_) => Arc::from(""),
             None => format!("{} {}", draft.subject, draft.object).into(),
         };
         let id = (draft.kind, key, ends);
-        if self
-            .said
-            .get(&id)
-            .is_some_and(|said| now.since(*said) < self.repeat)
-        {
+        let is_repeated = |made: &Made| {
+            // Without an amount nothing is far more.
+            let is_far_more = made.amount > 0.0 && draft.amount >= made.amount * FAR_MORE;
+            now.since(made.at) < self.repeat && !is_far_more
+        };
+        if self.said.get(&id).is_some_and(is_repeated) {
             return true;
         }
-        if self.waiting.len() >= MAX_WAITING {
-            self.left_out += 1;
+        if !self.take_place(draft.kind, subject) {
             return false;
         }
-        if self.said.len() >= MAX_SAID {
-            let repeat = self.repeat;
-            self.said.retain(|_, said| now.since(*said) < repeat);
-            if self.said.len() >= MAX_SAID {
-                self.said.clear();
-            }
+        if self.said.len() >= MAX_SAID && !self.said.contains_key(&id) {
+            self.make_room(now);
         }
-        self.said.insert(id, now);
+        let made = Made {
+            at: now,
+            amount: draft.amount,
+        };
+        self.said.insert(id, made);
         self.waiting.push(FindingRecord {
             flow: draft.flow,
             kind: draft.kind,
@@ -388,6 +540,7 @@ impl Outbox {
     /// Moves pending findings into `batch`. They are of `now`, the watermark: another pipeline with the same processor may have begun at
     /// another moment, and has the same watermarks.
     pub(super) fn take(&mut self, batch: &mut FlowBatch, now: Timestamp) {
+        self.reserved.clear();
         for mut finding in self.waiting.drain(..) {
             finding.at = now;
             self.newest.push(finding.clone());

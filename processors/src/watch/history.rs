@@ -221,7 +221,7 @@ impl Counts {
         learning: bool,
     ) -> Option<UsualCount> {
         let usual = UsualCount {
-            mean: self.mean.get().unwrap_or(0.0),
+            mean: self.mean.so_far(self.largest.get(now)),
             largest: self.largest.get(now),
         };
         let amount = count as f64;
@@ -263,6 +263,12 @@ impl Mean {
     /// The mean; `None` before there are enough values.
     pub(super) fn get(&self) -> Option<f64> {
         (usize::from(self.seen) >= ENOUGH).then_some(self.value)
+    }
+
+    /// The mean of the values that there are, however few. As long as they are few, one far larger value outweighs them: then it is
+    /// `largest` at most, the largest that was usual.
+    fn so_far(&self, largest: f64) -> f64 {
+        self.get().unwrap_or_else(|| self.value.min(largest))
     }
 
     /// Takes `factor` times as much for usual.
@@ -348,6 +354,33 @@ impl Rhythm {
         }
         self.last = now;
         self.bytes = self.bytes.saturating_add(bytes);
+    }
+
+    /// When its activities began, and their bytes; the oldest first. The last one may go on.
+    fn activities(&self) -> impl Iterator<Item = (u32, u64)> {
+        let kept: u32 = self.pauses.iter().map(|pause| pause.seconds).sum();
+        let mut began = self.began.saturating_sub(kept);
+        let ended = self.pauses.iter().map(move |pause| {
+            let activity = (began, u64::from(pause.bytes));
+            began += pause.seconds;
+            activity
+        });
+        ended.chain([(self.began, self.bytes)])
+    }
+
+    /// That of all of them together, as far back as each of them is kept; `looks` is the time between two looks at sockets.
+    pub(super) fn of_all<'a>(rhythms: impl Iterator<Item = &'a Self> + Clone, looks: Duration) -> Self {
+        let full = rhythms.clone().filter(|rhythm| rhythm.pauses.len() == PAUSES);
+        let since = full.filter_map(|rhythm| rhythm.activities().next());
+        let since = since.map(|(began, _)| began).max().unwrap_or(0);
+        let activities = rhythms.flat_map(Self::activities);
+        let mut activities: Vec<_> = activities.filter(|(began, _)| *began >= since).collect();
+        activities.sort_unstable();
+        let mut all = Self::default();
+        for (began, bytes) in activities {
+            all.push(began, bytes, looks);
+        }
+        all
     }
 
     /// The pause of most activities, whatever they move: the median, if at least half of the pauses are like it.

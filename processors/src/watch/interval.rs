@@ -1,16 +1,20 @@
 //! State of the open interval, which is judged at its end.
 
+use std::collections::HashMap;
 use std::time::Duration;
 
 use super::Watch;
 use super::attempts::{Sent, Tried};
 use super::ends::{ContactKey, Object, is_external};
 use super::findings::Draft;
-use super::history::is_like;
-use super::memory::{Activity, seconds};
+use super::history::{Rhythm, is_like};
+use super::memory::{Activity, Contact, seconds};
 
 /// Part of the ratio that is asked for which is the most that may be usual.
 const USUAL_FAILURES: f64 = 0.2;
+
+/// Contacts of a subject with one range, at most, whose rhythm together is judged: those of a scan are more.
+const MOST_PORTS: usize = 64;
 
 /// Time after which a subject is settled if `learn` is shorter: such a subject makes no room for others.
 const LEAST_SETTLED: Duration = Duration::from_secs(3600);
@@ -20,7 +24,9 @@ impl Watch {
     pub(super) fn close_interval(&mut self) {
         let learning = self.is_learning();
         self.names.clear();
-        for key in std::mem::take(&mut self.active) {
+        let active = std::mem::take(&mut self.active);
+        self.close_ranges(&active, learning);
+        for key in active {
             self.close_contact(&key, learning);
         }
         for (subject, tried) in std::mem::take(&mut self.tried) {
@@ -59,6 +65,80 @@ impl Watch {
             (seconds * 10.0).round() / 10.0
         } else {
             seconds.round()
+        }
+    }
+
+    /// Beacons over several ports, or over TCP and UDP, of one range: none of these contacts is regular, all of them together are.
+    fn close_ranges(&mut self, active: &[ContactKey], learning: bool) {
+        let looks = self.clock.pace.interval();
+        let (variation, bytes) = (self.config.beacon.variation, self.config.beacon.bytes);
+        let is_one = |key: &ContactKey| {
+            !key.serves && !key.is_regular_by_nature() && matches!(key.object, Object::Range(_))
+        };
+        let contacts = &self.memory.contacts;
+        let is_irregular = |contact: &Contact| {
+            !contact.is_regular && contact.rhythm.regular(variation, bytes, looks).is_none()
+        };
+        let is_of_external = |contact: &Contact| {
+            let flow = contact.flow.as_deref();
+            flow.is_some_and(|flow| is_external(flow.class))
+        };
+        let newest = active.iter().filter(|key| is_one(key));
+        let newest = newest.filter_map(|key| Some((key, contacts.get(key)?)));
+        let newest = newest.filter(|(_, contact)| is_of_external(contact) && is_irregular(contact));
+        let mut ranges: HashMap<_, (&ContactKey, usize)> = newest
+            .map(|(key, _)| ((key.subject, &key.object), (key, 0)))
+            .collect();
+        if ranges.is_empty() {
+            return;
+        }
+        let all = || contacts.keys().filter(|key| is_one(key));
+        for key in all() {
+            if let Some((_, ports)) = ranges.get_mut(&(key.subject, &key.object)) {
+                *ports += 1;
+            }
+        }
+        // Most have one: places for the ports of all of them would be much memory.
+        ranges.retain(|_, (_, ports)| (2..=MOST_PORTS).contains(ports));
+        let mut keys_of: HashMap<_, Vec<&ContactKey>> = HashMap::new();
+        for key in all().filter(|_| !ranges.is_empty()) {
+            let range = (key.subject, &key.object);
+            if ranges.contains_key(&range) {
+                keys_of.entry(range).or_default().push(key);
+            }
+        }
+        let mut found = Vec::new();
+        for (range, (newest, _)) in ranges {
+            let keys = keys_of.remove(&range).unwrap_or_default();
+            let parts = keys.iter().filter_map(|key| contacts.get(key));
+            let all = Rhythm::of_all(parts.clone().map(|contact| &contact.rhythm), looks);
+            let Some(regular) = all.regular(variation, bytes, looks) else {
+                continue;
+            };
+            let is_like = |contact: &Contact| is_like(regular.period, f64::from(contact.period));
+            let is_usual = parts
+                .clone()
+                .any(|contact| contact.is_regular || is_like(contact));
+            let flow = contacts.get(newest).and_then(|contact| contact.flow.as_deref());
+            if let Some(flow) = flow.filter(|_| learning || !is_usual) {
+                let mut keys: Vec<_> = keys.into_iter().cloned().collect();
+                keys.sort_unstable();
+                let subject = self.memory.name(newest.subject);
+                let draft = Draft::beacon_over(subject, newest, &keys, flow, regular);
+                found.push((newest, keys, draft));
+            }
+        }
+        // In an order that does not depend on that of a map: further ones may find no room.
+        found.sort_unstable_by_key(|(newest, ..)| *newest);
+        for (newest, keys, draft) in found {
+            // Once, as each further activity would say the same. Rhythms of the time of learning are usual.
+            if learning || self.config.beacon.enabled && self.outbox.put(newest, draft, self.now()) {
+                for key in keys {
+                    if let Some(contact) = self.memory.contacts.get_mut(&key) {
+                        contact.is_regular = true;
+                    }
+                }
+            }
         }
     }
 
@@ -154,8 +234,8 @@ impl Watch {
         let usual_destinations =
             subject
                 .destinations
-                .judge(destinations, least.destinations.get(), now, learning);
-        let usual_ports = subject.ports.judge(*ports, least.ports.get(), now, learning);
+                .judge(destinations.count, least.destinations.get(), now, learning);
+        let usual_ports = subject.ports.judge(ports.count, least.ports.get(), now, learning);
         if !least.enabled {
             return;
         }
@@ -165,7 +245,7 @@ impl Watch {
         let of_ports = usual_ports.map(|usual| Draft::port_scan(name, scanned, *ports, usual, seconds));
         let drafts = [of_addresses, of_ports];
         for draft in drafts.into_iter().flatten() {
-            self.outbox.put_of_subject(draft, self.now());
+            self.outbox.put_of_subject(number, draft, self.now());
         }
     }
 
@@ -184,10 +264,13 @@ impl Watch {
             && surge.is_one(sent.bytes, volume.score)
         {
             let first = &self.config.first_contact;
-            let object = self.names.object(largest.0, first.ipv4_prefix, first.ipv6_prefix);
+            let object = self
+                .names
+                .object(largest.flow, first.ipv4_prefix, first.ipv6_prefix);
+            let object = largest.is_known.then_some(&object);
             let subject = self.memory.name(number);
-            let draft = Draft::sent_surge(subject, &object, largest, sent.bytes, surge, seconds);
-            self.outbox.put_of_subject(draft, self.now());
+            let draft = Draft::sent_surge(subject, object, &largest, sent.bytes, surge, seconds);
+            self.outbox.put_of_subject(number, draft, self.now());
         }
     }
 }

@@ -99,9 +99,21 @@ pub struct Watch {
 struct Telemetry {
     contacts: Gauge<u64>,
     jumps: Counter<u64>,
+    left_out: Counter<u64>,
+    uncounted: Counter<u64>,
     untracked: ProcessorTelemetry,
     /// Its id and its pipeline.
     labels: [KeyValue; 2],
+}
+
+impl Telemetry {
+    fn count_left_out(&self, kind: FindingKind, count: u64) {
+        let [processor, pipeline] = self.labels.clone();
+        self.left_out.add(
+            count,
+            &[processor, pipeline, KeyValue::new("finding", kind.as_str())],
+        );
+    }
 }
 
 /// Why a record is not watched: there is no room for its contact.
@@ -164,6 +176,18 @@ impl Watch {
                     .with_description("Jumps of the system's clock, and sleeps of the machine, that the processor `watch` did not count as time.")
                     .with_unit("{jump}")
                     .build(),
+                left_out: context
+                    .meter
+                    .u64_counter("processor_watch_left_out_findings")
+                    .with_description("Findings for which there was no room between two looks at sockets, by kind.")
+                    .with_unit("{finding}")
+                    .build(),
+                uncounted: context
+                    .meter
+                    .u64_counter("processor_watch_uncounted_attempts")
+                    .with_description("Attempts of a subject to addresses and ports beyond those that are counted in an interval.")
+                    .with_unit("{attempt}")
+                    .build(),
                 untracked: ProcessorTelemetry::new(
                     &context.meter,
                     &context.id,
@@ -205,8 +229,9 @@ impl Watch {
         let key = self.key(subject, seen);
         self.judge_lists(&key, flow);
         let (key, is_merged) = self.merged(key, flow);
-        if !key.serves && seen.tries() && !seen.is_dns() {
-            self.tried.entry(subject).or_default().push(flow);
+        let is_attempt = !key.serves && seen.tries() && !seen.is_dns();
+        if is_attempt && !self.tried.entry(subject).or_default().push(flow) {
+            self.telemetry.uncounted.add(1, &self.telemetry.labels);
         }
         // Whichever side opened the connection: bytes leave by both.
         if is_external(flow.class) && seen.sent > 0 {
@@ -299,7 +324,7 @@ impl Watch {
             self.outbox.put(key, draft, self.now());
         } else if is_new_country {
             let draft = Draft::first_in_country(subject, (flow, seen.failed), country);
-            self.outbox.put_of_subject(draft, self.now());
+            self.outbox.put_of_subject(key.subject, draft, self.now());
         }
     }
 
@@ -346,6 +371,14 @@ impl Watch {
                 "the system's clock was set, or the machine slept: the processor `watch` does not count that as time; further jumps are \
                  counted in flowtap_processor_watch_clock_jumps_total"
             );
+        }
+    }
+
+    /// Counts the findings that found no room.
+    fn report_left_out(&mut self) {
+        for (kind, left_out) in self.outbox.take_left_out() {
+            self.telemetry.untracked.dropped(left_out, 0, FINDINGS_FULL);
+            self.telemetry.count_left_out(kind, left_out);
         }
     }
 
@@ -420,6 +453,10 @@ impl Processor for Watch {
         self.outbox.begin(now);
         // From the start, so that an increase of the counter is one.
         self.telemetry.jumps.add(0, &self.telemetry.labels);
+        self.telemetry.uncounted.add(0, &self.telemetry.labels);
+        for kind in FindingKind::ALL {
+            self.telemetry.count_left_out(kind, 0);
+        }
         self.report_contacts();
     }
 
@@ -444,10 +481,7 @@ impl Processor for Watch {
             self.save();
         }
         self.outbox.take(batch, to);
-        let left_out = std::mem::take(&mut self.outbox.left_out);
-        if left_out > 0 {
-            self.telemetry.untracked.dropped(left_out, 0, FINDINGS_FULL);
-        }
+        self.report_left_out();
     }
 }
 

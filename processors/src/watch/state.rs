@@ -457,7 +457,7 @@ mod tests {
         };
         let said = Said::from([(
             (FindingKind::FirstContact, Some(key), "".into()),
-            Timestamp::from_nanos(9),
+            Timestamp::from_nanos(9).into(),
         )]);
         saver.save(&memory, &said);
         saver.finish(&memory, &said);

@@ -38,7 +38,7 @@ fn a_surge_names_the_peer_that_most_bytes_went_to() {
     end_interval(&mut scene);
     let bytes = MUCH + 160 * 100 + 1024;
     let text = format!(
-        "shop sent {bytes} bytes to external peers in 10 s, the largest part ({MUCH} bytes) to 203.0.113.7; 1024 are usual"
+        "shop sent {bytes} bytes to external peers in 10 s, the largest part (at least {MUCH} bytes) to 203.0.113.7; 1024 are usual"
     );
     assert_eq!(
         peers(&scene, FindingKind::VolumeSurge),
