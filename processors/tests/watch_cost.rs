@@ -169,7 +169,7 @@ fn a_hundred_thousand_peers_take_no_more_than_the_docs_say_and_further_ones_noth
 fn attempts_of_many_processes_take_no_more_than_the_docs_say() {
     const CHILD: &str = "WATCH_COST_CHILD";
     if std::env::var_os(CHILD).is_none() {
-        // Its memory is that of a process of its own: what another test has freed would be used again.
+        // Its memory is that of a separate process: what another test has freed would be used again.
         let this = std::env::current_exe().unwrap();
         let name = "attempts_of_many_processes_take_no_more_than_the_docs_say";
         let status = Command::new(this)

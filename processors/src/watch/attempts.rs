@@ -6,7 +6,7 @@ use std::net::IpAddr;
 
 use flowtap_pipeline::{Flow, Transport};
 
-/// Addresses that a subject tried and that are counted in an interval. Ports have a bound of their own, so that a decoy of ports, which
+/// Addresses that a subject tried and that are counted in an interval. Ports have a separate bound, so that a decoy of ports, which
 /// costs nothing on loopback, leaves all the room for addresses, and the other way round.
 const MAX_ADDRESSES: usize = 8192;
 

@@ -394,7 +394,7 @@ fn an_empty_list_of_another_kind_is_an_error() {
         error.to_string(),
         "all.yaml, document 1, kind: an empty `NetworkPolicyList` of `networking.k8s.io/v1`; expected Pod, Namespace, Service or Node of `v1`"
     );
-    // Without `items` it is no list.
+    // Without `items` it is an object of another kind.
     assert!(policies("web.yaml", "apiVersion: v1\nkind: List\n", "default").is_err());
 }
 
