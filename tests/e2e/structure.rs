@@ -2,8 +2,8 @@
 //! it, and no dependency that needs a newer Rust.
 //!
 //! Both graphs are computed from the sources: the crates' from `cargo metadata`, the modules' from the paths in each file, as
-//! `syn` parses them. A re-export (`pub use self::child::Item`) is not an edge; a path through one leads to the module that
-//! defines the item. Code under `#[cfg(test)]` does not count.
+//! `syn` parses them. A re-export (`pub use self::child::Item`) is not an edge; a path through one, also in the module that has it,
+//! leads to the module that defines the item. Code under `#[cfg(test)]` does not count.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
@@ -135,17 +135,23 @@ fn collect(items: &[syn::Item], folder: &Path, path: &[String], modules: &mut Mo
         }
         module.children.insert(name);
     }
-    let mut reader = Reader { path, module };
+    let mut reader = Reader {
+        path,
+        module,
+        paths: BTreeSet::new(),
+    };
     for item in items.iter().filter(|item| !matches!(item, syn::Item::Mod(_))) {
         reader.visit_item(item);
     }
-    modules.insert(path.to_vec(), reader.module);
+    modules.insert(path.to_vec(), reader.finish());
 }
 
 /// Notes what the code of one module refers to.
 struct Reader<'a> {
     path: &'a [String],
     module: Module,
+    /// Paths as the code has them, a single name among them: imports that they begin with may come after them.
+    paths: BTreeSet<Vec<String>>,
 }
 
 impl Reader<'_> {
@@ -244,11 +250,25 @@ impl Reader<'_> {
     }
 
     fn note(&mut self, segments: &[String]) {
-        if segments.len() > 1
-            && let Some(absolute) = self.absolute(segments)
-        {
-            self.module.uses.insert(absolute);
+        if !segments.is_empty() {
+            self.paths.insert(segments.to_vec());
         }
+    }
+
+    /// The module, with the items that its paths mean.
+    fn finish(mut self) -> Module {
+        for path in std::mem::take(&mut self.paths) {
+            // An imported name is used as well where its import is a facade, which is not an edge.
+            let imported = self.module.imports.get(&path[0]);
+            let used = match imported {
+                Some(import) => Some([import.as_slice(), &path[1..]].concat()),
+                // A name alone may be a variable that is called as a module is.
+                None if path.len() > 1 => self.absolute(&path),
+                None => None,
+            };
+            self.module.uses.extend(used);
+        }
+        self.module
     }
 }
 
@@ -432,6 +452,41 @@ fn a_cycle_is_found_also_through_a_re_export() {
     file("b.rs", "pub struct B;\n");
     let edges = module_edges(&folder.path().join("lib.rs"));
     assert_eq!(cycles(&edges), Vec::<String>::new());
+}
+
+#[test]
+fn a_parent_that_uses_what_it_shows_of_a_child_uses_the_child() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = |name: &str, text: &str| std::fs::write(folder.path().join(name), text).unwrap();
+    let edges = || module_edges(&folder.path().join("lib.rs"));
+    file(
+        "lib.rs",
+        "mod child;\npub use self::child::{Config as Settings, FACTORY};\npub struct Own(u8);\n",
+    );
+    file(
+        "child.rs",
+        "pub struct Config;\nfn build() -> super::Own { todo!() }\n",
+    );
+    assert_eq!(cycles(&edges()), Vec::<String>::new());
+    let found = ["child, crate\n    child -> crate: Own\n    crate -> child: child::Config"];
+    // By its name alone, before its import, and as the beginning of a path.
+    for user in [
+        "fn new(_: &Settings) {}",
+        "fn new() { Settings::default(); }",
+        "fn new() { vec![Settings]; }",
+        "impl From<Settings> for Own { }",
+    ] {
+        file(
+            "lib.rs",
+            &format!("mod child;\n{user}\npub use self::child::Config as Settings;\npub struct Own(u8);\n"),
+        );
+        let found: Vec<_> = found.iter().map(|cycle| (*cycle).to_owned()).collect();
+        let cycles: Vec<_> = cycles(&edges())
+            .iter()
+            .map(|cycle| cycle.replace("Config::default", "Config"))
+            .collect();
+        assert_eq!(cycles, found, "{user}");
+    }
 }
 
 /// Whether `text` names `function` other than where it defines it.
