@@ -12,6 +12,7 @@ use std::process::Command;
 
 use proc_macro2::{TokenStream, TokenTree};
 use serde_json::Value;
+use syn::punctuated::Punctuated;
 use syn::visit::{self, Visit};
 
 /// The workspace, bottom first: a crate depends on crates of lower layers alone.
@@ -105,14 +106,72 @@ fn is_test(attributes: &[syn::Attribute]) -> bool {
     })
 }
 
-/// Reads the file of the module at `path`, and those of its children. `folder` has the files of the children.
+/// Files of a module by attributes: that of `path`, and those of `path` in `cfg_attr`.
+fn files_of(attributes: &[syn::Attribute]) -> (Option<PathBuf>, Vec<PathBuf>) {
+    let file = |meta: &syn::Meta| {
+        let syn::Meta::NameValue(pair) = meta else {
+            return None;
+        };
+        match &pair.value {
+            syn::Expr::Lit(syn::ExprLit {
+                lit: syn::Lit::Str(file),
+                ..
+            }) if pair.path.is_ident("path") => Some(PathBuf::from(file.value())),
+            _ => None,
+        }
+    };
+    let always = attributes.iter().find_map(|attribute| file(&attribute.meta));
+    let conditional = attributes
+        .iter()
+        .filter(|attribute| attribute.path().is_ident("cfg_attr"));
+    let conditional = conditional.flat_map(|attribute| {
+        let list = Punctuated::<syn::Meta, syn::Token![,]>::parse_terminated;
+        attribute.parse_args_with(list).into_iter().flatten().skip(1)
+    });
+    (always, conditional.filter_map(|meta| file(&meta)).collect())
+}
+
+/// The folders in which the files of the children of a module are.
+struct Folders<'a> {
+    /// Of children without `path`.
+    children: &'a Path,
+    /// That which `path` begins at.
+    paths: &'a Path,
+}
+
+/// Reads the file of the module at `path`, and those of its children, which are in `folder`.
 fn read(file: &Path, folder: &Path, path: &[String], modules: &mut Modules) {
     let text = std::fs::read_to_string(file).unwrap_or_else(|error| panic!("{}: {error}", file.display()));
     let parsed = syn::parse_file(&text).unwrap_or_else(|error| panic!("{}: {error}", file.display()));
-    collect(&parsed.items, folder, path, modules);
+    let folders = Folders {
+        children: folder,
+        paths: file.parent().unwrap(),
+    };
+    collect(&parsed.items, &folders, path, modules);
 }
 
-fn collect(items: &[syn::Item], folder: &Path, path: &[String], modules: &mut Modules) {
+/// Reads the files of a child without its items: one, or one for each condition.
+fn read_child(child: &syn::ItemMod, folders: &Folders<'_>, path: &[String], modules: &mut Modules) {
+    let name = child.ident.to_string();
+    let (always, mut files) = files_of(&child.attrs);
+    let own = folders.children.join(&name);
+    let flat = folders.children.join(format!("{name}.rs"));
+    match always {
+        Some(file) => files.push(file),
+        None if flat.exists() => read(&flat, &own, path, modules),
+        None if own.join("mod.rs").exists() || files.is_empty() => {
+            read(&own.join("mod.rs"), &own, path, modules)
+        }
+        // Each condition has a file.
+        None => {}
+    }
+    for file in files {
+        let file = folders.paths.join(file);
+        read(&file, file.parent().unwrap(), path, modules);
+    }
+}
+
+fn collect(items: &[syn::Item], folders: &Folders<'_>, path: &[String], modules: &mut Modules) {
     let mut module = Module::default();
     for item in items {
         let syn::Item::Mod(child) = item else { continue };
@@ -121,17 +180,15 @@ fn collect(items: &[syn::Item], folder: &Path, path: &[String], modules: &mut Mo
         }
         let name = child.ident.to_string();
         let child_path = [path, std::slice::from_ref(&name)].concat();
-        let child_folder = folder.join(&name);
         if let Some((_, items)) = &child.content {
-            collect(items, &child_folder, &child_path, modules);
-        } else {
-            let flat = folder.join(format!("{name}.rs"));
-            let file = if flat.exists() {
-                flat
-            } else {
-                child_folder.join("mod.rs")
+            let folder = folders.children.join(&name);
+            let folders = Folders {
+                children: &folder,
+                paths: &folder,
             };
-            read(&file, &child_folder, &child_path, modules);
+            collect(items, &folders, &child_path, modules);
+        } else {
+            read_child(child, folders, &child_path, modules);
         }
         module.children.insert(name);
     }
@@ -143,7 +200,12 @@ fn collect(items: &[syn::Item], folder: &Path, path: &[String], modules: &mut Mo
     for item in items.iter().filter(|item| !matches!(item, syn::Item::Mod(_))) {
         reader.visit_item(item);
     }
-    modules.insert(path.to_vec(), reader.finish());
+    // One module for each condition may have this path: together they use what any of them does.
+    let read = reader.finish();
+    let module = modules.entry(path.to_vec()).or_default();
+    module.children.extend(read.children);
+    module.imports.extend(read.imports);
+    module.uses.extend(read.uses);
 }
 
 /// Notes what the code of one module refers to.
@@ -487,6 +549,43 @@ fn a_parent_that_uses_what_it_shows_of_a_child_uses_the_child() {
             .collect();
         assert_eq!(cycles, found, "{user}");
     }
+}
+
+#[test]
+fn the_files_of_each_condition_are_read() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = |name: &str, text: &str| {
+        let file = folder.path().join(name);
+        std::fs::create_dir_all(file.parent().unwrap()).unwrap();
+        std::fs::write(file, text).unwrap();
+    };
+    let found = || cycles(&module_edges(&folder.path().join("lib.rs")));
+    file("lib.rs", "pub mod a;\npub mod user;\n");
+    file("user.rs", "fn f(_: crate::a::b::B) {}\n");
+    let a = "#[cfg(unix)]\npub mod b;\n#[cfg(not(unix))]\n#[path = \"no_b.rs\"]\npub mod b;\n";
+    file("a/mod.rs", a);
+    file("a/b.rs", "pub struct B;\n");
+    file("a/no_b.rs", "mod deeper;\npub struct B;\n");
+    file("a/deeper.rs", "");
+    assert_eq!(found(), Vec::<String>::new());
+    // In the file of the other condition, and in a child of it.
+    let cycle = "a::b, user\n    a::b -> user: user\n    user -> a::b: a::b::B";
+    file("a/no_b.rs", "mod deeper;\nuse crate::user;\npub struct B;\n");
+    assert_eq!(found(), [cycle]);
+    file(
+        "a/no_b.rs",
+        "#[path = \"deeper.rs\"]\nmod deeper;\npub use self::deeper::B;\n",
+    );
+    file("a/deeper.rs", "use crate::user;\npub struct B;\n");
+    assert_eq!(
+        found(),
+        ["a::b::deeper, user\n    a::b::deeper -> user: user\n    user -> a::b::deeper: a::b::B"]
+    );
+    file(
+        "a/mod.rs",
+        "#[cfg_attr(not(unix), path = \"deeper.rs\")]\npub mod b;\n",
+    );
+    assert_eq!(found(), [cycle]);
 }
 
 /// Whether `text` names `function` other than where it defines it.
