@@ -1,5 +1,5 @@
-//! The structure of the code: no cycle between crates, no cycle between the modules of a crate, every crate below those that use
-//! it, and no dependency that needs a newer Rust.
+//! The structure of the code: no cycle between crates, no cycle between the modules of a crate, no edge between crates
+//! that is not allowed, and no dependency that needs a newer Rust.
 //!
 //! Both graphs are computed from the sources: the crates' from `cargo metadata`, the modules' from the paths in each file, as
 //! `syn` parses them. A re-export (`pub use self::child::Item`) is not an edge; a path through one, also in the module that has it,
@@ -15,15 +15,74 @@ use serde_json::Value;
 use syn::punctuated::Punctuated;
 use syn::visit::{self, Visit};
 
-/// The workspace, bottom first: a crate depends on crates of lower layers alone.
-const LAYERS: [&[&str]; 7] = [
-    &["flowtap-model", "flowtap-ebpf"],
-    &["flowtap-network-policy", "flowtap-pipeline"],
-    &["flowtap-config", "flowtap-engine", "flowtap-net"],
-    &["flowtap-exporters", "flowtap-processors", "flowtap-receivers"],
-    &["flowtap-extensions"],
-    &["flowtap"],
-    &["flowtap-fuzz"],
+/// The crates that a crate may use, and those that only its tests may use. An edge that is not here is a decision about the
+/// structure: docs/ARCHITECTURE.md has the figure and the invariants that it has to fit.
+struct Allowed {
+    name: &'static str,
+    uses: &'static [&'static str],
+    tests_use: &'static [&'static str],
+}
+
+const fn allowed(
+    name: &'static str,
+    uses: &'static [&'static str],
+    tests_use: &'static [&'static str],
+) -> Allowed {
+    Allowed {
+        name,
+        uses,
+        tests_use,
+    }
+}
+
+const ALLOWED: [Allowed; 13] = [
+    allowed("flowtap-model", &[], &[]),
+    allowed("flowtap-ebpf", &[], &[]),
+    allowed("flowtap-network-policy", &["flowtap-model"], &[]),
+    allowed("flowtap-pipeline", &["flowtap-model"], &[]),
+    allowed("flowtap-config", &["flowtap-pipeline"], &[]),
+    allowed("flowtap-engine", &["flowtap-pipeline"], &[]),
+    allowed("flowtap-net", &["flowtap-pipeline"], &[]),
+    // The stages: none uses another, and only receivers the kernel's side. Tests run a chain.
+    allowed("flowtap-receivers", &["flowtap-ebpf", "flowtap-pipeline"], &[]),
+    allowed("flowtap-processors", &["flowtap-pipeline"], &["flowtap-engine"]),
+    allowed("flowtap-exporters", &["flowtap-net", "flowtap-pipeline"], &[]),
+    allowed(
+        "flowtap-extensions",
+        &["flowtap-config", "flowtap-net", "flowtap-pipeline"],
+        &["flowtap-engine", "flowtap-exporters"],
+    ),
+    allowed(
+        "flowtap",
+        &[
+            "flowtap-config",
+            "flowtap-ebpf",
+            "flowtap-engine",
+            "flowtap-exporters",
+            "flowtap-extensions",
+            "flowtap-network-policy",
+            "flowtap-pipeline",
+            "flowtap-processors",
+            "flowtap-receivers",
+        ],
+        &[],
+    ),
+    allowed(
+        "flowtap-fuzz",
+        &[
+            "flowtap",
+            "flowtap-config",
+            "flowtap-ebpf",
+            "flowtap-engine",
+            "flowtap-exporters",
+            "flowtap-extensions",
+            "flowtap-network-policy",
+            "flowtap-pipeline",
+            "flowtap-processors",
+            "flowtap-receivers",
+        ],
+        &[],
+    ),
 ];
 
 /// A graph: who uses whom, and an example of where.
@@ -34,8 +93,8 @@ struct Package {
     name: String,
     /// Root files of its library and its programs.
     roots: Vec<PathBuf>,
-    /// Crates of the workspace that it depends on, those of its tests among them.
-    dependencies: BTreeSet<String>,
+    /// Crates of the workspace that it depends on, and whether only its tests do.
+    dependencies: BTreeMap<String, bool>,
 }
 
 fn packages() -> Vec<Package> {
@@ -74,16 +133,53 @@ fn packages() -> Vec<Package> {
             .filter(is_ours)
             .map(|target| text(&target["src_path"]).into())
             .collect(),
-        dependencies: package["dependencies"]
-            .as_array()
-            .unwrap()
-            .iter()
-            .map(|dependency| text(&dependency["name"]))
-            // A crate's tests may ask for features of the crate itself.
-            .filter(|name| names.contains(name) && package["name"] != **name)
-            .collect(),
+        dependencies: dependencies_of(package, &names),
     };
     packages.iter().map(package).collect()
+}
+
+/// The dependencies of a package on crates of the workspace. A crate's tests may ask for features of the crate itself, and of what it
+/// uses.
+fn dependencies_of(package: &Value, names: &BTreeSet<String>) -> BTreeMap<String, bool> {
+    let mut found = BTreeMap::new();
+    for dependency in package["dependencies"].as_array().unwrap() {
+        let name = dependency["name"].as_str().unwrap();
+        if names.contains(name) && package["name"] != name {
+            let only_tests = dependency["kind"] == "dev";
+            *found.entry(name.to_owned()).or_insert(true) &= only_tests;
+        }
+    }
+    found
+}
+
+/// Differences between the dependencies of `packages` and those that are allowed.
+fn not_allowed(packages: &[Package], allowed: &[Allowed]) -> Vec<String> {
+    let mut found = Vec::new();
+    for package in packages {
+        let Some(allowed) = allowed.iter().find(|allowed| allowed.name == package.name) else {
+            found.push(format!("{} is not in ALLOWED", package.name));
+            continue;
+        };
+        for (lists, only_tests, user) in [
+            (allowed.uses, false, "uses"),
+            (allowed.tests_use, true, "has tests that use"),
+        ] {
+            let used = package
+                .dependencies
+                .iter()
+                .filter(|(_, only)| **only == only_tests);
+            let used: BTreeSet<_> = used.map(|(name, _)| name.as_str()).collect();
+            let listed = lists.iter().copied().collect();
+            let name = &package.name;
+            let more = used.difference(&listed);
+            found.extend(more.map(|other| format!("{name} {user} {other}, which ALLOWED does not list")));
+            let fewer = listed.difference(&used);
+            found.extend(
+                fewer.map(|other| format!("ALLOWED lists that {name} {user} {other}, and nothing does")),
+            );
+        }
+    }
+    found
 }
 
 /// One module: what it contains, imports and refers to. Paths are absolute in the crate, without `crate`.
@@ -462,24 +558,55 @@ fn cycles(edges: &Edges) -> Vec<String> {
 }
 
 #[test]
-fn crates_depend_on_crates_below_them_alone_and_in_no_cycle() {
-    let layer = |name: &str| {
-        let layer = LAYERS.iter().position(|layer| layer.contains(&name));
-        layer.unwrap_or_else(|| panic!("{name} is in no layer: add it to LAYERS"))
-    };
+fn crates_depend_on_the_crates_that_are_allowed_and_in_no_cycle() {
+    let packages = packages();
+    assert_eq!(not_allowed(&packages, &ALLOWED), Vec::<String>::new());
     let mut edges = Edges::new();
-    for package in packages() {
-        for dependency in &package.dependencies {
-            assert!(
-                layer(dependency) < layer(&package.name),
-                "{} depends on {dependency}, which is not below it",
-                package.name
-            );
-        }
-        let targets = package.dependencies.into_iter().map(|name| (name, String::new()));
+    for package in packages {
+        let targets = package.dependencies.into_keys().map(|name| (name, String::new()));
         edges.insert(package.name, targets.collect());
     }
     assert_eq!(cycles(&edges), Vec::<String>::new());
+}
+
+#[test]
+fn an_edge_between_crates_that_is_not_allowed_is_found() {
+    let package = |dependencies: &[(&str, bool)]| Package {
+        name: "flowtap-exporters".to_owned(),
+        roots: Vec::new(),
+        dependencies: dependencies
+            .iter()
+            .map(|(name, only_tests)| ((*name).to_owned(), *only_tests))
+            .collect(),
+    };
+    let found = |dependencies: &[(&str, bool)]| not_allowed(&[package(dependencies)], &ALLOWED);
+    let whole = [("flowtap-net", false), ("flowtap-pipeline", false)];
+    assert_eq!(found(&whole), Vec::<String>::new());
+    // The kernel's side, a sibling, and one that only tests may use, were it another crate.
+    for other in ["flowtap-ebpf", "flowtap-processors", "flowtap-engine"] {
+        for (only_tests, user) in [(false, "uses"), (true, "has tests that use")] {
+            let message = format!("flowtap-exporters {user} {other}, which ALLOWED does not list");
+            assert_eq!(found(&[whole[0], whole[1], (other, only_tests)]), [message]);
+        }
+    }
+    let missing = "ALLOWED lists that flowtap-exporters uses flowtap-net, and nothing does";
+    assert_eq!(found(&whole[1..]), [missing]);
+    let unknown = [Package {
+        name: "flowtap-new".to_owned(),
+        ..package(&[])
+    }];
+    assert_eq!(not_allowed(&unknown, &ALLOWED), ["flowtap-new is not in ALLOWED"]);
+    // What `cargo metadata` says of tests alone, of both, and of a crate's own features.
+    let names = ["flowtap-a", "flowtap-b", "flowtap-c"].map(str::to_owned).into();
+    let metadata = serde_json::json!({ "name": "flowtap-c", "dependencies": [
+        { "name": "flowtap-a", "kind": null },
+        { "name": "flowtap-a", "kind": "dev" },
+        { "name": "flowtap-b", "kind": "dev" },
+        { "name": "flowtap-c", "kind": "dev" },
+        { "name": "serde", "kind": null },
+    ] });
+    let expected = [("flowtap-a".to_owned(), false), ("flowtap-b".to_owned(), true)];
+    assert_eq!(dependencies_of(&metadata, &names), BTreeMap::from(expected));
 }
 
 #[test]
