@@ -190,7 +190,7 @@ pub(crate) fn check(
             }
         }
     }
-    for warning in checker.unused_fields(&config) {
+    for warning in checker.unused_fields(&config, registry) {
         if !checker.warnings.contains(&warning) {
             checker.warnings.push(warning);
         }
@@ -624,8 +624,26 @@ impl Checker<'_> {
         };
         let defined = self.section_keys(ComponentKind::Processor);
         let is_listed = |name: &str| ids.iter().any(|id| id.type_name() == name);
-        let of_peers = ["direction", "policy"].into_iter();
-        let of_peers = of_peers.filter(|name| has_peers && defined.contains(*name) && !is_listed(name));
+        // Those that are defined and fill what the aggregator uses of a record with a peer.
+        let uses = registry
+            .processors()
+            .get(name)
+            .map(|factory| factory.default().contract());
+        let fills = |contract: Contract| {
+            uses.iter().any(|uses| {
+                let mut needs = uses.needs.iter().map(|need| need.field);
+                needs.any(|field| contract.fills.contains(&field)) || !uses.uses.is_disjoint(&contract.fills)
+            })
+        };
+        let of_peers = registry.processors().iter();
+        let of_peers = of_peers
+            .filter(|(name, factory)| {
+                has_peers
+                    && defined.contains(**name)
+                    && !is_listed(name)
+                    && fills(factory.default().contract())
+            })
+            .map(|(name, _)| *name);
         let ids = ids.iter().map(|id| id.as_str());
         let whole: Vec<_> = of_peers.chain(ids).chain([name]).collect();
         let whole = whole.join(", ");

@@ -131,10 +131,11 @@ impl Checker<'_> {
         let mut value = written.value.clone();
         if let Value::Dict(_, dict) = &mut value {
             dict.remove("type");
-            // The other half of the advice for an exporter `otlphttp`.
-            if meant == Some("otlp") && ["otlphttp", "otlp_http"].contains(&id.type_name()) {
-                let protocol = || Value::from("http/protobuf");
-                dict.entry("protocol".to_owned()).or_insert_with(protocol);
+            // The other half of the advice.
+            if let Some((key, value)) =
+                aliases::implied(kind.section(), id.type_name()).filter(|_| meant.is_some())
+            {
+                dict.entry(key.to_owned()).or_insert_with(|| Value::from(value));
             }
         }
         let factory = types.get(meant?)?;

@@ -166,12 +166,12 @@ impl Config {
 
 impl ComponentConfig for Config {
     fn contract(&self) -> Contract {
-        let rules = self.rules.then_some(RecordField::PolicyRule);
         Contract::default()
             // Port 53 on the server's side is DNS.
             .needs(RecordField::Role)
             .reads_addresses()
-            .fills([RecordField::Class].into_iter().chain(rules))
+            .fills([RecordField::Class])
+            .fills_with(RecordField::PolicyRule, &["rules"], self.rules)
             .classes(self.classes.iter().map(|class| &class.name))
             .reads(self.files())
             .depends_on(Dependency::ClusterRanges)
