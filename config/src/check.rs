@@ -43,7 +43,7 @@ const KINDS: [ComponentKind; 4] = [
 /// Collects what is wrong, each with its place.
 pub(crate) struct Checker<'a> {
     pub(crate) merged: &'a Merged,
-    diagnostics: &'a mut Vec<Diagnostic>,
+    pub(crate) diagnostics: &'a mut Vec<Diagnostic>,
     warnings: Vec<Diagnostic>,
     generator: SchemaGenerator,
     /// Components that the advice about them is to remove, by their kind and id.
@@ -246,6 +246,14 @@ fn aggregators(kind: PipelineKind, registry: &Registry) -> Vec<&'static str> {
     names.map(|factory| factory.type_name).collect()
 }
 
+/// Message about `found` in place of a mapping.
+fn not_a_mapping(found: &Value) -> String {
+    format!(
+        "expected a mapping, found {}",
+        quote::actual(&quote::found(found))
+    )
+}
+
 pub(crate) fn path(parts: &[&str]) -> Vec<String> {
     parts.iter().map(|part| (*part).to_owned()).collect()
 }
@@ -362,8 +370,8 @@ impl Checker<'_> {
         match crate::layers::find(&self.merged.values, at) {
             None => Dict::new(),
             Some(Value::Dict(_, dict)) => dict.clone(),
-            Some(_) => {
-                self.report(at, "must be a mapping", None);
+            Some(other) => {
+                self.report(at, not_a_mapping(other), None);
                 Dict::new()
             }
         }
@@ -390,7 +398,7 @@ impl Checker<'_> {
             fill_in(&mut value);
             if value.as_dict().is_none() {
                 let help = "write `receivers`, `processors` and `exporters`, a list each".to_owned();
-                self.report(&at, "must be a mapping", Some(help));
+                self.report(&at, not_a_mapping(&value), Some(help));
                 continue;
             }
             let schema = RawPipeline::json_schema(&mut self.generator).to_value();

@@ -151,6 +151,12 @@ impl Checker<'_> {
         place(Some(&self.merged.values), pipeline, stage)
     }
 
+    /// Whether something about this entry of a pipeline is wrong already, such as that it is not defined: one mistake is one error.
+    fn is_reported(&self, pipeline: &str, stage: &Stage<'_>) -> bool {
+        let key = key_of(&self.place(pipeline, stage));
+        self.diagnostics.iter().any(|diagnostic| diagnostic.key == key)
+    }
+
     /// Each processor and exporter takes something that reaches it.
     fn signals(&mut self, pipeline: &str, stages: &[Stage<'_>], registry: &Registry) {
         if !stages.iter().any(|stage| stage.kind == ComponentKind::Receiver) {
@@ -173,6 +179,9 @@ impl Checker<'_> {
         }
         let mut reaching = BTreeSet::new();
         for stage in stages {
+            if stage.kind == ComponentKind::Exporter && self.is_reported(pipeline, stage) {
+                continue;
+            }
             let takes = stage.contract.signals_in(stage.kind);
             match stage.kind {
                 ComponentKind::Receiver => reaching.extend(stage.contract.signals_out(stage.kind)),
@@ -212,7 +221,11 @@ impl Checker<'_> {
                 let others = other.contract.covers;
                 others.is_some_and(|others| sockets.overlaps(others))
             });
-            if let Some(other) = other {
+            if let Some(other) = other
+                && ![stage, other]
+                    .iter()
+                    .any(|stage| self.is_reported(pipeline, stage))
+            {
                 let message = format!(
                     "`{}` reports {sockets} that `{}` reports as well, so their bytes would count twice",
                     stage.id, other.id

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use figment::value::Value;
 use flowtap_pipeline::{ComponentConfig, ComponentId, ComponentKind, Factory, Registry, Violation};
 
-use super::{Below, Checker, instead_of, path};
+use super::{Below, Checker, instead_of, not_a_mapping, path};
 use crate::aliases::{self, Meant};
 use crate::lenient::Suggestion;
 use crate::words::split_hint;
@@ -88,7 +88,7 @@ impl Checker<'_> {
                 if value.as_dict().is_none() {
                     self.report(
                         &at,
-                        "must be a mapping",
+                        not_a_mapping(&value),
                         Some(format!("to leave it at its defaults: `{text}: {{}}`")),
                     );
                     continue;
