@@ -56,7 +56,7 @@ impl<'a> Target<'a> {
             return Ok(Self::File(file));
         }
         if io::stdout().is_terminal() {
-            let message = "standard output is a terminal, and a recording is no text\n  hint: redirect it, or name a file";
+            let message = "standard output is a terminal, and a recording is binary\n  hint: redirect it, or name a file";
             return Err(ExitError::new(Code::Usage, message));
         }
         let failed = |error: io::Error| ExitError::new(Code::Create, format!("standard output: {error}"));
@@ -250,13 +250,21 @@ type Failed = Arc<Mutex<Option<RecordingError>>>;
 
 impl Recorder {
     fn create(target: Target<'_>, node: &NodeInfo, stop: Stop) -> Result<(Self, Failed), ExitError> {
+        let is_file = matches!(target, Target::File(_));
         let create = || {
             let mut writer = target.create()?;
             let (at, node) = (Timestamp::now(), node.clone());
             writer.write(&Frame::Start { at, node })?;
             Ok(writer)
         };
-        let writer = create().map_err(|error: RecordingError| ExitError::new(Code::Create, error))?;
+        let writer = create().map_err(|error: RecordingError| {
+            let message = if is_file {
+                format!("can't create {error}\n  hint: name a file in a folder that exists and that you may write to")
+            } else {
+                error.to_string()
+            };
+            ExitError::new(Code::Create, message)
+        })?;
         let failed = Failed::default();
         let recorder = Self {
             writer,
