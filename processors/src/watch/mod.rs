@@ -390,7 +390,7 @@ fn warn_unread(file: &Path, error: &StateError, context: &BuildContext) {
             file = %file.display(),
             %error,
             "what was learned can't be read: the processor learns anew, and overwrites the file within {SAVE_EVERY} intervals\n  \
-             hint: the file is kept as {} then; to use another one, stop flowtap and put that in its place",
+             hint: stop flowtap and put a good file in its place, or let it learn anew: this one is kept as {} then",
             state::corrupt(file).display()
         );
     } else {

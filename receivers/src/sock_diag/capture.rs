@@ -89,7 +89,7 @@ impl Capture<'_> {
             Err(error) => {
                 self.telemetry.dump_failed();
                 self.output.scan_failed(&error);
-                tracing::warn!(%error, "a dump of the sockets was cut short; the next one makes up for it; \
+                tracing::warn!(%error, "a dump of the sockets was cut short; the next one recovers it; \
                 hint: raise net.core.rmem_max if it comes again");
             }
         }

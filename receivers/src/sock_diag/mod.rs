@@ -163,7 +163,7 @@ impl SockDiagReceiver {
         let closes = match closes {
             Ok(closes) => {
                 tracing::warn!(%receiver, "measuring by sock_diag: other network namespaces and processes are not seen; \
-                hint: `flowtap doctor` shows what the receiver `ebpf` needs");
+                hint: run `flowtap doctor`, which shows what the receiver `ebpf` needs");
                 Some(closes)
             }
             Err(error) => {
@@ -171,7 +171,7 @@ impl SockDiagReceiver {
                     %receiver, %error,
                     "measuring by sock_diag, and the kernel does not report closed sockets: connections shorter than an interval \
                      and the last bytes of longer ones are not counted; other network namespaces and processes are not seen; \
-                hint: `flowtap doctor` shows what the receiver `ebpf` needs"
+                hint: run `flowtap doctor`, which shows what the receiver `ebpf` needs"
                 );
                 None
             }
