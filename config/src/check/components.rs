@@ -7,7 +7,8 @@ use std::collections::BTreeMap;
 use figment::value::Value;
 use flowtap_pipeline::{ComponentConfig, ComponentId, ComponentKind, Factory, Registry, Violation};
 
-use super::{Below, Checker, instead_of, not_a_mapping, path};
+use super::suggest::{Below, instead_of};
+use super::{Checker, not_a_mapping, path};
 use crate::aliases::{self, Meant};
 use crate::lenient::Suggestion;
 use crate::words::split_hint;
