@@ -22,6 +22,7 @@ mod connecting;
 mod counters;
 mod dump;
 mod roles;
+mod table;
 mod telemetry;
 /// The number of sockets in a datagram of a dump. For the fuzz target.
 ///
@@ -60,10 +61,11 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
 
-use self::capture::{Capture, Opened, Table};
+use self::capture::{Capture, Opened};
 use self::closes::Closes;
 use self::dump::Dump;
 pub(crate) use self::dump::Dumper;
+use self::table::Table;
 use self::telemetry::Telemetry;
 use crate::coverage::{Coverage, MeteredSink};
 use crate::extras::Extras;
