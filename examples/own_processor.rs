@@ -52,11 +52,13 @@ impl ComponentConfig for Config {
     }
 
     fn contract(&self) -> Contract {
+        // `flowtap diagnose` leaves it out.
+        let contract = Contract::default().drops_records();
         if self.classes.is_empty() {
-            return Contract::default();
+            return contract;
         }
         // Before `policy` no record has a class: `validate` rejects a pipeline in that order.
-        Contract::default().needs_for(RecordField::Class, &["classes"])
+        contract.needs_for(RecordField::Class, &["classes"])
     }
 }
 

@@ -25,6 +25,7 @@ use clap_complete::Shell;
 #[cfg(feature = "top")]
 use flowtap_extensions::live::Sort;
 use flowtap_pipeline::FindingKind;
+use flowtap_pipeline::address::parse_listen;
 
 /// The command line of `flowtap`.
 #[derive(Debug, Parser)]
@@ -176,7 +177,7 @@ pub(crate) struct TopArgs {
     pub(crate) config: ConfigArgs,
     /// A daemon's admin listener, such as 127.0.0.1:13134; without, that of the config; if nothing answers there, top measures
     /// by itself
-    #[arg(long, value_name = "ADDRESS:PORT")]
+    #[arg(long, value_name = "ADDRESS:PORT", value_parser = parse_listen)]
     pub(crate) admin: Option<SocketAddr>,
     /// Which of the daemon's pipelines; the first by name otherwise
     #[arg(long, value_name = "NAME")]
@@ -232,7 +233,7 @@ pub(crate) struct FindingsArgs {
     #[command(flatten)]
     pub(crate) config: ConfigArgs,
     /// The daemon's admin listener, such as 127.0.0.1:13134; without, that of the config
-    #[arg(long, value_name = "ADDRESS:PORT")]
+    #[arg(long, value_name = "ADDRESS:PORT", value_parser = parse_listen)]
     pub(crate) admin: Option<SocketAddr>,
     /// Maximum number of findings, the newest first; a daemon keeps 1,000, and of each kind at least the newest 142
     #[arg(long, value_name = "NUMBER", default_value_t = 50)]
@@ -255,8 +256,16 @@ pub(crate) struct ClassifyArgs {
     #[arg(long, value_name = "CONFIG")]
     pub(crate) diff: Option<PathBuf>,
     /// The addresses
-    #[arg(value_name = "ADDRESS", required = true)]
+    #[arg(value_name = "ADDRESS", required = true, value_parser = ip_address)]
     pub(crate) addresses: Vec<IpAddr>,
+}
+
+/// An address without a port.
+fn ip_address(text: &str) -> Result<IpAddr, String> {
+    let parsed = text.trim().parse();
+    parsed.map_err(|_| {
+        format!("`{text}` is not an IP address; hint: write one such as 192.0.2.7 or 2001:db8::7")
+    })
 }
 
 /// Options of `graph`.

@@ -34,6 +34,14 @@ pub(crate) fn section(name: &str) -> Option<&'static Alias> {
     find(&[], name)
 }
 
+/// The key, and its value, that the name `name` of a type in `section` implies in addition to the type that is meant.
+pub(crate) fn implied(section: &str, name: &str) -> Option<(&'static str, &'static str)> {
+    let mut implied = sections::IMPLIED.iter();
+    implied
+        .find(|(at, other, ..)| *at == section && *other == name)
+        .map(|(_, _, key, value)| (*key, *value))
+}
+
 /// The replacement of `word` as the value of the last of `keys`, without the indices.
 pub(crate) fn word(key: &str, word: &str) -> Option<&'static str> {
     let word = word.to_ascii_lowercase().replace('-', "_");

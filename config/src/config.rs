@@ -14,6 +14,7 @@ use crate::diagnostic::{ConfigErrors, Diagnostic, key_of};
 use crate::layers::Merged;
 use crate::secret;
 use crate::service::ServiceConfig;
+use crate::words::split_hint;
 
 /// A pipeline's components, in order.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -113,7 +114,8 @@ impl Config {
     /// checked.
     pub fn error_at(&self, path: &[&str], message: &str) -> ConfigErrors {
         let path: Vec<_> = path.iter().map(|part| (*part).to_owned()).collect();
-        ConfigErrors::new(vec![self.diagnostic(&path, message.to_owned(), None)])
+        let (message, help) = split_hint(message);
+        ConfigErrors::new(vec![self.diagnostic(&path, message, help)])
     }
 
     /// A diagnostic about the value at `path`.

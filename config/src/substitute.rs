@@ -183,6 +183,12 @@ fn lookup(
             help: "write ${env:NAME}, ${env:NAME:-default} or ${file:PATH}; a dollar sign is `$$`".to_owned(),
         });
     };
+    if reference.is_empty() {
+        return Err(SubstitutionError {
+            message: format!("`${{{inner}}}` names no variable"),
+            help: "write ${env:NAME}, or ${env:NAME:-default}".to_owned(),
+        });
+    }
     let (name, default) = match reference.split_once(":-") {
         Some((name, default)) => (name, Some(default)),
         None => (reference, None),

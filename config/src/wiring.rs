@@ -23,7 +23,7 @@ use std::collections::BTreeSet;
 
 use figment::value::{Dict, Value};
 use flowtap_pipeline::catalog::Label;
-use flowtap_pipeline::contract::{Need, Signal};
+use flowtap_pipeline::contract::{FieldKey, Need, Signal};
 use flowtap_pipeline::{
     ComponentId, ComponentKind, Contract, Dependency, PeerClass, PipelineId, PipelineKind, RecordField,
     Registry,
@@ -31,7 +31,7 @@ use flowtap_pipeline::{
 
 use crate::check::{Checker, path};
 use crate::config::{Config, PipelineConfig};
-use crate::diagnostic::Diagnostic;
+use crate::diagnostic::{Diagnostic, key_of};
 use crate::layers::find;
 use crate::{aliases, suggest};
 
@@ -151,6 +151,12 @@ impl Checker<'_> {
         place(Some(&self.merged.values), pipeline, stage)
     }
 
+    /// Whether something about this entry of a pipeline is wrong already, such as that it is not defined: one mistake is one error.
+    fn is_reported(&self, pipeline: &str, stage: &Stage<'_>) -> bool {
+        let key = key_of(&self.place(pipeline, stage));
+        self.diagnostics.iter().any(|diagnostic| diagnostic.key == key)
+    }
+
     /// Each processor and exporter takes something that reaches it.
     fn signals(&mut self, pipeline: &str, stages: &[Stage<'_>], registry: &Registry) {
         if !stages.iter().any(|stage| stage.kind == ComponentKind::Receiver) {
@@ -173,6 +179,9 @@ impl Checker<'_> {
         }
         let mut reaching = BTreeSet::new();
         for stage in stages {
+            if stage.kind == ComponentKind::Exporter && self.is_reported(pipeline, stage) {
+                continue;
+            }
             let takes = stage.contract.signals_in(stage.kind);
             match stage.kind {
                 ComponentKind::Receiver => reaching.extend(stage.contract.signals_out(stage.kind)),
@@ -212,7 +221,11 @@ impl Checker<'_> {
                 let others = other.contract.covers;
                 others.is_some_and(|others| sockets.overlaps(others))
             });
-            if let Some(other) = other {
+            if let Some(other) = other
+                && ![stage, other]
+                    .iter()
+                    .any(|stage| self.is_reported(pipeline, stage))
+            {
                 let message = format!(
                     "`{}` reports {sockets} that `{}` reports as well, so their bytes would count twice",
                     stage.id, other.id
@@ -423,7 +436,7 @@ impl Checker<'_> {
                 }
                 continue;
             }
-            let help = remedy(*field, stage, registry);
+            let help = remedy(*field, stage, stages, registry);
             let component = path(&[stage.kind.section(), stage.id.as_str()]);
             if let Some(key) = key {
                 let message = format!(
@@ -445,7 +458,7 @@ impl Checker<'_> {
 
     /// Fields that a component fills because its config asks for them, and that nothing in its pipelines uses. Fields of flow log
     /// records are not declared, so pipelines of logs use every field.
-    pub(crate) fn unused_fields(&self, config: &Config) -> Vec<Diagnostic> {
+    pub(crate) fn unused_fields(&self, config: &Config, registry: &Registry) -> Vec<Diagnostic> {
         let mut used = BTreeSet::new();
         let mut filled = Vec::new();
         for (name, pipeline) in &config.pipelines {
@@ -453,25 +466,25 @@ impl Checker<'_> {
                 continue;
             };
             for stage in &stages {
-                for field in &stage.contract.fills {
-                    let of_type = format!("{}.{}.", stage.kind.section(), stage.id.type_name());
-                    let Some(key) = field.setting().and_then(|setting| setting.strip_prefix(&of_type)) else {
+                for FieldKey { field, key, .. } in &stage.contract.fill_keys {
+                    if !stage.fills(*field) {
                         continue;
-                    };
-                    if name.kind() == PipelineKind::Logs || stages.iter().any(|stage| stage.uses(*field)) {
-                        used.insert((stage.kind.section(), stage.id, *field));
                     }
-                    filled.push((stage.kind.section(), stage.id, *field, key));
+                    let of = (stage.kind.section(), stage.id, *field);
+                    if name.kind() == PipelineKind::Logs || stages.iter().any(|stage| stage.uses(*field)) {
+                        used.insert(of);
+                    }
+                    filled.push((of, key.clone(), use_of(*field, stage, &stages, registry)));
                 }
             }
         }
-        filled.retain(|(section, id, field, _)| !used.contains(&(*section, *id, *field)));
-        let warning = |(section, id, field, key): (&str, &ComponentId, RecordField, &str)| {
-            let keys = key.split('.').map(str::to_owned);
-            let at: Vec<_> = path(&[section, id.as_str()]).into_iter().chain(keys).collect();
-            let message = format!("makes `{id}` fill {field}, and no component of its pipelines uses it");
-            self.diagnostic(&at, message, Some(use_of(field).to_owned()))
-        };
+        filled.retain(|(of, ..)| !used.contains(of));
+        let warning =
+            |((section, id, field), key, help): ((&str, &ComponentId, RecordField), Vec<String>, String)| {
+                let at = [path(&[section, id.as_str()]), key].concat();
+                let message = format!("makes `{id}` fill {field}, and no component of its pipelines uses it");
+                self.diagnostic(&at, message, Some(help))
+            };
         filled.into_iter().map(warning).collect()
     }
 
@@ -492,28 +505,77 @@ impl Checker<'_> {
     }
 }
 
-/// Ways to use a field that a component fills only if its config asks for it, as advice.
-const fn use_of(field: RecordField) -> &'static str {
-    match field {
-        RecordField::DnsName => {
-            "give a family the label `qname`, as with `processors.window.families.network_dns_queries.labels`, or add the processor \
-             `names`; without them only recordings of `flowtap record` have the names"
-        }
-        RecordField::PolicyRule => {
-            "give families the label `policy_rule`, as with `processors.window.labels`"
-        }
-        RecordField::Protocol => "give families the label `protocol`, as with `processors.window.labels`",
-        RecordField::ServerName => {
-            "give families the label `server_name`, as with `processors.window.labels`"
-        }
-        _ => "give families its label, as with `processors.window.labels`",
+/// Ways to use a field that `filler` fills because a key asks for it, as advice.
+fn use_of(field: RecordField, filler: &Stage<'_>, stages: &[Stage<'_>], registry: &Registry) -> String {
+    let mut ways = Vec::new();
+    for stage in stages {
+        let keys = stage
+            .contract
+            .use_keys
+            .iter()
+            .filter(|keyed| keyed.field == field);
+        ways.extend(keys.filter_map(|FieldKey { key, value, .. }| {
+            let key = key_of(&[path(&[stage.kind.section(), stage.id.as_str()]), key.clone()].concat());
+            Some(format!("list `{}` in `{key}`", (*value)?))
+        }));
+    }
+    let processors = registry.processors().values();
+    let users = processors.filter(|factory| {
+        let contract = factory.default().contract();
+        let mut always = contract.needs.iter().filter(|need| need.key.is_none());
+        !contract.is_aggregator() && always.any(|need| need.field == field)
+    });
+    ways.extend(users.map(|factory| format!("add the processor `{}`", factory.type_name)));
+    if ways.is_empty() {
+        return "remove the key, or add a component that uses it".to_owned();
+    }
+    let ways = ways.join(", or ");
+    if filler.kind == ComponentKind::Receiver {
+        format!("{ways}; otherwise only recordings of `flowtap record` have it")
+    } else {
+        ways
     }
 }
 
+/// The keys with which components of this pipeline can fill a field; if there are none, those of the types of this build.
+fn keys_that_fill(field: RecordField, stages: &[Stage<'_>], registry: &Registry) -> Vec<String> {
+    let keys_of = |kind: ComponentKind, id: &str, contract: &Contract| -> Vec<String> {
+        let keyed = contract.fill_keys.iter().filter(|keyed| keyed.field == field);
+        let keys = keyed.map(|keyed| key_of(&[path(&[kind.section(), id]), keyed.key.clone()].concat()));
+        keys.collect()
+    };
+    let of_stages = stages.iter();
+    let keys: Vec<_> = of_stages
+        .flat_map(|stage| keys_of(stage.kind, stage.id.as_str(), &stage.contract))
+        .collect();
+    if !keys.is_empty() {
+        return keys;
+    }
+    let receivers = registry.receivers().values().map(|factory| {
+        let contract = factory.default().contract();
+        (ComponentKind::Receiver, factory.type_name, contract)
+    });
+    let processors = registry.processors().values().map(|factory| {
+        let contract = factory.default().contract();
+        (ComponentKind::Processor, factory.type_name, contract)
+    });
+    let types = receivers.chain(processors);
+    types
+        .flat_map(|(kind, name, contract)| keys_of(kind, name, &contract))
+        .collect()
+}
+
 /// The component types of this build that fill a field, as advice.
-fn remedy(field: RecordField, stage: &Stage<'_>, registry: &Registry) -> Option<String> {
-    if let Some(setting) = field.setting() {
-        return Some(format!("set `{setting}`"));
+fn remedy(
+    field: RecordField,
+    stage: &Stage<'_>,
+    stages: &[Stage<'_>],
+    registry: &Registry,
+) -> Option<String> {
+    let keys = keys_that_fill(field, stages, registry);
+    if !keys.is_empty() {
+        let one = if keys.len() == 1 { "" } else { "one of " };
+        return Some(format!("set {one}{}", quoted(keys.iter().map(String::as_str))));
     }
     let fills = |contract: Contract| contract.fills.contains(&field);
     let processors = registry.processors().values();

@@ -1,6 +1,6 @@
 //! Plain words for what a value must be and for what was found: messages name no type of the code.
 
-use figment::error::Kind;
+use figment::error::{Actual, Kind};
 
 use crate::quote::{actual, list};
 use crate::shape::Shape;
@@ -29,7 +29,12 @@ pub(crate) fn of(kind: &Kind, shape: Option<Shape<'_>>, secret: bool) -> Words {
                 .and_then(Shape::wanted)
                 .unwrap_or_else(|| expectation(expected));
             if secret {
-                return Words::new(format!("expected {expected}"), None);
+                // A list or a mapping is not the secret's value.
+                let found = match found {
+                    Actual::Seq | Actual::Map => format!(", found {}", actual(found)),
+                    _ => String::new(),
+                };
+                return Words::new(format!("expected {expected}{found}"), None);
             }
             let hint = shape.and_then(|shape| shape.hint(found));
             Words::new(format!("expected {expected}, found {}", actual(found)), hint)

@@ -188,13 +188,13 @@ fn look(limits: Limits, used: u64, memory: &SharedMemoryPressure, gauge: &Gauge<
         MemoryPressure::Soft => tracing::warn!(
             used_mib,
             state,
-            "memory is above the soft limit: new series fold into `other`; hint: fewer labels, or a larger \
+            "memory is above the soft limit: new series fold into `other`; hint: use fewer labels, or a larger \
              service.memory_limiter.limit_mib"
         ),
         MemoryPressure::Hard => tracing::error!(
             used_mib,
             state,
-            "memory is above the hard limit: records are shed, and counted; hint: fewer labels, or a larger \
+            "memory is above the hard limit: records are shed, and counted; hint: use fewer labels, or a larger \
              service.memory_limiter.limit_mib"
         ),
     }

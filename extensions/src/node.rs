@@ -98,7 +98,7 @@ fn addresses() -> Vec<InterfaceAddress> {
     let interfaces = match getifaddrs() {
         Ok(interfaces) => interfaces,
         Err(error) => {
-            tracing::warn!(%error, "the interfaces' addresses can't be read; only loopback counts as local; hint: AF_NETLINK must be allowed (RestrictAddressFamilies=, seccomp)");
+            tracing::warn!(%error, "the interfaces' addresses can't be read; only loopback counts as local; hint: allow AF_NETLINK (RestrictAddressFamilies=, seccomp)");
             return Vec::new();
         }
     };

@@ -20,7 +20,7 @@ fn notify(states: &[NotifyState<'_>]) {
     if let Err(error) = send(&socket, states) {
         tracing::warn!(
             socket = %socket.display(), %error,
-            "systemd was not notified and may end flowtap; hint: `NotifyAccess=` and the rights of the socket"
+            "systemd was not notified and may end flowtap; hint: check `NotifyAccess=` and the rights of the socket"
         );
     }
 }

@@ -71,10 +71,21 @@ impl FromStr for Cidr {
             },
             Err(error) => Err(InvalidCidr::Malformed {
                 text: text.to_owned(),
-                reason: error.to_string(),
+                reason: too_long(text).unwrap_or_else(|| error.to_string()),
             }),
         }
     }
+}
+
+/// The message about a prefix with more bits than its address has, if that is the fault.
+fn too_long(text: &str) -> Option<String> {
+    let (address, length) = text.trim().split_once('/')?;
+    let most = match address.parse().ok()? {
+        IpAddr::V4(_) => 32,
+        IpAddr::V6(_) => 128,
+    };
+    let length: u32 = length.parse().ok()?;
+    (length > most).then(|| format!("prefix length {length} exceeds {most}"))
 }
 
 /// A parsed range has a prefix that fits its family, so nothing can fail; if it did, the widest range of one address.

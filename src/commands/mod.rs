@@ -93,7 +93,10 @@ pub(crate) fn dispatch(arguments: Cli, registry: &Registry) -> Result<(), ExitEr
             File::open(&candidate.config[0]).map_err(|error| {
                 ExitError::new(
                     Code::NoInput,
-                    format!("{}: {error}", candidate.config[0].display()),
+                    format!(
+                        "can't read {}: {error}\n  hint: name a config file",
+                        candidate.config[0].display()
+                    ),
                 )
             })?;
             let (text, found) = classify::diff(&config, &load(&candidate)?, &args.addresses)?;

@@ -250,13 +250,21 @@ type Failed = Arc<Mutex<Option<RecordingError>>>;
 
 impl Recorder {
     fn create(target: Target<'_>, node: &NodeInfo, stop: Stop) -> Result<(Self, Failed), ExitError> {
+        let is_file = matches!(target, Target::File(_));
         let create = || {
             let mut writer = target.create()?;
             let (at, node) = (Timestamp::now(), node.clone());
             writer.write(&Frame::Start { at, node })?;
             Ok(writer)
         };
-        let writer = create().map_err(|error: RecordingError| ExitError::new(Code::Create, error))?;
+        let writer = create().map_err(|error: RecordingError| {
+            let message = if is_file {
+                format!("can't create {error}\n  hint: name a file in a folder that exists and that you may write to")
+            } else {
+                error.to_string()
+            };
+            ExitError::new(Code::Create, message)
+        })?;
         let failed = Failed::default();
         let recorder = Self {
             writer,

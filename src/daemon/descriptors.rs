@@ -47,7 +47,7 @@ pub(crate) fn report(limit: u64) {
     if limit < ENOUGH {
         tracing::warn!(
             limit,
-            "few descriptors: connections are closed when they run out; hint: LimitNOFILE= of the unit, or ulimits of the container"
+            "few descriptors: connections are closed when they run out; hint: raise LimitNOFILE= of the unit, or ulimits of the container"
         );
     }
 }

@@ -131,7 +131,7 @@ fn wait(signals: &Signals, stop: &Stop, log: &LogWriter) {
     tracing::error!(
         signal,
         "ended by a second signal: pending snapshots are lost; \
-                hint: one signal is enough; raise service.shutdown_timeout if the end takes long"
+                hint: send one signal, and raise service.shutdown_timeout if the end takes long"
     );
     exit(log);
 }

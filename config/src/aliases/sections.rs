@@ -6,6 +6,12 @@ use super::alias::{
     OBI, OTHER, PROMETHEUS, VECTOR, alias,
 };
 
+/// Keys that names of types imply in addition to the type that is meant: section, name, key and value.
+pub(super) const IMPLIED: &[(&str, &str, &str, &str)] = &[
+    ("exporters", "otlphttp", "protocol", "http/protobuf"),
+    ("exporters", "otlp_http", "protocol", "http/protobuf"),
+];
+
 /// The aliases.
 pub(super) const TABLE: &[Alias] = &[
     // Sections.

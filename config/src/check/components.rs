@@ -7,7 +7,8 @@ use std::collections::BTreeMap;
 use figment::value::Value;
 use flowtap_pipeline::{ComponentConfig, ComponentId, ComponentKind, Factory, Registry, Violation};
 
-use super::{Below, Checker, instead_of, path};
+use super::suggest::{Below, instead_of};
+use super::{Checker, not_a_mapping, path};
 use crate::aliases::{self, Meant};
 use crate::lenient::Suggestion;
 use crate::words::split_hint;
@@ -88,7 +89,7 @@ impl Checker<'_> {
                 if value.as_dict().is_none() {
                     self.report(
                         &at,
-                        "must be a mapping",
+                        not_a_mapping(&value),
                         Some(format!("to leave it at its defaults: `{text}: {{}}`")),
                     );
                     continue;
@@ -131,10 +132,11 @@ impl Checker<'_> {
         let mut value = written.value.clone();
         if let Value::Dict(_, dict) = &mut value {
             dict.remove("type");
-            // The other half of the advice for an exporter `otlphttp`.
-            if meant == Some("otlp") && ["otlphttp", "otlp_http"].contains(&id.type_name()) {
-                let protocol = || Value::from("http/protobuf");
-                dict.entry("protocol".to_owned()).or_insert_with(protocol);
+            // The other half of the advice.
+            if let Some((key, value)) =
+                aliases::implied(kind.section(), id.type_name()).filter(|_| meant.is_some())
+            {
+                dict.entry(key.to_owned()).or_insert_with(|| Value::from(value));
             }
         }
         let factory = types.get(meant?)?;

@@ -166,7 +166,9 @@ fn is_unused(stages: &[Stage<'_>], position: usize) -> bool {
     };
     stage.kind == ComponentKind::Processor
         && !fills.is_empty()
-        && fills.iter().all(|field| is_optional(*field) && !is_used(*field))
+        && fills
+            .iter()
+            .all(|field| is_optional(stage, *field) && !is_used(*field))
 }
 
 /// Whether series of `window` have a label of the field that no processor drops. An aggregator that does not declare its labels has.
@@ -190,10 +192,11 @@ fn dropped_by<'s, 'a>(stages: &'s [Stage<'a>], label: Label) -> Option<&'s Stage
     stages.find(|stage| stage.contract.label_changes.drop.contains(&label))
 }
 
-/// Whether the field is for labels, and metrics have them only if a config lists them.
-fn is_optional(field: RecordField) -> bool {
+/// Whether the field is for labels, and metrics have them only if a config lists them. Those that a key makes the stage fill have a
+/// warning of their own.
+fn is_optional(stage: &Stage<'_>, field: RecordField) -> bool {
     let mut by_default = FAMILIES.iter().flat_map(|definition| definition.labels);
-    field.setting().is_none()
+    !stage.contract.fill_keys.iter().any(|keyed| keyed.field == field)
         && labels_of_field(field).next().is_some()
         && !by_default.any(|label| label.field() == Some(field))
 }

@@ -77,7 +77,7 @@ impl Journal {
             match self.file.set_len(before) {
                 Ok(()) => self.bytes = before,
                 Err(error) => tracing::warn!(%error, "a write that failed can't be undone; \
-                    hint: rows of this file that are written from now on can't be read"),
+                    rows of this file that are written from now on can't be read; hint: check the disk"),
             }
         })
     }

@@ -176,7 +176,7 @@ impl Exporter for FileExporter {
         async move {
             for writer in [&self.metrics, &self.logs] {
                 if let Err(error) = Self::blocking(Arc::clone(writer), Writer::finish).await {
-                    tracing::error!(%error, "the last file was not finished; hint: the next start does that");
+                    tracing::error!(%error, "the last file was not finished; hint: start flowtap again with the same `path` to finish it");
                 }
             }
             self.upload_task.stop().await;

@@ -99,8 +99,8 @@ impl Recovery<'_> {
         publish(self.names, &temporary, &target)?;
         fs::remove_file(path)?;
         self.telemetry.file(FileEvent::Recovered);
-        tracing::warn!(path = %target.display(), rows = converted.rows, torn = converted.torn, "a file that was not finished is finished now; \
-                hint: read it as any other");
+        tracing::warn!(path = %target.display(), rows = converted.rows, torn = converted.torn, "a file that was not finished is finished now, and can be read as any other; \
+                hint: raise service.shutdown_timeout if flowtap was not killed");
         Ok(())
     }
 
@@ -139,8 +139,8 @@ impl Recovery<'_> {
             fs::remove_file(path)?;
         }
         self.telemetry.file(FileEvent::Recovered);
-        tracing::warn!(path = %recovered.display(), "a file that was not finished is kept; \
-                hint: read it as any other; it has no last rows");
+        tracing::warn!(path = %recovered.display(), "a file that was not finished is kept without its last rows, and can be read as any other; \
+                hint: raise service.shutdown_timeout if flowtap was not killed");
         Ok(())
     }
 }

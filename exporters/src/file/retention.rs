@@ -115,8 +115,8 @@ impl Retention {
                 files = future.len(),
                 first = %names.finished(first).display(),
                 %now,
-                "files dated in the future are the first that rotation removes, and not for their age; hint: the clock was ahead once, or is \
-                 behind now: check that it is synchronized"
+                "files dated in the future are the first that rotation removes, and not for their age; hint: check that the clock \
+                 is synchronized: it was ahead once, or is behind now"
             );
         }
         self.future_files = future.len();

@@ -305,7 +305,7 @@ impl Writer {
         if let Err(error) = self.publish(&open) {
             if self.unfinished.replace(self.now).is_none() {
                 tracing::warn!(path = %open.path.display(), %error, "a file can't be finished; its rows are kept, and it is tried again in a minute; \
-                hint: free space, or a smaller rotation.max_bytes");
+                hint: free space, or use a smaller rotation.max_bytes");
             }
             return;
         }
@@ -368,7 +368,7 @@ impl Writer {
             removed,
         );
         if let Err(error) = pruned {
-            tracing::warn!(folder = %self.folder().display(), %error, "old files can't be removed; hint: they must belong to flowtap's user");
+            tracing::warn!(folder = %self.folder().display(), %error, "old files can't be removed; hint: make flowtap's user their owner");
         }
     }
 

@@ -75,7 +75,8 @@ impl OtlpExporter {
         let resolved = config.resolved().map_err(|fault| fault.message)?;
         // Checked before anything starts, not at the first request.
         for endpoint in [&resolved.endpoint, &resolved.logs_endpoint] {
-            resolved.tls.config_for(endpoint.is_tls())?;
+            let checked = resolved.tls.config_for(endpoint.is_tls());
+            checked.map_err(|error| format!("tls: {error}"))?;
         }
         let deltas = (resolved.temporality == Temporality::Delta)
             .then(|| Arc::new(Mutex::new(Deltas::new(Timestamp::now()))));

@@ -136,7 +136,7 @@ impl Inner {
         let others = (others > 0).then_some(others);
         if failed == 0 {
             tracing::warn!(%exporter, %endpoint, answer, others, "the collector accepted all {items}, with a warning; \
-                hint: `answer` is the collector's text");
+                hint: follow the collector's text in `answer`");
         } else {
             tracing::warn!(%exporter, %endpoint, failed, answer, others, "the collector rejected some {items}; \
                 hint: look for the reason in the collector's log");

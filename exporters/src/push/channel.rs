@@ -105,7 +105,7 @@ where
                 Err(error) => {
                     let error = error.to_string();
                     if current.unusable.as_ref() != Some(&error) {
-                        tracing::warn!(endpoint = %self.dial.endpoint, error, "changed TLS files can't be used; the previous ones stay in use; hint: certificate and key must be readable for flowtap and fit together");
+                        tracing::warn!(endpoint = %self.dial.endpoint, error, "changed TLS files can't be used; the previous ones stay in use; hint: make certificate and key readable for flowtap, and check that they fit together");
                         current.unusable = Some(error);
                     }
                 }

@@ -163,7 +163,7 @@ impl Storage {
             if context.strict || error.is_in_use() {
                 return Err(error);
             }
-            tracing::error!(exporter = %context.id, %error, "requests can't be kept on disk for now; they are sent from memory; hint: free space, and a storage.directory that flowtap's user can write to");
+            tracing::error!(exporter = %context.id, %error, "requests can't be kept on disk for now; they are sent from memory; hint: free space, and use a storage.directory that flowtap's user can write to");
         }
         let (requests, bytes) = storage.waiting();
         if requests > 0 {

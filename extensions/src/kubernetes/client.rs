@@ -165,7 +165,7 @@ pub(super) async fn cluster_uid(client: &Client) -> Option<String> {
     };
     tracing::warn!(
         error,
-        "k8s.cluster.uid is not known until the next start; hint: service.telemetry.resource sets it"
+        "k8s.cluster.uid is not known until the next start; hint: set it in service.telemetry.resource"
     );
     None
 }

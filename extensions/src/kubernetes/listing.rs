@@ -45,9 +45,9 @@ where
             Err(error) => {
                 let hint = match &error {
                     kube::Error::Api(status) if status.code == 403 => format!(
-                        "; hint: a rule with apiGroups: [\"\"], resources: [\"{resource}\"], verbs: [\"list\"]"
+                        "; hint: add a rule with apiGroups: [\"\"], resources: [\"{resource}\"], verbs: [\"list\"]"
                     ),
-                    _ => String::new(),
+                    _ => "; hint: check that the API server can be reached, and its log".to_owned(),
                 };
                 tracing::warn!(resource, %error, "the Kubernetes API can't list {resource}: they are left out{hint}");
                 return false;

@@ -25,6 +25,7 @@ mod timeline;
 use std::cmp::Ordering;
 use std::collections::BTreeMap;
 
+use flowtap_pipeline::catalog::FamilyId;
 use serde::{Deserialize, Serialize};
 
 pub use self::map::{Edge, MAX_EDGES, Map, Others};
@@ -404,7 +405,7 @@ impl Flow {
     /// The peer's class.
     pub fn class(&self) -> &str {
         match self.label("type") {
-            "" if self.metric == "network_flow_dns" => "dns",
+            "" if self.metric == FamilyId::Dns.definition().family.name => "dns",
             class => class,
         }
     }

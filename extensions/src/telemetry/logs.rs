@@ -83,7 +83,7 @@ impl Throttle {
                         file,
                         line,
                         "a message was suppressed by rate limiting; \
-                hint: the first messages of the same place show what it is about"
+                hint: look for the first messages of the same place, or raise service.telemetry.logs.sampling.initial"
                     );
                 }
                 if ends {

@@ -1,22 +1,23 @@
 //! Evidence from records, by peer: what `flowtap diagnose` gathers for as long as it measures, and the live view for a short period.
 
+mod listener;
+mod measured;
+mod open;
+
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::IpAddr;
 
-use flowtap_pipeline::{
-    DropRecord, Events, Flow, FlowKind, ListeningRecord, PeerClass, Queues, ResetBy, TcpRecord,
-};
+use flowtap_pipeline::{DropRecord, Events, Flow, FlowKind, ListeningRecord, PeerClass, Queues, TcpRecord};
 
+use self::listener::Listener;
+pub(crate) use self::measured::is_failed_connect;
+use self::measured::is_own;
+use self::open::Open;
 use super::details::Details;
-use super::evidence::{Answers, Evidence, Listening, ListeningSocket, process_name};
+use super::evidence::{Evidence, Listening};
 
 /// Maximum number of peers that are listed; records of further ones count in the sum only.
 pub const MAX_PEERS: usize = 4096;
-
-/// Time in time-outs, in µs, after which nothing gets through also on a path that has brought something after an earlier one: it takes
-/// seven retransmissions, each after twice the time of the one before. Of a path that drops two segments of three, one connection in
-/// seventeen is as silent.
-const LONG_SILENCE_US: i64 = 20_000_000;
 
 /// Connections whose queues are known at a time.
 const MAX_CONNECTIONS: usize = 100_000;
@@ -109,68 +110,6 @@ struct Connecting {
     is_own: bool,
     class: Option<PeerClass>,
     comm: [u8; 16],
-}
-
-/// A listening socket: its queue as its last record has it, and what it dropped in the period.
-#[derive(Clone, Copy, Debug, Default)]
-struct Listener {
-    port: u16,
-    /// Its process; 0 and empty if it is not known.
-    pid: u32,
-    comm: [u8; 16],
-    backlog: u64,
-    limit: u64,
-    drops: u64,
-    oldest_wait: f64,
-    closed: bool,
-}
-
-impl Listener {
-    fn update(&mut self, record: &ListeningRecord) {
-        let flow = &record.flow;
-        // A record may lack the process that one before had.
-        let owner = if flow.pid == 0 && flow.comm[0] == 0 {
-            (self.pid, self.comm)
-        } else {
-            (flow.pid, flow.comm)
-        };
-        *self = Self {
-            port: flow.local.port,
-            pid: owner.0,
-            comm: owner.1,
-            backlog: u64::from(record.backlog),
-            limit: u64::from(record.limit),
-            drops: self.drops + record.drops,
-            oldest_wait: f64::from(record.wait_us.unwrap_or(0)) / 1e6,
-            closed: record.closed,
-        };
-    }
-
-    /// As evidence, which names those that dropped connections.
-    fn evidence(&self) -> Listening {
-        let Self {
-            backlog,
-            limit,
-            drops,
-            ..
-        } = *self;
-        let socket = (drops > 0).then(|| ListeningSocket {
-            port: self.port,
-            pid: (self.pid != 0).then_some(self.pid),
-            comm: process_name(&self.comm),
-            backlog,
-            limit,
-            drops,
-            closed: self.closed,
-        });
-        Listening {
-            backlog,
-            limit,
-            drops,
-            oldest_wait: self.oldest_wait,
-            sockets: Vec::from_iter(socket),
-        }
-    }
 }
 
 /// Sums over a period.
@@ -399,187 +338,6 @@ impl Sums {
                 .or_insert(Listener { drops: 0, ..*theirs });
             ours.drops += theirs.drops;
         }
-    }
-}
-
-/// Whether `record` is of a connect that failed: not of one that the application gave up at once, before the time-out of its SYN.
-pub(crate) fn is_failed_connect(record: &TcpRecord) -> bool {
-    record.events.contains(Events::FAILED) && (record.failure != 0 || record.is_unanswered())
-}
-
-/// Whether both ends are in the same network namespace: Linux connects to an address of its own from that address, or from another one
-/// of the loopback device.
-fn is_own(flow: &Flow) -> bool {
-    flow.local.addr == flow.remote.addr || flow.remote.addr.is_loopback()
-}
-
-fn seconds(microseconds: i64) -> f64 {
-    microseconds as f64 / 1e6
-}
-
-/// An open connection that has something queued.
-#[derive(Clone, Copy, Debug, Default)]
-struct Open {
-    queues: Queues,
-    /// Whether its last record has time in a retransmission time-out.
-    is_in_time_out: bool,
-    /// Whether something was acknowledged after a time-out.
-    has_recovered: bool,
-    /// Time in time-outs since the peer has acknowledged anything, in µs.
-    silent_us: i64,
-    /// The part of it that is in the sums of this period.
-    counted_us: i64,
-    /// The part of this period that is not.
-    pending_us: i64,
-}
-
-/// Change of the time in which nothing got through, in µs.
-#[derive(Clone, Copy, Debug, Default)]
-struct Stop {
-    unacknowledged_us: i64,
-    held_back_us: i64,
-}
-
-impl Open {
-    /// Nothing of the connection is in the sums of the next period, which has no more time than passes in it.
-    const fn begin_period(&mut self) {
-        self.counted_us = 0;
-        self.pending_us = 0;
-    }
-
-    /// Takes the next record of the connection. One that is seen for the first time may have had bytes in flight before: it counts as if
-    /// it had not, so that less was acknowledged of it than was in fact.
-    fn update(&mut self, record: &TcpRecord) -> Stop {
-        let is_broken = record.failure != 0 || record.events.contains(Events::RESET);
-        let in_flight = i64::from(self.queues.unacked) + record.sent_bytes;
-        // Bytes in flight when a connection broke were not acknowledged; the queues of its last record are empty in any case.
-        let is_acknowledged = !is_broken && in_flight > i64::from(record.queues.unacked);
-        // TCP keeps a segment that this machine's own firewall dropped among those to send (`tcp_write_xmit()`): it is never in flight.
-        let is_held_back = in_flight == 0 && record.queues.unacked == 0 && record.queues.unsent > 0;
-        let unacknowledged_us = if is_acknowledged {
-            self.has_recovered |= self.is_in_time_out;
-            self.silent_us = 0;
-            self.pending_us = 0;
-            -std::mem::take(&mut self.counted_us)
-        } else {
-            self.silent_us += record.rto_us;
-            self.pending_us += record.rto_us;
-            // A path that has brought something after a time-out loses most, not all.
-            let counts = !self.has_recovered || self.silent_us >= LONG_SILENCE_US;
-            let added_us = if counts {
-                std::mem::take(&mut self.pending_us)
-            } else {
-                0
-            };
-            self.counted_us += added_us;
-            added_us
-        };
-        self.is_in_time_out = record.rto_us > 0 || self.silent_us > 0;
-        self.queues = record.queues;
-        Stop {
-            unacknowledged_us,
-            held_back_us: if is_held_back { record.time.network_us } else { 0 },
-        }
-    }
-}
-
-impl Evidence {
-    /// Adds the measurements of `record`. Differences can be negative, and only their sum counts.
-    pub(crate) fn add(&mut self, record: &TcpRecord, longest: i64) {
-        let count = |sum: &mut u64, difference: i64| *sum = sum.saturating_add_signed(difference);
-        let shares = &mut self.shares;
-        shares.network += seconds(record.time.network_us);
-        shares.answer += seconds(record.time.answer_us);
-        shares.receiver += seconds(record.time.receiver_us);
-        shares.buffer += seconds(record.time.buffer_us);
-        let limited = record.time.total_us().saturating_sub(record.time.application_us);
-        let idle = longest.saturating_sub(limited).max(0);
-        shares.application += seconds(record.time.application_us.min(idle));
-        self.rto += seconds(record.rto_us);
-        count(&mut self.sent_bytes, record.sent_bytes);
-        count(&mut self.received_bytes, record.received_bytes);
-        if is_own(&record.flow) {
-            count(&mut self.received_here, record.received_bytes);
-        }
-        count(&mut self.sent_segments, record.sent_segments);
-        count(&mut self.retransmits, record.retransmits);
-        self.syn_retransmits += u64::from(record.syn_retransmits);
-        self.take_min_rtt(record.min_rtt_us);
-        // Where this machine serves, the answers are its own.
-        let is_server = record.flow.kind == Some(FlowKind::Ingress);
-        if let Some(exchanges) = record.exchanges.as_deref().filter(|_| !is_server) {
-            self.answers.add(Answers {
-                count: exchanges.count() as u64,
-                seconds: exchanges.sum_us() as f64 / 1e6,
-            });
-        }
-        if record.events.contains(Events::OPENED) {
-            self.opened += 1;
-        }
-        if is_failed_connect(record) {
-            self.add_failure(record);
-        }
-        match record.reset_by {
-            ResetBy::Local => self.reset_by_local += 1,
-            ResetBy::Remote => self.reset_by_peer += 1,
-            ResetBy::Unknown => {}
-        }
-    }
-
-    /// Adds time in which nothing got through.
-    fn add_stop(&mut self, stop: Stop) {
-        self.unacknowledged += seconds(stop.unacknowledged_us);
-        self.held_back += seconds(stop.held_back_us);
-    }
-
-    fn take_min_rtt(&mut self, min_rtt_us: u32) {
-        if min_rtt_us > 0 && (self.min_rtt_us == 0 || min_rtt_us < self.min_rtt_us) {
-            self.min_rtt_us = min_rtt_us;
-        }
-    }
-
-    /// By the errno (`include/uapi/asm-generic/errno.h`).
-    fn add_failure(&mut self, record: &TcpRecord) {
-        let failed = &mut self.failed;
-        match record.failure {
-            111 => failed.refused += 1,
-            // Given up by the application, after a SYN was retransmitted.
-            0 | 110 => {
-                failed.no_answer += 1;
-                self.dropped_connects += u64::from(is_own(&record.flow));
-            }
-            100 | 101 | 112 | 113 => failed.unreachable += 1,
-            99 => failed.no_local_port += 1,
-            _ => failed.other += 1,
-        }
-    }
-
-    /// Adds what was measured before. Queues are not increases, and stay as they are.
-    pub(crate) fn merge(&mut self, before: &Self) {
-        self.shares.add(&before.shares);
-        self.rto += before.rto;
-        self.unacknowledged += before.unacknowledged;
-        self.held_back += before.held_back;
-        self.sent_bytes += before.sent_bytes;
-        self.received_bytes += before.received_bytes;
-        self.received_here += before.received_here;
-        self.sent_segments += before.sent_segments;
-        self.retransmits += before.retransmits;
-        self.syn_retransmits += before.syn_retransmits;
-        self.take_min_rtt(before.min_rtt_us);
-        self.opened += before.opened;
-        let (failed, theirs) = (&mut self.failed, &before.failed);
-        failed.refused += theirs.refused;
-        failed.no_answer += theirs.no_answer;
-        failed.unreachable += theirs.unreachable;
-        failed.no_local_port += theirs.no_local_port;
-        failed.other += theirs.other;
-        self.dropped_connects += before.dropped_connects;
-        self.reset_by_local += before.reset_by_local;
-        self.reset_by_peer += before.reset_by_peer;
-        self.answers.add(before.answers);
-        self.listening.add_drops(&before.listening);
-        self.listening.rank();
     }
 }
 

@@ -15,7 +15,7 @@ use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use crate::contract::{Contract, Stability};
+use crate::contract::{Contract, Signal, Stability};
 use crate::extension::Extension;
 use crate::findings::Findings;
 use crate::id::{ComponentId, ComponentKind};
@@ -191,6 +191,12 @@ pub trait ReceiverConfig: ComponentConfig {
     /// # Errors
     /// [`BuildError`] if this machine can't have it.
     fn build(&self, context: &BuildContext) -> Result<Box<dyn Receiver>, BuildError>;
+
+    /// Returns the config of a receiver that does not measure `signal`, for a command that does not use it; `None` if this one
+    /// can't leave it out.
+    fn without(&self, _signal: Signal) -> Option<Box<dyn ReceiverConfig>> {
+        None
+    }
 }
 
 /// A processor that was built.

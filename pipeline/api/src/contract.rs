@@ -117,6 +117,24 @@ pub struct Need {
     pub key: Option<Vec<String>>,
 }
 
+/// A key with which a component's config can ask for a field.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FieldKey {
+    /// The field.
+    pub field: RecordField,
+    /// The key, below the component.
+    pub key: Vec<String>,
+    /// The value that asks for the field, if several fields have the key.
+    pub value: Option<&'static str>,
+}
+
+impl FieldKey {
+    fn new(field: RecordField, path: &[&str], value: Option<&'static str>) -> Self {
+        let key = path.iter().map(|&key| key.to_owned()).collect();
+        Self { field, key, value }
+    }
+}
+
 /// The sockets or devices that a receiver reports.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -205,6 +223,10 @@ pub struct Place {
 /// ```
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "facts that do not depend on each other, each with a builder of its name"
+)]
 pub struct Contract {
     /// Signals that it takes. Empty: those of its kind, see [`Contract::signals_in`].
     pub takes: BTreeSet<Signal>,
@@ -212,10 +234,14 @@ pub struct Contract {
     pub gives: BTreeSet<Signal>,
     /// Fields of a record that are filled after it.
     pub fills: BTreeSet<RecordField>,
+    /// Keys that make it fill a field, whether or not its config has them set.
+    pub fill_keys: Vec<FieldKey>,
     /// Fields of a record that have to be filled before it.
     pub needs: Vec<Need>,
     /// Fields of a record that it uses if they are filled before it.
     pub uses: BTreeSet<RecordField>,
+    /// Keys that make it use a field, with their values, whether or not its config has them set.
+    pub use_keys: Vec<FieldKey>,
     /// Sockets that it reports, if it is a receiver of real traffic.
     pub covers: Option<Sockets>,
     /// Files and directories that it reads.
@@ -247,6 +273,10 @@ pub struct Contract {
     pub label_changes: LabelChanges,
     /// Whether it reads the peer's address.
     pub reads_addresses: bool,
+    /// Whether records that reach it may not reach the components after it.
+    pub drops_records: bool,
+    /// Whether the components after it may see other addresses than those of the socket.
+    pub changes_addresses: bool,
     /// The key that makes it shorten addresses, for the components after it.
     pub truncates_addresses: Option<Vec<String>>,
     /// Interval at which it measures, or closes a window, with the key `interval`.
@@ -278,6 +308,15 @@ impl Contract {
         self
     }
 
+    /// Declares that the key at `path` makes it fill `field`, and whether it is set. Advice names the key where the field is missing,
+    /// and where nothing uses it.
+    #[must_use]
+    pub fn fills_with(mut self, field: RecordField, path: &[&str], is_set: bool) -> Self {
+        self.fill_keys.push(FieldKey::new(field, path, None));
+        self.fills.extend(is_set.then_some(field));
+        self
+    }
+
     /// Declares that it uses `field`, and works with less without it.
     #[must_use]
     pub fn needs(mut self, field: RecordField) -> Self {
@@ -300,6 +339,13 @@ impl Contract {
     #[must_use]
     pub fn uses(mut self, fields: impl IntoIterator<Item = RecordField>) -> Self {
         self.uses.extend(fields);
+        self
+    }
+
+    /// Declares that `value` in the list at `path` makes it use `field`: as advice where nothing uses the field.
+    #[must_use]
+    pub fn uses_with(mut self, field: RecordField, path: &[&str], value: &'static str) -> Self {
+        self.use_keys.push(FieldKey::new(field, path, Some(value)));
         self
     }
 
@@ -413,9 +459,25 @@ impl Contract {
         self
     }
 
+    /// Declares that records that reach it may not reach the components after it. A command that measures one peer, such as
+    /// `flowtap diagnose`, leaves it out.
+    #[must_use]
+    pub const fn drops_records(mut self) -> Self {
+        self.drops_records = true;
+        self
+    }
+
+    /// Declares that it changes addresses of records. A command that looks for an address leaves it out.
+    #[must_use]
+    pub const fn changes_addresses(mut self) -> Self {
+        self.changes_addresses = true;
+        self
+    }
+
     /// Declares that it shortens addresses, for the key at `path`.
     #[must_use]
     pub fn truncates_addresses(mut self, path: &[&str]) -> Self {
+        self.changes_addresses = true;
         self.truncates_addresses = Some(path.iter().map(|&key| key.to_owned()).collect());
         self
     }

@@ -37,17 +37,6 @@ pub enum RecordField {
 }
 
 impl RecordField {
-    /// The setting that makes a component fill the field, if it is one that is off by default.
-    pub const fn setting(self) -> Option<&'static str> {
-        match self {
-            Self::DnsName => Some("receivers.ebpf.dns.names"),
-            Self::PolicyRule => Some("processors.policy.rules"),
-            Self::Protocol => Some("receivers.ebpf.inspect.protocols"),
-            Self::ServerName => Some("receivers.ebpf.inspect.server_names"),
-            _ => None,
-        }
-    }
-
     /// The consequence for a pipeline in which nothing fills the field.
     pub const fn if_missing(self) -> &'static str {
         match self {

@@ -120,6 +120,7 @@ impl ComponentConfig for Config {
             .gives([Signal::Logs])
             .every(self.interval)
             .needs(RecordField::Role)
+            .uses([RecordField::Class])
     }
 
     fn validate(&self) -> Vec<Violation> {

@@ -339,7 +339,7 @@ impl Config {
 
 impl ComponentConfig for Config {
     fn contract(&self) -> Contract {
-        let mut contract = Contract::default();
+        let mut contract = Contract::default().drops_records();
         if self.own == OwnTraffic::Exclude {
             contract = contract.needs_for(RecordField::Process, &["self"]);
         }

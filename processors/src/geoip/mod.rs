@@ -61,7 +61,7 @@ impl ComponentConfig for Config {
     fn validate(&self) -> Vec<Violation> {
         let mut faults = Vec::new();
         if self.databases.is_empty() {
-            let message = "has to name a file; hint: `[/usr/share/GeoIP/GeoLite2-ASN.mmdb]`";
+            let message = "must be set: a list of files, such as `[/usr/share/GeoIP/GeoLite2-ASN.mmdb]`";
             faults.push(Violation::new("databases", message));
         }
         for (index, path) in self.databases.iter().enumerate() {

@@ -320,7 +320,10 @@ fn a_file_that_is_no_database_is_an_error_with_its_path() {
         );
     }
     let error = config(FACTORY, "").unwrap_err();
-    assert!(error.starts_with("databases: has to name a file"), "{error}");
+    assert!(
+        error.starts_with("databases: must be set: a list of files"),
+        "{error}"
+    );
     let error = config(FACTORY, "databases: [/a, /a]").unwrap_err();
     assert!(error.starts_with("databases.1: is a duplicate"), "{error}");
 }

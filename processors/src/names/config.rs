@@ -4,14 +4,9 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use flowtap_pipeline::schema::DurationText;
-use flowtap_pipeline::{
-    BuildContext, BuildError, ComponentConfig, Contract, Factory, ProcessorConfig, ProcessorStage,
-    RecordField, Stability, Violation,
-};
+use flowtap_pipeline::{ComponentConfig, Contract, RecordField, Violation};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-
-use super::Names;
 
 /// Most addresses that can have a name.
 const MAX_ADDRESSES: usize = 1 << 22;
@@ -102,16 +97,3 @@ impl ComponentConfig for Config {
         faults
     }
 }
-
-impl ProcessorConfig for Config {
-    fn build(&self, context: &BuildContext) -> Result<ProcessorStage, BuildError> {
-        Ok(ProcessorStage::Transform(Box::new(Names::new(self, context))))
-    }
-}
-
-/// The processor type `names`.
-pub const FACTORY: Factory<dyn ProcessorConfig> = Factory::of::<Config>(
-    "names",
-    "names peers by the DNS answers that named their addresses, and by /etc/hosts",
-    Stability::Beta,
-);

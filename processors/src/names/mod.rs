@@ -12,6 +12,7 @@
 //! The time is that of the records and watermarks, so a recording has the same names when it is replayed.
 
 mod config;
+mod factory;
 mod hosts;
 
 use std::net::IpAddr;
@@ -24,7 +25,8 @@ use flowtap_pipeline::{
 use opentelemetry::KeyValue;
 use opentelemetry::metrics::Counter;
 
-pub use self::config::{Config, FACTORY, Source};
+pub use self::config::{Config, Source};
+pub use self::factory::FACTORY;
 use self::hosts::Hosts;
 use crate::recent::Recent;
 

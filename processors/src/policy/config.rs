@@ -24,6 +24,16 @@ pub enum Entry {
     File(PathBuf),
 }
 
+impl Entry {
+    /// The file that it names.
+    fn file(&self) -> Option<&Path> {
+        match self {
+            Self::Range(_) => None,
+            Self::File(path) => Some(path),
+        }
+    }
+}
+
 impl JsonSchema for Entry {
     fn schema_name() -> Cow<'static, str> {
         "Entry".into()
@@ -142,36 +152,47 @@ impl Default for Config {
 }
 
 impl Config {
+    /// Its lists, each with the keys to it.
+    fn lists(&self) -> impl Iterator<Item = (String, &Vec<Entry>)> {
+        let own = self.classes.iter().enumerate();
+        let own = own.map(|(index, class)| (format!("classes: {index}: cidrs"), &class.cidrs));
+        let lists = [
+            ("internal_hosts", &self.internal_hosts),
+            ("localhost", &self.localhost),
+            ("k8s_pod", &self.k8s_pod),
+            ("k8s_svc", &self.k8s_svc),
+            ("dns", &self.dns),
+            ("docker", &self.docker),
+            ("abnormal_black_list", &self.abnormal_black_list),
+            ("abnormal_white_list", &self.abnormal_white_list),
+        ];
+        let lists = lists.into_iter().map(|(key, list)| (key.to_owned(), list));
+        lists.chain(own)
+    }
+
     /// The files that its lists name.
     pub(super) fn files(&self) -> Vec<&Path> {
-        let own = self.classes.iter().map(|class| &class.cidrs);
-        let lists = [
-            &self.internal_hosts,
-            &self.localhost,
-            &self.k8s_pod,
-            &self.k8s_svc,
-            &self.dns,
-            &self.docker,
-            &self.abnormal_black_list,
-            &self.abnormal_white_list,
-        ];
-        let entries = lists.into_iter().chain(own).flatten();
-        let paths = entries.filter_map(|entry| match entry {
-            Entry::Range(_) => None,
-            Entry::File(path) => Some(path.as_path()),
-        });
-        paths.collect()
+        let entries = self.lists().flat_map(|(_, list)| list);
+        entries.filter_map(Entry::file).collect()
+    }
+
+    /// The keys to the entry that names `file`, as the beginning of a [`BuildError`](flowtap_pipeline::BuildError)'s message.
+    pub(super) fn keys_to(&self, file: &Path) -> Option<String> {
+        self.lists().find_map(|(keys, list)| {
+            let index = list.iter().position(|entry| entry.file() == Some(file))?;
+            Some(format!("{keys}: {index}"))
+        })
     }
 }
 
 impl ComponentConfig for Config {
     fn contract(&self) -> Contract {
-        let rules = self.rules.then_some(RecordField::PolicyRule);
         Contract::default()
             // Port 53 on the server's side is DNS.
             .needs(RecordField::Role)
             .reads_addresses()
-            .fills([RecordField::Class].into_iter().chain(rules))
+            .fills([RecordField::Class])
+            .fills_with(RecordField::PolicyRule, &["rules"], self.rules)
             .classes(self.classes.iter().map(|class| &class.name))
             .reads(self.files())
             .depends_on(Dependency::ClusterRanges)

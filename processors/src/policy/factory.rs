@@ -9,7 +9,10 @@ impl ProcessorConfig for Config {
     fn build(&self, context: &BuildContext) -> Result<ProcessorStage, BuildError> {
         let policy = Policy::new(self, context).map_err(|error| BuildError {
             id: context.id.clone(),
-            message: error.to_string(),
+            message: match error.file().and_then(|file| self.keys_to(file)) {
+                Some(keys) => format!("{keys}: {error}"),
+                None => error.to_string(),
+            },
         })?;
         Ok(ProcessorStage::Transform(Box::new(policy)))
     }

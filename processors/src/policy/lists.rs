@@ -20,7 +20,7 @@ pub enum ListError {
     #[error("`classes` has come to more than 65,000 names since flowtap started; restart it")]
     TooManyClasses,
     /// A file can't be read.
-    #[error("{}: {source}", .file.display())]
+    #[error("can't read {}: {source}; hint: name a file that flowtap may read", .file.display())]
     File {
         /// Which file.
         file: PathBuf,
@@ -37,6 +37,16 @@ pub enum ListError {
         /// Error of the parser.
         source: InvalidCidr,
     },
+}
+
+impl ListError {
+    /// The file that it is about.
+    pub(super) fn file(&self) -> Option<&Path> {
+        match self {
+            Self::TooManyClasses => None,
+            Self::File { file, .. } | Self::Line { file, .. } => Some(file),
+        }
+    }
 }
 
 /// Every list, as ranges.

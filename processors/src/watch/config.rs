@@ -8,15 +8,11 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use flowtap_pipeline::schema::DurationText;
-use flowtap_pipeline::{
-    BuildContext, BuildError, ComponentConfig, Contract, ProcessorConfig, ProcessorStage, RecordField,
-    Signal, Violation,
-};
+use flowtap_pipeline::{ComponentConfig, Contract, RecordField, Signal, Violation};
 use schemars::JsonSchema;
 use serde::de::{self, Unexpected, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
 
-use super::Watch;
 use super::state::{folder_of, is_of_another, target};
 
 /// Settings.
@@ -387,11 +383,5 @@ impl ComponentConfig for Config {
             &folders[..]
         };
         contract.reads(folders).writes(folders)
-    }
-}
-
-impl ProcessorConfig for Config {
-    fn build(&self, context: &BuildContext) -> Result<ProcessorStage, BuildError> {
-        Ok(ProcessorStage::Transform(Box::new(Watch::new(self, context)?)))
     }
 }

@@ -21,6 +21,7 @@ mod attempts;
 mod clock;
 mod config;
 mod ends;
+mod factory;
 mod findings;
 mod history;
 mod interval;
@@ -28,7 +29,8 @@ mod memory;
 mod seen;
 mod state;
 
-pub use config::Config;
+pub use self::config::Config;
+pub use self::factory::FACTORY;
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -37,8 +39,8 @@ use std::sync::Arc;
 use flowtap_pipeline::findings::Registration;
 use flowtap_pipeline::telemetry::ProcessorTelemetry;
 use flowtap_pipeline::{
-    BuildContext, BuildError, Factory, FindingKind, Flow, FlowBatch, NodeInfo, PeerClass, Processor,
-    ProcessorConfig, Stability, Subscription, Timestamp,
+    BuildContext, BuildError, FindingKind, Flow, FlowBatch, NodeInfo, PeerClass, Processor, Subscription,
+    Timestamp,
 };
 use opentelemetry::KeyValue;
 use opentelemetry::metrics::{Counter, Gauge};
@@ -53,13 +55,6 @@ use self::state::{Saved, Saver, StateError};
 
 /// Intervals between two saves of the state.
 const SAVE_EVERY: u32 = 5;
-
-/// The processor type `watch`.
-pub const FACTORY: Factory<dyn ProcessorConfig> = Factory::of::<Config>(
-    "watch",
-    "finds what has changed: first contacts, scans, failures, surges, beacons, peers on lists",
-    Stability::Alpha,
-);
 
 /// The processor.
 #[derive(Debug)]
@@ -428,7 +423,7 @@ fn warn_unread(file: &Path, error: &StateError, context: &BuildContext) {
             file = %file.display(),
             %error,
             "what was learned can't be read: the processor learns anew, and overwrites the file within {SAVE_EVERY} intervals\n  \
-             hint: the file is kept as {} then; to use another one, stop flowtap and put that in its place",
+             hint: stop flowtap and put a good file in its place, or let it learn anew: this one is kept as {} then",
             state::corrupt(file).display()
         );
     } else {

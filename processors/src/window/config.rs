@@ -1,6 +1,6 @@
 //! Config of the processor `window`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::num::NonZeroUsize;
 use std::time::Duration;
 
@@ -290,6 +290,26 @@ impl Config {
         labels.into_iter()
     }
 
+    /// Declares the key that lists a label of each field: that of all metrics about peers where they can have it, else that of the
+    /// first family that can.
+    fn uses_with_labels(&self, mut contract: Contract) -> Contract {
+        let mut declared = BTreeSet::new();
+        for label in self.labels_of_peers() {
+            if let Some(field) = label.field().filter(|field| declared.insert(*field)) {
+                contract = contract.uses_with(field, &["labels"], label.name());
+            }
+        }
+        for definition in FAMILIES.iter().filter(|definition| definition.is_of(self.naming)) {
+            for label in definition.possible(self.naming) {
+                if let Some(field) = label.field().filter(|field| declared.insert(*field)) {
+                    let path = ["families", definition.family.name, "labels"];
+                    contract = contract.uses_with(field, &path, label.name());
+                }
+            }
+        }
+        contract
+    }
+
     /// The fields of a record that decide whether it enters a family, whatever the labels.
     fn always_needed(&self, id: FamilyId) -> Option<RecordField> {
         match id {
@@ -304,7 +324,8 @@ impl Config {
 
 impl ComponentConfig for Config {
     fn contract(&self) -> Contract {
-        let mut contract = Contract::default().gives([Signal::Metrics]).every(self.interval);
+        let contract = Contract::default().gives([Signal::Metrics]).every(self.interval);
+        let mut contract = self.uses_with_labels(contract);
         for id in FamilyId::ALL {
             let definition = id.definition();
             let name = definition.family.name;

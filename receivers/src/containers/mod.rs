@@ -74,7 +74,7 @@ impl Containers {
                     %error,
                     "cgroups are watched by inotify: where all processors are busy, a container that lives for some milliseconds may \
                      have no container_id\n  \
-                     hint: `flowtap doctor` shows what the programs at cgroup_mkdir and cgroup_rmdir need"
+                     hint: run `flowtap doctor`, which shows what the programs at cgroup_mkdir and cgroup_rmdir need"
                 );
                 None
             }
@@ -207,7 +207,7 @@ fn start_watch(tree: &Arc<Tree>) -> Option<Box<Watch>> {
             tracing::warn!(
                 %error,
                 "cgroups can't be watched: connections of short containers have no container_id\n  \
-                 hint: fs.inotify.max_user_instances and fs.inotify.max_user_watches are the limits"
+                 hint: raise fs.inotify.max_user_instances and fs.inotify.max_user_watches, with `sysctl -w`"
             );
             None
         }

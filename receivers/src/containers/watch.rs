@@ -211,7 +211,7 @@ impl Follower {
             tracing::warn!(
                 watches = self.watches.len(),
                 "no more cgroups can be watched: connections of short processes may have no container_id\n  \
-                 hint: sysctl -w fs.inotify.max_user_watches={}",
+                 hint: run `sysctl -w fs.inotify.max_user_watches={}`",
                 2 * MAX_WATCHES
             );
         }

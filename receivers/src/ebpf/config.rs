@@ -122,10 +122,14 @@ impl Config {
         self.translation == TranslationMode::Scan
     }
 
+    /// Whether DNS transactions have names.
+    fn gives_names(&self) -> bool {
+        self.udp.enabled && self.dns.enabled && self.dns.names != Names::None
+    }
+
     /// Names are in payload.
     fn names_without_payload(&self) -> Option<Violation> {
-        let wants_names = self.udp.enabled && self.dns.enabled && self.dns.names != Names::None;
-        (wants_names && self.udp.hooks == UdpHooks::Tracepoints).then(|| {
+        (self.gives_names() && self.udp.hooks == UdpHooks::Tracepoints).then(|| {
             let message = "there are no DNS transactions with `udp.hooks: tracepoints`, which sees no payload; hint: set `udp.hooks` to \
                            `auto` or `cgroup`, or `dns.names` to `none`";
             Violation {
@@ -155,15 +159,19 @@ impl ComponentConfig for Config {
         if self.reads_translations() {
             contract = contract.fills([RecordField::Translation]);
         }
-        if self.udp.enabled && self.dns.enabled && self.dns.names != Names::None {
-            contract = contract.fills([RecordField::DnsName]);
-        }
-        if self.inspect.protocols {
-            contract = contract.fills([RecordField::Protocol]);
-        }
-        if self.inspect.has_server_names() {
-            contract = contract.fills([RecordField::ServerName]);
-        }
+        let inspect = &self.inspect;
+        contract = contract
+            .fills_with(RecordField::DnsName, &["dns", "names"], self.gives_names())
+            .fills_with(
+                RecordField::Protocol,
+                &["inspect", "protocols"],
+                inspect.protocols,
+            )
+            .fills_with(
+                RecordField::ServerName,
+                &["inspect", "server_names"],
+                inspect.has_server_names(),
+            );
         if self.udp.enabled && self.udp.hooks == UdpHooks::Cgroup {
             contract.net_admin()
         } else {

@@ -65,7 +65,7 @@ impl DropCapture {
     pub(crate) fn collect(&mut self, records: &mut Vec<DropRecord>) {
         let mut found = Vec::new();
         if let Err(error) = self.programs.read(|dropped, count| found.push((dropped, count))) {
-            tracing::warn!(%error, "counts of dropped packets can't all be read; the next look makes up for it; \
+            tracing::warn!(%error, "counts of dropped packets can't all be read; the next one recovers it; \
                  hint: report this if it comes again");
         }
         let with_flows = self.programs.with_flows();

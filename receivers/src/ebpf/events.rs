@@ -307,7 +307,7 @@ impl Reader {
             return shown;
         }
         if let Err(error) = &shown {
-            tracing::warn!(%error, "the open connections can't all be read; the next census makes up for it; \
+            tracing::warn!(%error, "the open connections can't all be read; the next census recovers it; \
                 hint: report this if it comes again");
         }
         if has_room && shown.is_ok() {

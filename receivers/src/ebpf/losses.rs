@@ -123,7 +123,7 @@ impl LossTelemetry {
             scan_writes = new.scan_writes,
             redirected = new.redirected,
             owners = new.owners,
-            "the kernel side could not report everything; hint: a larger `ring_buffer_bytes` or a shorter `interval` helps where \
+            "the kernel side could not report everything; hint: use a larger `ring_buffer_bytes` or a shorter `interval` where \
              connections are lost, a larger `max_sockets` or `net.core.optmem_max` where they are untracked"
         );
         refusal(&new)
@@ -162,10 +162,10 @@ impl LossTelemetry {
             records,
             sent,
             received,
-            "events were dropped at a full channel; hint: a larger `channel_capacity`, or mode `sockets`"
+            "events were dropped at a full channel; hint: use a larger `channel_capacity`, or mode `sockets`"
         );
         Some(format!(
-            "{records} events at a full channel; hint: a larger `channel_capacity`, or mode `sockets`"
+            "{records} events at a full channel; hint: use a larger `channel_capacity`, or mode `sockets`"
         ))
     }
 

@@ -247,7 +247,7 @@ impl EbpfReceiver {
             )),
             Err(events) => {
                 tracing::warn!(error = %events, "mode events does not load either; \
-                hint: `flowtap doctor` shows what is missing");
+                hint: run `flowtap doctor`, which shows what is missing");
                 self.fall_back_to_sock_diag(self.explain(sockets))
             }
         }
@@ -259,7 +259,7 @@ impl EbpfReceiver {
             return Err(refused);
         }
         tracing::warn!(
-            "{refused}\n  mode sock_diag is used; hint: with --strict flowtap does not start instead"
+            "{refused}\n  mode sock_diag is used; hint: run with --strict to make flowtap fail instead"
         );
         let mut receiver = SockDiagReceiver::new(self.sock_diag_config(), &self.context);
         receiver.open()?;

@@ -69,14 +69,14 @@ impl Programs {
             tracing::warn!(
                 %error,
                 "accept() is not observed: an accepted connection has the process that listens until a file scan or its close; \
-                hint: a kernel with fentry (`flowtap doctor`), or a shorter `scan_listen_interval`"
+                hint: use a kernel with fentry (`flowtap doctor`), or a shorter `scan_listen_interval`"
             );
         }
         if let Err(error) = sockets.finds_missed() {
             tracing::warn!(
                 %error,
                 "destroyed sockets are not looked at: a connection is not counted if the kernel skipped each program when it opened or \
-                closed; hint: `flowtap_receiver_program_misses_total` shows how often programs were skipped"
+                closed; hint: watch `flowtap_receiver_program_misses_total`, which counts skipped programs"
             );
         }
         match sockets.store() {
@@ -167,7 +167,7 @@ pub(super) fn scan_listeners(
         batch.listening.push(record);
     });
     if let Err(error) = scanned {
-        tracing::warn!(%error, "the queues of listening sockets can't be read; the next scan makes up for it; \
+        tracing::warn!(%error, "the queues of listening sockets can't be read; the next scan recovers it; \
                  hint: report this if it comes again");
     }
 }
@@ -184,7 +184,7 @@ fn log_attachment(attachment: Attachment) {
         tracing::warn!(
             kernel.perf_event_paranoid = level,
             "no kprobes: at this level the kernel requires CAP_SYS_ADMIN for them, so processes that close accepted connections are not observed; \
-             hint: with sysctl -w kernel.perf_event_paranoid=2 CAP_PERFMON is sufficient"
+             hint: run `sysctl -w kernel.perf_event_paranoid=2`; CAP_PERFMON is sufficient then"
         );
     }
 }

@@ -124,7 +124,7 @@ impl EbpfReceiver {
             tracing::warn!(
                 receiver = %self.context.id,
                 "this change of `udp` or `dns` restarts its measurement: datagrams until then are not counted\n  \
-                 hint: flowtap_receiver_coverage_kernel_total less _measured_total, with counter=\"udp_sent\" and \"udp_received\", is what was missed"
+                 hint: compare flowtap_receiver_coverage_kernel_total and _measured_total, with counter=\"udp_sent\" and \"udp_received\", is what was missed"
             );
         }
     }
@@ -216,7 +216,7 @@ impl EbpfReceiver {
         tracing::warn!(
             receiver = %self.context.id,
             mode,
-            "this change of the config restarts the measurement: bytes and connections until then are not counted; receiver_coverage_kernel and _measured show the loss; \
+            "this change of the config restarts the measurement: bytes and connections until then are not counted; the loss is `flowtap_receiver_coverage_kernel_total` less `flowtap_receiver_coverage_measured_total`; \
                 hint: change these keys when few connections are open"
         );
     }

@@ -153,7 +153,7 @@ impl<'a> Capture<'a> {
                     self.census.failed();
                 }
                 self.output.scan_failed(&error);
-                tracing::warn!(%error, "the scan of the sockets was cut short; the next one makes up for it; \
+                tracing::warn!(%error, "the scan of the sockets was cut short; the next one recovers it; \
                 hint: report this if it comes again");
             }
         }

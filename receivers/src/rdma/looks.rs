@@ -261,7 +261,7 @@ impl Looks {
                     tracing::warn!(
                         source = source.name(), waited = ?began.elapsed(),
                         "an RDMA device has not answered within an interval; it is read again when it does, the others are \
-                         read; hint: `dmesg` may show what its driver waits for"
+                         read; hint: check `dmesg` for what its driver waits for"
                     );
                 }
                 return;

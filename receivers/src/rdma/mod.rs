@@ -204,7 +204,7 @@ impl Receiver for RdmaReceiver {
             tracing::warn!(
                 receiver = self.id, waited = ?LOOK_TIMEOUT, devices = waiting,
                 "RDMA devices have not answered yet; they are counted from when they do; \
-                hint: `time cat /sys/class/infiniband/*/ports/*/hw_counters/*` shows which one is slow"
+                hint: run `time cat /sys/class/infiniband/*/ports/*/hw_counters/*`, which shows which one is slow"
             );
         }
         Ok(())

@@ -74,7 +74,7 @@ impl Failing {
             tracing::warn!(
                 device = %plain::plain(device), %error,
                 "queue pairs of RDMA devices can't be listed; their counts stay as they are; \
-                hint: `rdma resource show qp` shows whether the kernel lists them"
+                hint: run `rdma resource show qp`, which shows whether the kernel lists them"
             );
         }
         None

@@ -117,8 +117,8 @@ impl Broken {
         if !self.0.contains(&path) {
             tracing::warn!(
                 path = %plain::plain(&path.to_string_lossy()), error = %fault,
-                "a value of an RDMA device can't be read and is left out; hint: the log has no further message on it until it can \
-                 be read; the metric `receiver_unread_values` counts on"
+                "a value of an RDMA device can't be read and is left out; hint: check the driver with `dmesg`; further failures are \
+                 counted in `flowtap_receiver_unread_values_total`"
             );
             if self.0.len() < MAX_BROKEN {
                 self.0.insert(path);

@@ -55,7 +55,7 @@ impl ComponentConfig for Config {
         if self.file.as_os_str().is_empty() {
             return vec![Violation::new(
                 "file",
-                "must name a recording of `flowtap record`",
+                "must be set: the path of a recording of `flowtap record`",
             )];
         }
         Vec::new()

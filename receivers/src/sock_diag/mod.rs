@@ -22,6 +22,7 @@ mod connecting;
 mod counters;
 mod dump;
 mod roles;
+mod table;
 mod telemetry;
 /// The number of sockets in a datagram of a dump. For the fuzz target.
 ///
@@ -60,10 +61,11 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
 
-use self::capture::{Capture, Opened, Table};
+use self::capture::{Capture, Opened};
 use self::closes::Closes;
 use self::dump::Dump;
 pub(crate) use self::dump::Dumper;
+use self::table::Table;
 use self::telemetry::Telemetry;
 use crate::coverage::{Coverage, MeteredSink};
 use crate::extras::Extras;
@@ -163,7 +165,7 @@ impl SockDiagReceiver {
         let closes = match closes {
             Ok(closes) => {
                 tracing::warn!(%receiver, "measuring by sock_diag: other network namespaces and processes are not seen; \
-                hint: `flowtap doctor` shows what the receiver `ebpf` needs");
+                hint: run `flowtap doctor`, which shows what the receiver `ebpf` needs");
                 Some(closes)
             }
             Err(error) => {
@@ -171,7 +173,7 @@ impl SockDiagReceiver {
                     %receiver, %error,
                     "measuring by sock_diag, and the kernel does not report closed sockets: connections shorter than an interval \
                      and the last bytes of longer ones are not counted; other network namespaces and processes are not seen; \
-                hint: `flowtap doctor` shows what the receiver `ebpf` needs"
+                hint: run `flowtap doctor`, which shows what the receiver `ebpf` needs"
                 );
                 None
             }

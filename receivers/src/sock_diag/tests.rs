@@ -8,11 +8,11 @@ use netlink_packet_sock_diag::constants::{
     TCP_CLOSE, TCP_CLOSE_WAIT, TCP_ESTABLISHED, TCP_FIN_WAIT1, TCP_FIN_WAIT2, TCP_SYN_RECV,
 };
 
-use super::capture::{Look, Table};
 use super::closes::Close;
 use super::counters::{Before, Counters, Payload};
 use super::dump::{Dump, Socket};
 use super::roles::Roles;
+use super::table::{Look, Table};
 use super::telemetry::LossReason;
 
 /// A client that sent and received so many bytes, all of which were acknowledged.

@@ -11,14 +11,13 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use figment::value::Value;
 use flowtap_config::{Config, MetricsConfig};
 use flowtap_engine::runner;
 use flowtap_extensions::short::counted;
 use flowtap_extensions::telemetry::{self, LogWriter, Telemetry};
 use flowtap_extensions::verdict::{Evidence, PeerVerdict, Sums, Verdict, judge, verdicts};
 use flowtap_pipeline::plain::plain;
-use flowtap_pipeline::{PipelineId, Registry};
+use flowtap_pipeline::{ComponentId, Contract, PipelineId, Registry, Signal};
 use serde::Serialize;
 
 use self::gather::Gather;
@@ -29,9 +28,6 @@ use crate::cli::DiagnoseArgs;
 use crate::daemon;
 use crate::daemon::graph::{self, Environment};
 use crate::exit::{Code, ExitError};
-
-/// Processors that drop records, or change the addresses that the target is compared with.
-const LEFT_OUT: [&str; 3] = ["attributes", "filter", "watch"];
 
 /// Config overrides for measuring: shorter intervals distinguish network and answer better, and a peer is asked for by its port,
 /// whatever that port is. There are no series here that ephemeral ports could multiply.
@@ -51,11 +47,15 @@ pub(crate) fn diagnose(args: &DiagnoseArgs, registry: &Registry) -> Result<Strin
     sources.set.extend(OVERRIDES.map(str::to_owned));
     let about = ["processors.direction", "processors.policy", "service.kubernetes"];
     let mut config = load_for(&sources, registry, &about)?;
-    without_udp(&mut config, registry)?;
+    without_udp(&mut config);
+    let processors = &config.processors;
     for pipeline in config.pipelines.values_mut() {
-        pipeline
-            .processors
-            .retain(|id| !LEFT_OUT.contains(&id.type_name()));
+        let is_kept = |id: &ComponentId| {
+            processors
+                .get(id)
+                .is_some_and(|config| names_ends(&config.contract()))
+        };
+        pipeline.processors.retain(is_kept);
     }
     let config = &config;
     let target = args.target.as_deref().map_or(Ok(Target::All), Target::parse);
@@ -81,22 +81,19 @@ pub(crate) fn diagnose(args: &DiagnoseArgs, registry: &Registry) -> Result<Strin
 }
 
 /// Leaves out UDP, which no verdict is about: no program is loaded for it, and no warning about it is logged.
-fn without_udp(config: &mut Config, registry: &Registry) -> Result<(), ExitError> {
-    for (id, receiver) in &mut config.receivers {
-        let failed = |error: figment::Error| ExitError::new(Code::Software, format!("{id}: {error}"));
-        let mut value = receiver.to_value().map_err(failed)?;
-        let Value::Dict(_, keys) = &mut value else {
-            continue;
-        };
-        let Some(Value::Dict(_, udp)) = keys.get_mut("udp") else {
-            continue;
-        };
-        udp.insert("enabled".to_owned(), Value::from(false));
-        if let Some(factory) = registry.receivers().get(id.type_name()) {
-            *receiver = (factory.parse)(&value).map_err(failed)?;
+fn without_udp(config: &mut Config) {
+    for receiver in config.receivers.values_mut() {
+        if let Some(without) = receiver.without(Signal::Udp) {
+            *receiver = without;
         }
     }
-    Ok(())
+}
+
+/// Whether a processor names ends for the verdict, and passes every record on with the addresses that the target is compared with.
+/// One that fills nothing has no part in it: `watch` would only learn. The window at the end is replaced.
+fn names_ends(contract: &Contract) -> bool {
+    let fills = !contract.fills.is_empty() && !contract.drops_records && !contract.changes_addresses;
+    fills || contract.is_aggregator()
 }
 
 /// The first pipeline's name and config: its processors name the ends.
@@ -250,6 +247,36 @@ impl Answer {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn processors_that_drop_records_or_change_addresses_are_left_out() {
+        use flowtap_pipeline::RecordField;
+        let names = || Contract::default().fills([RecordField::Role]);
+        assert!(names_ends(&names()));
+        assert!(names_ends(&Contract::default().gives([Signal::Metrics])));
+        let others = [
+            Contract::default(),
+            names().drops_records(),
+            names().changes_addresses(),
+            names().truncates_addresses(&["truncate"]),
+        ];
+        assert!(!others.iter().any(names_ends));
+        // Of this build's.
+        let registry = crate::components::registry();
+        let kept = registry.processors().values().filter(|factory| {
+            let contract = factory.default().contract();
+            names_ends(&contract) && !contract.is_aggregator()
+        });
+        let kept: Vec<_> = kept.map(|factory| factory.type_name).collect();
+        let left_out = ["filter", "watch"];
+        assert!(
+            ["direction", "policy", "names"]
+                .iter()
+                .all(|name| kept.contains(name)),
+            "{kept:?}"
+        );
+        assert!(!left_out.iter().any(|name| kept.contains(name)), "{kept:?}");
+    }
 
     #[test]
     fn control_characters_of_the_argument_are_escaped() {

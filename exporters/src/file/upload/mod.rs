@@ -122,7 +122,7 @@ impl Uploads {
         };
         tokio::select! {
             () = self.upload_all(stop) => {}
-            () = deadline => tracing::warn!(files = self.queue.len(), "files are left to upload; hint: the next start does that"),
+            () = deadline => tracing::warn!(files = self.queue.len(), "files are left to upload; hint: start flowtap again with the same `path` to upload them"),
         }
     }
 

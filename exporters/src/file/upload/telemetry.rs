@@ -84,7 +84,7 @@ impl Telemetry {
         self.health.abandoned();
         self.health.settled();
         tracing::warn!(exporter = %self.id, url = self.url, key, "a file was removed before it was uploaded; \
-                hint: a larger `rotation.max_files`, `max_total_bytes` or `max_retention`");
+                hint: use a larger `rotation.max_files`, `max_total_bytes` or `max_retention`");
     }
 
     fn add(&self, outcome: &'static str, uploads: u64) {

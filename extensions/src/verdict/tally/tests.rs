@@ -1,6 +1,7 @@
 use flowtap_pipeline::testing::{flow, record};
 use flowtap_pipeline::{Endpoint, Exchanges, SendTime};
 
+use super::super::evidence::ListeningSocket;
 use super::super::{Cause, judge};
 use super::*;
 

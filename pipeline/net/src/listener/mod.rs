@@ -216,7 +216,7 @@ impl Listener {
                 Ok((stream, peer)) => (stream, Peer::from(peer.ip())),
                 Err(error) => {
                     if !std::mem::replace(&mut starved, true) {
-                        tracing::warn!(address = %self.address, %error, "connections can't be accepted; they wait in the backlog; hint: if descriptors ran out, raise LimitNOFILE= of the unit or ulimits of the container");
+                        tracing::warn!(address = %self.address, %error, "connections can't be accepted; they wait in the backlog; hint: raise LimitNOFILE= of the unit or ulimits of the container, if descriptors ran out");
                     }
                     tokio::time::sleep(ACCEPT_BACKOFF).await;
                     continue;
@@ -330,7 +330,7 @@ impl Listener {
                 Ok(true) => tracing::info!("a new certificate is served"),
                 Ok(false) => {}
                 Err(error) => {
-                    tracing::warn!(%error, "the previous certificate stays in use; hint: tls.cert_file and tls.key_file must be readable for flowtap and fit together");
+                    tracing::warn!(%error, "the previous certificate stays in use; hint: make tls.cert_file and tls.key_file readable for flowtap, and check that they fit together");
                 }
             }
         }
@@ -348,7 +348,7 @@ impl Listener {
             }
             Ok(false) => false,
             Err(error) => {
-                tracing::warn!(%error, "the previous authorities of clients stay in use; hint: tls.client_ca_file must be readable for flowtap and have their certificates in PEM");
+                tracing::warn!(%error, "the previous authorities of clients stay in use; hint: make tls.client_ca_file readable for flowtap, with their certificates in PEM");
                 false
             }
         }

@@ -272,7 +272,7 @@ impl Sink for InspectSink<'_> {
             && (!batch.tcp.is_empty() || batch.census.ends)
             && let Err(error) = capture.complete(batch)
         {
-            tracing::warn!(%error, "the ring of exchanges can't be read\n  hint: restart flowtap; if it comes back, report it with this line");
+            tracing::warn!(%error, "the ring of exchanges can't be read\n  hint: restart flowtap; report this if it comes again");
         }
         self.sink.accept(batch);
     }

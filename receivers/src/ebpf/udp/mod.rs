@@ -367,7 +367,7 @@ impl Sink for UdpSink<'_> {
             && let Some(capture) = self.shared.capture().as_mut()
             && let Err(error) = capture.take_answers(batch)
         {
-            tracing::warn!(%error, "the ring of DNS datagrams can't be read\n  hint: restart flowtap; if it comes back, report it with this line");
+            tracing::warn!(%error, "the ring of DNS datagrams can't be read\n  hint: restart flowtap; report this if it comes again");
         }
         self.sink.accept(batch);
     }
@@ -382,8 +382,8 @@ impl Sink for UdpSink<'_> {
         {
             // The next scan shows what this one did not.
             self.sink.scan_failed(&error);
-            tracing::warn!(%error, "the scan of UDP's flows was cut short; the next one makes up for it\n  \
-                 hint: if it goes on, report it with this message");
+            tracing::warn!(%error, "the scan of UDP's flows was cut short; the next one recovers it\n  \
+                 hint: report this if it comes again");
         }
         let mut icmp = self.shared.icmp.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(counters) = icmp.as_mut() {

@@ -125,7 +125,7 @@ impl Telemetry {
                 datagrams = passed_over,
                 "the kernel passed over programs of UDP, because a thread was preempted inside one of them, or inside bpf(2); these \
                  datagrams are in no series\n  \
-                 hint: a kernel that does not preempt (preempt=none or preempt=voluntary) misses none"
+                 hint: use a kernel that does not preempt (preempt=none or preempt=voluntary), which misses none"
             );
         }
         self.add_losses(passed_over, &added);

@@ -5,10 +5,13 @@ use ratatui::Terminal;
 use ratatui::backend::TestBackend;
 use ratatui::crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
 
+use super::text::wrapped;
 use super::*;
 use crate::commands::top::state::{Event, Next};
 use flowtap_extensions::admin::findings::{Answer, Finding};
-use flowtap_extensions::live::{Flows, OfRecords, Retransmits};
+use flowtap_extensions::live::{Bytes, Flows, OfRecords, Retransmits, Sort};
+use flowtap_extensions::short::{short_bytes, short_count, short_time};
+use flowtap_extensions::verdict::Cause;
 
 fn flow(role: &str, labels: &[(&str, &str)], out: f64, back: f64) -> Flow {
     let bytes = |per_second: f64| {
