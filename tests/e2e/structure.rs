@@ -596,7 +596,7 @@ fn an_edge_between_crates_that_is_not_allowed_is_found() {
         ..package(&[])
     }];
     assert_eq!(not_allowed(&unknown, &ALLOWED), ["flowtap-new is not in ALLOWED"]);
-    // What `cargo metadata` says of tests alone, of both, and of a crate's own features.
+    // Answers of cargo metadata: of tests alone, of both, and of a crate's own features.
     let names = ["flowtap-a", "flowtap-b", "flowtap-c"].map(str::to_owned).into();
     let metadata = serde_json::json!({ "name": "flowtap-c", "dependencies": [
         { "name": "flowtap-a", "kind": null },
