@@ -6,9 +6,9 @@
 //!    that ended in the others are reported with it.
 //! 2. Encode: once per snapshot, from attribute bytes that were encoded once per series; split at
 //!    `max_points_per_request` and `max_request_bytes`, each part when the one before it has been delivered, or given up. As
-//!    totals, or as what has come since the last delivery ([`deltas`]). The first total of a counter or histogram that began after
-//!    this exporter has a point 0 before it: a store that ignores start times takes an increase from what it has seen. Of a
-//!    pipeline no request's newest point is older than that of the request before: a Prometheus would refuse it.
+//!    totals, or as what has come since the last delivery ([`deltas`]). A counter or histogram that began after
+//!    this exporter has a point 0 before its total until a request with it is delivered: a store that ignores start times takes an
+//!    increase from what it has seen. Of a pipeline no request's newest point is older than that of the request before: a Prometheus would refuse it.
 //! 3. Store, if configured: from then on a request is sent by a separate task, and stays on disk
 //!    until it is delivered or permanently rejected.
 //! 4. Retry: what the OTLP specification calls retryable, with exponential backoff and jitter; a server's `RetryInfo` or
@@ -30,7 +30,7 @@ mod remarks;
 mod status_details;
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -53,7 +53,9 @@ pub use self::factory::FACTORY;
 use self::logs::LogEncoder;
 use crate::push;
 use crate::push::delivery::{Delivery, Spool};
+use crate::push::fate::Fate;
 use crate::push::health::{Addresses, Health};
+use crate::push::zeros::{Starts, Zeros};
 
 /// The exporter.
 #[derive(Debug)]
@@ -106,6 +108,7 @@ impl OtlpExporter {
             interval: self.config.interval,
             passed: HashMap::new(),
             began: self.config.zero_points.then(Timestamp::now),
+            zeros: Arc::default(),
             ended: HashMap::new(),
             encoder: Arc::new(Encoder::new(
                 &self.config,
@@ -174,6 +177,8 @@ struct OtlpService {
     passed: HashMap<Arc<str>, Timestamp>,
     /// When the exporter started, if it sends points 0.
     began: Option<Timestamp>,
+    /// Shared with the snapshot under way.
+    zeros: Arc<Mutex<Zeros>>,
     /// By pipeline: what has ended in windows that did not go on.
     ended: HashMap<Arc<str>, Ended>,
     encoder: Arc<Encoder>,
@@ -254,10 +259,18 @@ impl OtlpService {
                 deltas.forget_unshared();
             }
         }
-        // Whatever began since the last snapshot that went on, delivered or not: a 0 that came after a later point would be out of order.
-        let new_since = self
-            .began
-            .map(|began| passed.map_or(began, |passed| passed.max(began)));
+        let fates = self.delivery.fates();
+        let starts = match self.began.filter(|_| self.deltas.is_none()) {
+            None => Starts::default(),
+            Some(began) => {
+                let mut zeros = lock(&self.zeros);
+                for (number, fate) in fates {
+                    zeros.settle_stored(number, fate);
+                }
+                zeros.forget_ended(&snapshot);
+                zeros.starts(passed.map_or(began, |passed| passed.max(began)))
+            }
+        };
         let due = self.is_due(&snapshot);
         let ended = self.ended.entry(Arc::clone(&snapshot.pipeline)).or_default();
         ended.add(&snapshot);
@@ -270,29 +283,32 @@ impl OtlpService {
             self.deltas.clone(),
             self.delivery.clone(),
         );
-        let health = self.health.clone();
+        let (health, zeros) = (self.health.clone(), Arc::clone(&self.zeros));
         async move {
             let mut exported = Exported::default();
             let deltas = deltas.as_deref();
-            let mut encoding = encoder.encode(&snapshot, &ended, deltas.is_some(), new_since);
+            let mut encoding = encoder.encode(&snapshot, &ended, deltas.is_some(), &starts);
             let mut next = || encoding.next_part(deltas.map(lock).as_deref());
             while let Some(part) = next() {
                 let points = part.request.items;
                 let reported = part.points.clone();
-                match delivery.send(&health, part.request).await {
-                    Ok(sent) => {
+                let fate = match delivery.send_tracked(&health, part.request).await {
+                    Ok((sent, fate)) => {
                         exported.sent += sent.sent;
                         exported.failed += sent.failed;
                         if let Some(deltas) = deltas {
                             lock(deltas).settle(&snapshot, &reported);
                         }
+                        fate
                     }
                     // The other parts may fare better.
                     Err(error) => {
                         exported.failed += points;
                         health.gave_up(&error, PipelineKind::Metrics, points);
+                        Fate::failed(&error)
                     }
-                }
+                };
+                lock(&zeros).settle(part.carried, fate);
             }
             if let Some(deltas) = deltas {
                 lock(deltas).forget(&ended);
@@ -308,14 +324,15 @@ pub fn encoded(config: &Config, snapshot: &Snapshot) -> Vec<bytes::Bytes> {
     let mut ended = Ended::default();
     ended.add(snapshot);
     let encoder = Encoder::new(config, &Resource::default(), false);
-    let mut encoding = encoder.encode(snapshot, &ended, false, None);
+    let starts = Starts::default();
+    let mut encoding = encoder.encode(snapshot, &ended, false, &starts);
     let parts = std::iter::from_fn(|| encoding.next_part(None));
     parts.map(|part| part.request.body).collect()
 }
 
-fn lock(deltas: &Mutex<Deltas>) -> std::sync::MutexGuard<'_, Deltas> {
+fn lock<T>(shared: &Mutex<T>) -> MutexGuard<'_, T> {
     // Every statement under the lock leaves it whole.
-    deltas.lock().unwrap_or_else(PoisonError::into_inner)
+    shared.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]

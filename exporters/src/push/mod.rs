@@ -13,6 +13,8 @@
 //! | [`secrets`] | secrets that are empty, and those that a peer repeats |
 //! | [`health`] | reports deliveries in `/status` and the log |
 //! | [`delivery`] | the way of a request: directly, or through a file |
+//! | [`fate`] | what has become of a request |
+//! | [`zeros`] | series whose 0 no peer has yet |
 //! | [`spool`] | the task that sends what is on disk |
 //! | [`storage`] | requests on disk, until they are delivered |
 
@@ -22,6 +24,7 @@ pub(crate) mod connect;
 pub(crate) mod delivery;
 pub(crate) mod endpoint;
 pub(crate) mod error;
+pub(crate) mod fate;
 pub(crate) mod health;
 pub mod http;
 mod request;
@@ -34,6 +37,7 @@ pub mod storage;
 #[path = "no_storage.rs"]
 pub mod storage;
 mod verdict;
+pub(crate) mod zeros;
 
 use std::collections::BTreeMap;
 use std::future::Future;

@@ -9,6 +9,7 @@ use flowtap_pipeline::Exported;
 use tokio_util::sync::CancellationToken;
 use tower::{BoxError, Service, ServiceExt};
 
+use super::fate::Fate;
 use super::health::{Health, Warned, is_news};
 use super::storage::{Storage, StorageError, Stored};
 use super::verdict::{asked_delay, described, is_temporary};
@@ -175,13 +176,13 @@ async fn deliver(
         Ok(sender) => sender.call(stored.request.clone()).await,
         Err(error) => Err(error),
     };
-    let mut taken = true;
+    let mut fate = Fate::Delivered;
     let Exported { sent, failed } = match outcome {
         Ok(exported) => exported,
         Err(error) if is_temporary(&error) => return Err(error),
         Err(error) => {
             health.gave_up(&error, kind, items);
-            taken = false;
+            fate = Fate::failed(&error);
             Exported {
                 sent: 0,
                 failed: items,
@@ -191,9 +192,10 @@ async fn deliver(
     // That is so, whatever comes of taking it away.
     health.deliveries().sent(kind, sent);
     health.deliveries().failed(kind, failed);
+    storage.settle(&stored, fate);
     let storage = Arc::clone(storage);
     tokio::task::spawn_blocking(move || storage.remove(&stored)).await?;
-    Ok(taken)
+    Ok(fate == Fate::Delivered)
 }
 
 #[cfg(test)]

@@ -10,7 +10,7 @@ mod config;
 mod table;
 mod value;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::fs;
 use std::panic::AssertUnwindSafe;
 use std::path::PathBuf;
@@ -28,6 +28,7 @@ pub use self::config::StorageConfig;
 use self::table::{REQUESTS, count, footprint, is_damage, oldest, open};
 use self::value::{decode, encode, items_of};
 use super::Request;
+use super::fate::{Fate, Fates};
 use super::health::{Warned, is_news};
 
 /// Pause after a failure to remove what is delivered: after each, redb has to be reopened.
@@ -95,6 +96,10 @@ struct State {
     removal_at: Option<Instant>,
     /// The last warning about them.
     warned: Warned,
+    /// The request that is being sent: it makes room for no other.
+    under_way: Option<u64>,
+    /// Of requests with points.
+    fates: Fates,
     /// Writes fail, as on a full disk.
     #[cfg(test)]
     full: bool,
@@ -203,12 +208,18 @@ impl Storage {
         );
     }
 
-    /// Appends `request`; it is on disk when this returns. Returns the items that were dropped for
+    /// [`Self::keep`] without the request's fate.
+    #[cfg(test)]
+    fn push(&self, request: &Request) -> Result<Vec<(PipelineKind, u64)>, StorageError> {
+        self.keep(request).map(|(_, dropped)| dropped)
+    }
+
+    /// Appends `request`; it is on disk when this returns, unless it is dropped itself. Returns the items that were dropped for
     /// it, or with it, by kind.
     ///
     /// # Errors
     /// [`StorageError`]: it is not on disk.
-    pub(crate) fn push(&self, request: &Request) -> Result<Vec<(PipelineKind, u64)>, StorageError> {
+    pub(crate) fn keep(&self, request: &Request) -> Result<(Fate, Vec<(PipelineKind, u64)>), StorageError> {
         let value = encode(request);
         let size = footprint(value.len());
         let mut state = self.lock();
@@ -224,9 +235,15 @@ impl Storage {
                 }
                 self.count_dropped();
                 dropped.push((request.kind, request.items));
-                return Ok(dropped);
+                return Ok((Fate::Failed { content: false }, dropped));
             }
-            let Some((number, oldest)) = self.with(&mut state, |database| oldest(database, 0))? else {
+            let under_way = state.under_way;
+            let Some((number, oldest)) = self.with(&mut state, |database| match oldest(database, 0)? {
+                // The peer may have it by now: counted as lost, it would be counted twice.
+                Some((number, _)) if Some(number) == under_way => oldest(database, number + 1),
+                found => Ok(found),
+            })?
+            else {
                 break;
             };
             self.remove_number(&mut state, number, oldest.len())?;
@@ -234,7 +251,11 @@ impl Storage {
                 continue;
             }
             self.count_dropped();
-            dropped.push(items_of(&oldest));
+            let (kind, items) = items_of(&oldest);
+            if kind == PipelineKind::Metrics {
+                state.fates.push(number, Fate::Failed { content: false });
+            }
+            dropped.push((kind, items));
         }
         let number = state.next;
         self.write(&mut state, |database| {
@@ -249,7 +270,19 @@ impl Storage {
         state.bytes += size;
         drop(state);
         self.changed.notify_one();
-        Ok(dropped)
+        Ok((Fate::Stored(number), dropped))
+    }
+
+    /// `stored` has met `fate`.
+    pub(crate) fn settle(&self, stored: &Stored, fate: Fate) {
+        if stored.request.kind == PipelineKind::Metrics {
+            self.lock().fates.push(stored.number, fate);
+        }
+    }
+
+    /// The fates of requests with points since the last call.
+    pub(crate) fn fates(&self) -> VecDeque<(u64, Fate)> {
+        self.lock().fates.take()
     }
 
     fn count_dropped(&self) {
@@ -276,6 +309,7 @@ impl Storage {
             };
             let value_len = value.len();
             if let Some(request) = decode(value) {
+                state.under_way = Some(number);
                 return Ok(Some(Stored {
                     number,
                     value_len,
@@ -287,6 +321,8 @@ impl Storage {
             self.telemetry
                 .corrupt
                 .add(1, std::slice::from_ref(&self.telemetry.exporter));
+            // Of either kind: that of log records is in nobody's books.
+            state.fates.push(number, Fate::Failed { content: false });
             state.delivered.insert(number, value_len);
             self.remove_delivered(&mut state);
         }
@@ -305,6 +341,7 @@ impl Storage {
     /// run would send it a second time.
     pub(crate) fn remove(&self, stored: &Stored) {
         let mut state = self.lock();
+        state.under_way = None;
         state.delivered.insert(stored.number, stored.value_len);
         self.remove_delivered(&mut state);
     }
@@ -502,8 +539,16 @@ impl Storage {
             .corrupt
             .add(state.items.max(1), std::slice::from_ref(&self.telemetry.exporter));
         // Numbers go on: one that is under way must not be taken for another in the new file.
+        // Of the newest numbers; that of one under way comes with its answer.
+        let mut fates = std::mem::take(&mut state.fates);
+        let held = state.next.saturating_sub(state.items)..state.next;
+        for number in held.filter(|number| Some(*number) != state.under_way) {
+            fates.push(number, Fate::Failed { content: false });
+        }
         *state = State {
             next: state.next,
+            under_way: state.under_way,
+            fates,
             ..State::default()
         };
         Ok(())

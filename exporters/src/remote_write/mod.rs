@@ -8,9 +8,9 @@
 //! 2. Each live series has one sample, at the end of the window; a histogram has `_bucket`, `_sum` and `_count`, or is one native
 //!    histogram with its own buckets. Names are those of `/metrics`. A series that ended has a stale marker, once, just after the
 //!    start of the window in which it did: after its last sample, and before those of a series of the same labels that a reload begins.
-//! 3. A counter or histogram that is sent for the first time has a sample 0 before, just after it began: a store takes an increase
-//!    from what it has seen, and would miss all that came before the first sample. It is not sent for series that began before this
-//!    exporter, whose samples a store may have.
+//! 3. A counter or histogram of which no request was delivered yet has a sample 0 before, just after it began: a store takes an
+//!    increase from what it has seen, and would miss all that came before the first sample. It is not sent for series that began before
+//!    this exporter, whose samples a store may have.
 //! 4. Labels are sorted, and none is empty. `job` and `instance` name this flowtap and its node. Where the config feeds the exporter
 //!    from several pipelines, each series has the pipeline's name as a label, or two of them could be the same.
 //! 5. A request has `max_samples_per_send` samples at most, and is made when the one before it has been delivered, or given up.
@@ -27,7 +27,7 @@ mod encode;
 mod factory;
 
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -43,11 +43,13 @@ use tower::{BoxError, Service};
 
 use self::client::Client;
 pub use self::config::Config;
-use self::encode::{Encoder, Ended};
+use self::encode::{Encoder, Ended, Part};
 pub use self::factory::FACTORY;
 use crate::push;
 use crate::push::delivery::{Delivery, Spool};
+use crate::push::fate::Fate;
 use crate::push::health::{Addresses, Health};
+use crate::push::zeros::{Starts, Zeros};
 
 /// Series that ended and whose stale markers wait for the next request, per pipeline; those beyond go without, and are
 /// counted. Prometheus forgets them by itself, after five minutes.
@@ -94,6 +96,7 @@ impl RemoteWriteExporter {
         Ok(RemoteWriteService {
             interval: self.config.interval,
             lanes: HashMap::new(),
+            zeros: Arc::default(),
             began: self.config.zero_samples.then(Timestamp::now),
             encoder: Arc::new(Encoder::new(&self.config, &self.context)),
             delivery,
@@ -201,6 +204,8 @@ struct RemoteWriteService {
     /// When the exporter started, if it sends samples 0.
     began: Option<Timestamp>,
     lanes: HashMap<Arc<str>, Lane>,
+    /// Shared with the snapshot under way.
+    zeros: Arc<Mutex<Zeros>>,
     encoder: Arc<Encoder>,
     delivery: Delivery,
     health: Health,
@@ -220,36 +225,52 @@ impl Service<Arc<Snapshot>> for RemoteWriteService {
     fn call(&mut self, snapshot: Arc<Snapshot>) -> Self::Future {
         let lane = self.lanes.entry(Arc::clone(&snapshot.pipeline)).or_default();
         self.forgotten.add(lane.note(&snapshot));
-        // Whatever began since the last snapshot that went on, delivered or not: a 0 that came after a later sample would be out of
-        // order.
-        let new_since = self.began.map(|began| lane.passed.unwrap_or(began).max(began));
+        let starts = match self.began {
+            None => Starts::default(),
+            Some(began) => {
+                let mut zeros = lock(&self.zeros);
+                for (number, fate) in self.delivery.fates() {
+                    zeros.settle_stored(number, fate);
+                }
+                zeros.forget_ended(&snapshot);
+                zeros.starts(lane.passed.unwrap_or(began).max(began))
+            }
+        };
         if !lane.is_due(&snapshot, self.interval) {
             return futures::future::ready(Ok(Exported::default())).boxed();
         }
         let ended = std::mem::take(&mut lane.ended);
         let (encoder, mut delivery) = (Arc::clone(&self.encoder), self.delivery.clone());
-        let health = self.health.clone();
+        let (health, zeros) = (self.health.clone(), Arc::clone(&self.zeros));
         async move {
             let mut exported = Exported::default();
-            for request in encoder.encode(&snapshot, &ended, new_since) {
-                let request = request?;
+            for part in encoder.encode(&snapshot, &ended, &starts) {
+                let Part { request, carried, .. } = part?;
                 let items = request.items;
-                match delivery.send(&health, request).await {
-                    Ok(part) => {
+                let fate = match delivery.send_tracked(&health, request).await {
+                    Ok((part, fate)) => {
                         exported.sent += part.sent;
                         exported.failed += part.failed;
+                        fate
                     }
                     // The other parts may fare better.
                     Err(error) => {
                         exported.failed += items;
                         health.gave_up(&error, PipelineKind::Metrics, items);
+                        Fate::failed(&error)
                     }
-                }
+                };
+                lock(&zeros).settle(carried, fate);
             }
             Ok(exported)
         }
         .boxed()
     }
+}
+
+fn lock<T>(shared: &Mutex<T>) -> MutexGuard<'_, T> {
+    // Every statement under the lock leaves it whole.
+    shared.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]

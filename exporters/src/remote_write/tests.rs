@@ -774,3 +774,48 @@ async fn what_is_stored_is_delivered_by_the_next_run_oldest_first() {
     times.dedup();
     assert_eq!(times, [1_000, 2_000, 3_000]);
 }
+
+/// Snapshots 20 s apart of one counter that began after the exporter.
+fn growing(count: u64) -> Vec<Snapshot> {
+    let start = Timestamp::now().plus(Duration::from_secs(3600));
+    let series = Series::new(&BYTES, [("raddr", LabelValue::Text("192.0.2.7"))], None, start);
+    let at = |number| start.plus(Duration::from_secs(20 * number));
+    let one = |number| Snapshot {
+        at: at(number),
+        families: vec![FamilySnapshot {
+            family: &BYTES,
+            points: Points::Sums(vec![SumPoint {
+                series: series.clone(),
+                total: number,
+                delta: 1,
+                updated: at(number),
+            }]),
+            ended: vec![],
+        }],
+        ..snapshot(0)
+    };
+    (1..=count).map(one).collect()
+}
+
+#[tokio::test]
+async fn a_zero_is_sent_until_a_request_with_its_series_is_delivered() {
+    for (answers, expected) in [
+        (vec![(401, None), (403, None)], vec![2, 2, 2, 1]),
+        // What the store may have in part: it gets the 0 once more, then without, then again.
+        (vec![(400, None); 3], vec![2, 2, 1, 2]),
+        (vec![], vec![2, 1, 1, 1]),
+    ] {
+        let server = Server::default();
+        let mut service = service(config(server.start().await)).await;
+        server.answer(&answers);
+        for snapshot in growing(4) {
+            send(&mut service, snapshot).await;
+        }
+        let received = server.received.lock().unwrap();
+        let samples = received.iter().map(|request| {
+            let series = request.timeseries.iter();
+            series.map(|series| series.samples.len()).sum::<usize>()
+        });
+        assert_eq!(samples.collect::<Vec<_>>(), expected, "{answers:?}");
+    }
+}
