@@ -24,6 +24,7 @@ use super::deltas::Deltas;
 use super::ended::Ended;
 use super::envelope::{encoded_resource, encoded_scope, field};
 use crate::push::Request;
+use crate::push::markers::Ended as Marker;
 use crate::push::zeros::{Carried, Starts};
 use crate::wire::{begin, len_delimited};
 
@@ -35,6 +36,7 @@ pub(super) struct Part {
     pub(super) points: Vec<(usize, Range<usize>)>,
     /// What is to be made up for if it is not delivered.
     pub(super) carried: Vec<Carried>,
+    pub(super) ended: Vec<Marker>,
 }
 
 /// The part that does not change from snapshot to snapshot.
@@ -141,6 +143,11 @@ impl Encoder {
                 metric.points += written;
                 metric.data_len += data_len;
                 plan.carried.extend(points.carried(block, i, zero_at.is_some()));
+                plan.ended.extend(block.ended.get(i).map(|(at, series)| Marker {
+                    at: *at,
+                    family: block.family,
+                    series: series.clone(),
+                }));
             }
             plan.push(metric, head);
             *cursor = Cursor {
@@ -206,6 +213,7 @@ impl Encoder {
                 .map(|metric| (metric.family, metric.range.clone()))
                 .collect(),
             carried: Vec::new(),
+            ended: Vec::new(),
         }
     }
 }
@@ -233,6 +241,7 @@ impl Encoding<'_> {
         let mut plan = self.encoder.plan(&points, &self.heads, &mut self.cursor);
         (plan.points > 0).then(|| Part {
             carried: std::mem::take(&mut plan.carried),
+            ended: std::mem::take(&mut plan.ended),
             ..self.encoder.write(&plan, &points, &self.heads)
         })
     }

@@ -30,7 +30,7 @@ mod remarks;
 mod status_details;
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -40,6 +40,7 @@ use flowtap_pipeline::{
 };
 use futures::FutureExt;
 use futures::future::BoxFuture;
+use tokio::time::Instant;
 use tower::util::BoxService;
 use tower::{BoxError, Service};
 
@@ -51,11 +52,12 @@ use self::encode::Encoder;
 use self::ended::Ended;
 pub use self::factory::FACTORY;
 use self::logs::LogEncoder;
-use crate::push;
 use crate::push::delivery::{Delivery, Spool};
 use crate::push::fate::Fate;
 use crate::push::health::{Addresses, Health};
+use crate::push::markers::{Held, Markers};
 use crate::push::zeros::{Starts, Zeros};
+use crate::push::{self, lock};
 
 /// The exporter.
 #[derive(Debug)]
@@ -80,7 +82,7 @@ impl OtlpExporter {
             resolved.tls.config_for(endpoint.is_tls())?;
         }
         let deltas = (resolved.temporality == Temporality::Delta)
-            .then(|| Arc::new(Mutex::new(Deltas::new(Timestamp::now()))));
+            .then(|| Arc::new(Mutex::new(Deltas::new(Timestamp::now()).counted(context))));
         Ok(Self {
             config,
             resolved,
@@ -109,7 +111,8 @@ impl OtlpExporter {
             passed: HashMap::new(),
             began: self.config.zero_points.then(Timestamp::now),
             zeros: Arc::default(),
-            ended: HashMap::new(),
+            held: HashMap::new(),
+            markers: Arc::new(Mutex::new(Markers::new(&self.context))),
             encoder: Arc::new(Encoder::new(
                 &self.config,
                 &self.context.resource,
@@ -179,8 +182,8 @@ struct OtlpService {
     began: Option<Timestamp>,
     /// Shared with the snapshot under way.
     zeros: Arc<Mutex<Zeros>>,
-    /// By pipeline: what has ended in windows that did not go on.
-    ended: HashMap<Arc<str>, Ended>,
+    held: HashMap<Arc<str>, Held>,
+    markers: Arc<Mutex<Markers>>,
     encoder: Arc<Encoder>,
     log_encoder: Arc<LogEncoder>,
     deltas: Option<Arc<Mutex<Deltas>>>,
@@ -259,25 +262,30 @@ impl OtlpService {
                 deltas.forget_unshared();
             }
         }
-        let fates = self.delivery.fates();
-        let starts = match self.began.filter(|_| self.deltas.is_none()) {
-            None => Starts::default(),
-            Some(began) => {
-                let mut zeros = lock(&self.zeros);
-                for (number, fate) in fates {
-                    zeros.settle_stored(number, fate);
-                }
-                zeros.forget_ended(&snapshot);
-                zeros.starts(passed.map_or(began, |passed| passed.max(began)))
-            }
-        };
+        let held = self.held.entry(Arc::clone(&snapshot.pipeline)).or_default();
+        let held = held.clone();
         let due = self.is_due(&snapshot);
-        let ended = self.ended.entry(Arc::clone(&snapshot.pipeline)).or_default();
-        ended.add(&snapshot);
-        if !due {
+        let (ended, starts) = {
+            let (mut markers, mut zeros) = (lock(&self.markers), lock(&self.zeros));
+            for (number, fate) in self.delivery.fates() {
+                markers.settle_stored(number, fate);
+                zeros.settle_stored(number, fate);
+                if let Some(deltas) = &self.deltas {
+                    lock(deltas).settle_stored(number, fate);
+                }
+            }
+            markers.note(&snapshot, held.before(&snapshot).as_deref());
+            zeros.forget_ended(&snapshot);
+            let zeros_from = self.began.filter(|_| self.deltas.is_none());
+            let starts = zeros_from.map_or_else(Starts::default, |began| {
+                zeros.starts(passed.map_or(began, |passed| passed.max(began)))
+            });
+            (due.then(|| Ended::new(markers.take(&snapshot))), starts)
+        };
+        let Some(ended) = ended else {
             return futures::future::ready(Ok(Exported::default())).boxed();
-        }
-        let ended = std::mem::take(ended);
+        };
+        let (markers, taken_at) = (Arc::clone(&self.markers), Instant::now());
         let (encoder, deltas, mut delivery) = (
             Arc::clone(&self.encoder),
             self.deltas.clone(),
@@ -290,32 +298,52 @@ impl OtlpService {
             let mut encoding = encoder.encode(&snapshot, &ended, deltas.is_some(), &starts);
             let mut next = || encoding.next_part(deltas.map(lock).as_deref());
             while let Some(part) = next() {
-                let points = part.request.items;
-                let reported = part.points.clone();
-                let fate = match delivery.send_tracked(&health, part.request).await {
-                    Ok((sent, fate)) => {
-                        exported.sent += sent.sent;
-                        exported.failed += sent.failed;
-                        if let Some(deltas) = deltas {
-                            lock(deltas).settle(&snapshot, &reported);
-                        }
-                        fate
-                    }
-                    // The other parts may fare better.
-                    Err(error) => {
-                        exported.failed += points;
-                        health.gave_up(&error, PipelineKind::Metrics, points);
-                        Fate::failed(&error)
-                    }
-                };
+                let fate = delivered(&mut delivery, &health, part.request, &mut exported).await;
+                if let Some(deltas) = deltas {
+                    lock(deltas).settle(&snapshot, &part.points, fate);
+                }
                 lock(&zeros).settle(part.carried, fate);
+                lock(&markers).settle(&snapshot.pipeline, part.ended, fate);
             }
             if let Some(deltas) = deltas {
-                lock(deltas).forget(&ended);
+                let rest = {
+                    let mut deltas = lock(deltas);
+                    deltas.forget(&snapshot.pipeline, &ended);
+                    deltas.take_rest(&snapshot)
+                };
+                let (nothing, no_starts) = (Ended::default(), Starts::default());
+                let mut encoding = encoder.encode(&rest.snapshot, &nothing, true, &no_starts);
+                while let Some(part) = encoding.next_part(Some(&rest.deltas)) {
+                    let fate = delivered(&mut delivery, &health, part.request, &mut exported).await;
+                    lock(deltas).settle_rest(&rest, &part.points, fate);
+                }
             }
+            held.note(snapshot, taken_at.elapsed());
             Ok(exported)
         }
         .boxed()
+    }
+}
+
+/// Sends `request`, counts what comes of it in `exported`, and returns its fate. An error is its own: others may fare better.
+async fn delivered(
+    delivery: &mut Delivery,
+    health: &Health,
+    request: push::Request,
+    exported: &mut Exported,
+) -> Fate {
+    let points = request.items;
+    match delivery.send_tracked(health, request).await {
+        Ok((sent, fate)) => {
+            exported.sent += sent.sent;
+            exported.failed += sent.failed;
+            fate
+        }
+        Err(error) => {
+            exported.failed += points;
+            health.gave_up(&error, PipelineKind::Metrics, points);
+            Fate::failed(&error)
+        }
     }
 }
 
@@ -328,11 +356,6 @@ pub fn encoded(config: &Config, snapshot: &Snapshot) -> Vec<bytes::Bytes> {
     let mut encoding = encoder.encode(snapshot, &ended, false, &starts);
     let parts = std::iter::from_fn(|| encoding.next_part(None));
     parts.map(|part| part.request.body).collect()
-}
-
-fn lock<T>(shared: &Mutex<T>) -> MutexGuard<'_, T> {
-    // Every statement under the lock leaves it whole.
-    shared.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]

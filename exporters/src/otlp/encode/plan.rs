@@ -3,6 +3,7 @@
 use std::ops::Range;
 
 use super::head::Head;
+use crate::push::markers::Ended;
 use crate::push::zeros::Carried;
 use crate::wire::len_delimited;
 
@@ -20,6 +21,7 @@ pub(super) struct Plan {
     pub(super) metrics_len: usize,
     pub(super) points: u64,
     pub(super) carried: Vec<Carried>,
+    pub(super) ended: Vec<Ended>,
 }
 
 impl Plan {

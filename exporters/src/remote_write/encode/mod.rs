@@ -20,7 +20,7 @@ mod v2;
 use std::iter::Peekable;
 
 use bytes::Bytes;
-use flowtap_pipeline::{BuildContext, Family, PipelineKind, Series, Snapshot, Timestamp};
+use flowtap_pipeline::{BuildContext, Family, PipelineKind, Snapshot};
 use tower::BoxError;
 
 use self::labels::Labels;
@@ -28,15 +28,8 @@ use self::sample::{Metric, Point, Value, points};
 use super::config::{Config, ProtobufMessage};
 use crate::naming::pipeline_label;
 use crate::push::Request;
+use crate::push::markers::Ended;
 use crate::push::zeros::{Carried, Starts};
-
-/// A series that ended, and when.
-#[derive(Clone, Debug)]
-pub(super) struct Ended {
-    pub(super) at: Timestamp,
-    pub(super) family: &'static Family,
-    pub(super) series: Series,
-}
 
 /// The part that does not change from snapshot to snapshot.
 #[derive(Debug)]
