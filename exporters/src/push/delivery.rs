@@ -102,14 +102,16 @@ impl Delivery {
                 // It waits for the disk.
                 match tokio::task::spawn_blocking(move || storage.keep(&request)).await? {
                     Ok((fate, dropped)) => {
+                        health.storage_fault(None);
                         // The call that they are counted with is of another kind, perhaps.
                         for (kind, items) in dropped {
-                            health.deliveries().failed(kind, items);
+                            health.no_room(kind, items);
                         }
                         return Ok((Exported::default(), fate));
                     }
                     // A full or broken disk costs the protection from a restart, not the data.
                     Err(error) => {
+                        health.storage_fault(Some(&error));
                         tracing::warn!(%error, "a request can't be kept on disk; it is sent from memory; \
                 hint: make room, or the right to write, in `storage.directory`");
                     }

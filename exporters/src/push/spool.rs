@@ -117,6 +117,11 @@ pub(super) async fn drain(
             break;
         }
     }
+    let last = Arc::clone(&storage);
+    let orphaned = tokio::task::spawn_blocking(move || last.orphaned()).await;
+    for (kind, items) in orphaned.into_iter().flatten() {
+        health.deliveries().failed(kind, items);
+    }
     if storage.unremoved() > 0 {
         let last = Arc::clone(&storage);
         // One that panicked has said so itself.

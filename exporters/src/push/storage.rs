@@ -12,8 +12,9 @@ mod value;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::panic::AssertUnwindSafe;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -25,7 +26,7 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 pub use self::config::StorageConfig;
-use self::table::{REQUESTS, count, footprint, is_damage, oldest, open};
+use self::table::{REQUESTS, copy, count, each_value, footprint, is_damage, oldest, open};
 use self::value::{decode, encode, items_of};
 use super::Request;
 use super::fate::{Fate, Fates};
@@ -84,6 +85,8 @@ pub(crate) struct Stored {
 struct State {
     /// `None` after a failure: redb must be reopened then, which the next caller does.
     database: Option<Database>,
+    /// The device and the inode of the file that is open.
+    file: Option<(u64, u64)>,
     /// Whether the requests of the file have been counted.
     counted: bool,
     next: u64,
@@ -225,6 +228,7 @@ impl Storage {
         let mut state = self.lock();
         // Before the limit is looked at: it may be the first time that the file can be read.
         self.with(&mut state, |_| Ok(()))?;
+        self.follow(&mut state)?;
         let mut dropped = Vec::new();
         while state.items > 0 && state.bytes + size > self.config.max_bytes {
             if self.config.when_full == WhenFull::DropNewest {
@@ -353,6 +357,71 @@ impl Storage {
         self.remove_delivered(&mut state);
     }
 
+    /// What waits in a file that somebody removed or replaced, and that can't be written again: no later start finds it.
+    pub(crate) fn orphaned(&self) -> BTreeMap<PipelineKind, u64> {
+        let mut orphaned = BTreeMap::new();
+        let mut state = self.lock();
+        let Err(error) = self.follow(&mut state) else {
+            return orphaned;
+        };
+        let State {
+            database, delivered, ..
+        } = &*state;
+        if let Some(database) = database {
+            // One that can't be read has no numbers.
+            let _ = each_value(database, |number, value| {
+                if !delivered.contains_key(&number) {
+                    let (kind, items) = items_of(value);
+                    *orphaned.entry(kind).or_default() += items;
+                }
+            });
+        }
+        if !orphaned.is_empty() {
+            tracing::warn!(exporter = %self.telemetry.exporter.value, %error, lost = ?orphaned,
+                "the file of requests was removed or replaced while flowtap used it: what waits in it is lost; \
+                hint: stop flowtap before `storage.directory` is moved or emptied");
+        }
+        orphaned
+    }
+
+    /// Writes the requests to a new file if that in use is no longer at its path: it would be gone when flowtap stops.
+    fn follow(&self, state: &mut State) -> Result<(), StorageError> {
+        if state.file.is_none() || identity(&self.path) == state.file {
+            return Ok(());
+        }
+        let Some(database) = state.database.take() else {
+            return Ok(());
+        };
+        let moved = self.rewrite(&database);
+        match moved {
+            Ok(new) => {
+                state.database = Some(new);
+                state.file = identity(&self.path);
+                tracing::warn!(exporter = %self.telemetry.exporter.value, file = %self.path.display(), requests = state.items,
+                    "the file of requests was removed or replaced while flowtap used it, and is written again; \
+                    hint: stop flowtap before `storage.directory` is moved or emptied");
+                Ok(())
+            }
+            Err(source) => {
+                state.database = Some(database);
+                Err(self.failed(source))
+            }
+        }
+    }
+
+    /// A new file at the path, with the requests of `database`. What is there is renamed.
+    fn rewrite(&self, database: &Database) -> Result<Database, redb::Error> {
+        fs::create_dir_all(&self.config.directory)?;
+        let beside = self.path.with_extension("redb-new");
+        let new = copy(database, &beside)?;
+        if self.path.exists() {
+            let now = Timestamp::now().as_nanos() / 1_000_000_000;
+            fs::rename(&self.path, self.path.with_extension(format!("replaced-{now}")))?;
+        }
+        fs::rename(beside, &self.path)?;
+        Ok(new)
+    }
+
     /// Number of delivered requests that are still in the file.
     pub(crate) fn unremoved(&self) -> usize {
         self.lock().delivered.len()
@@ -460,7 +529,18 @@ impl Storage {
         state: &mut State,
         work: impl Fn(&Database) -> Result<T, redb::Error>,
     ) -> Result<T, StorageError> {
-        let failed = |source| StorageError {
+        let failed = |source| self.failed(source);
+        match self.attempt(state, &work) {
+            Err(error) if is_damage(&error) => {
+                self.set_aside(state, &error).map_err(failed)?;
+                self.attempt(state, &work).map_err(failed)
+            }
+            outcome => outcome.map_err(failed),
+        }
+    }
+
+    fn failed(&self, source: redb::Error) -> StorageError {
+        StorageError {
             path: self.path.clone(),
             replaced: match &source {
                 redb::Error::Io(error) => self
@@ -470,13 +550,6 @@ impl Storage {
                 _ => None,
             },
             source: Box::new(source),
-        };
-        match self.attempt(state, &work) {
-            Err(error) if is_damage(&error) => {
-                self.set_aside(state, &error).map_err(failed)?;
-                self.attempt(state, &work).map_err(failed)
-            }
-            outcome => outcome.map_err(failed),
         }
     }
 
@@ -491,7 +564,9 @@ impl Storage {
                 database
             } else {
                 fs::create_dir_all(&self.config.directory)?;
-                open(&self.path)?
+                let database = open(&self.path)?;
+                state.file = identity(&self.path);
+                database
             };
             if !state.counted {
                 let next;
@@ -558,6 +633,12 @@ impl Storage {
         // Counts that a panic elsewhere left are off by one at worst.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// The device and the inode of the file at `path`.
+fn identity(path: &Path) -> Option<(u64, u64)> {
+    let metadata = fs::metadata(path).ok()?;
+    Some((metadata.dev(), metadata.ino()))
 }
 
 #[cfg(test)]
