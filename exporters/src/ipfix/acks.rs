@@ -1,4 +1,4 @@
-//! What of a stream the other end's kernel has acknowledged, by `TCP_INFO`.
+//! The part of a stream that the other end's kernel has acknowledged, by `TCP_INFO`.
 
 use std::os::fd::OwnedFd;
 use std::time::Duration;

@@ -100,7 +100,7 @@ impl Client {
         self.0.state().totals.not_sent += records;
     }
 
-    /// Ends the session. What is not acknowledged is written once more; what is not then, either, is counted.
+    /// Ends the session. Messages that are not acknowledged are written once more; those that are not then, either, are counted.
     pub(super) async fn close(&self) {
         let mut session = self.0.state().session.take();
         self.0.settle().await;

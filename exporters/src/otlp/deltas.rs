@@ -1,10 +1,10 @@
 //! Delivered values of each series: the starting points of the next differences.
 //!
 //! A difference runs from the last delivered value, not from the window before: the next request
-//! includes the increase of a failed request, and of windows that the interval skips. What is on disk counts as delivered, and is owed
-//! again if it is refused or dropped there. Series that end before their increase is delivered have a request of their own. An exporter
-//! that replaces another continues from the totals that its predecessor delivered. One added to a running pipeline starts from those of
-//! its first snapshot.
+//! includes the increase of a failed request, and of windows that the interval skips. A request on disk counts as delivered, and its
+//! increases are owed again if it is refused or dropped there. Series that end before their increase is delivered have a request of
+//! their own. An exporter that replaces another continues from the totals that its predecessor delivered. One added to a running
+//! pipeline starts from those of its first snapshot.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::ops::Range;
@@ -57,9 +57,9 @@ pub(super) struct Deltas {
     sums: HashMap<SeriesId, Delivered<u64>>,
     values: HashMap<SeriesId, Delivered<f64>>,
     histograms: HashMap<SeriesId, Delivered<HistogramTotals>>,
-    /// What requests on disk report, with the number of points that there was no room for.
+    /// Increases that requests on disk report, with the number of points that there was no room for.
     stored: BTreeMap<u64, (Arc<str>, Vec<Increase>, usize)>,
-    /// By pipeline: what series that have ended still owe.
+    /// By pipeline: increases that series that have ended still owe.
     rest: HashMap<Arc<str>, HashMap<SeriesId, Increase>>,
     lost: Option<(Counter<u64>, [KeyValue; 1])>,
 }
@@ -72,7 +72,7 @@ struct Delivered<T> {
     total: T,
     /// The newest total that is known.
     seen: T,
-    /// What was reported by requests that failed after they counted as delivered.
+    /// The increase reported by requests that failed after they counted as delivered.
     owed: T,
 }
 
@@ -134,7 +134,7 @@ impl<T: Total> Delivered<T> {
         }
     }
 
-    /// What is to be reported once it is `total`.
+    /// The increase to be reported once it is `total`.
     fn increase(&self, total: &T) -> T {
         let mut increase = total.since(&self.total);
         increase.add(&self.owed);
@@ -142,7 +142,7 @@ impl<T: Total> Delivered<T> {
     }
 }
 
-/// What a point reports.
+/// The increase that a point reports.
 #[derive(Clone, Debug)]
 struct Increase {
     family: &'static Family,
@@ -178,7 +178,7 @@ impl Amount {
     }
 }
 
-/// What ended series still owe, as a snapshot that they would have been in, and the deltas that it is encoded with.
+/// The increases that ended series still owe, as a snapshot that they would have been in, and the deltas that it is encoded with.
 #[derive(Debug)]
 pub(super) struct Rest {
     pub(super) snapshot: Snapshot,
@@ -290,7 +290,7 @@ impl Deltas {
         }
     }
 
-    /// What a point reports, unless it does not count from 0.
+    /// The increase that a point reports, unless it does not count from 0.
     fn reported(&self, family: &FamilySnapshot, i: usize) -> Option<Increase> {
         if family.family.kind.can_fall() {
             return None;

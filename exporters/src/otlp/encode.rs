@@ -34,7 +34,7 @@ use crate::wire::{begin, len_delimited};
 pub(super) struct Part {
     pub(super) request: Request,
     pub(super) points: Vec<(usize, Range<usize>)>,
-    /// What is to be made up for if it is not delivered.
+    /// Series to be made up for if it is not delivered.
     pub(super) carried: Vec<Carried>,
     pub(super) ended: Vec<Marker>,
 }

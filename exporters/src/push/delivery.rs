@@ -123,7 +123,7 @@ impl Delivery {
         Ok((exported, Fate::Delivered))
     }
 
-    /// What has become of requests with points that were [stored](Fate::Stored), since the last call, in the order in which it happened.
+    /// The fates of requests with points that were [stored](Fate::Stored), since the last call, in the order in which it happened.
     pub(crate) fn fates(&self) -> VecDeque<(u64, Fate)> {
         match self {
             Self::Direct(_) => VecDeque::new(),

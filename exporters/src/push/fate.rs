@@ -1,4 +1,4 @@
-//! What has become of a request, for exporters that make up for what was not delivered.
+//! The fate of a request, for exporters that make up for what was not delivered.
 
 use std::collections::VecDeque;
 
@@ -8,7 +8,7 @@ use tower::BoxError;
 use super::error::Refused;
 use super::http::HttpFailure;
 
-/// What has become of a request.
+/// The end of a request's way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Fate {
     /// The peer has it.

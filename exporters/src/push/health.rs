@@ -235,7 +235,7 @@ impl Health {
         }
     }
 
-    /// A request of `items` was dropped for want of room on disk, or gave way to a newer one.
+    /// A request of `items` was dropped for want of room on disk.
     pub(crate) fn no_room(&self, kind: PipelineKind, items: u64) {
         const FULL: &str = "the requests on disk have reached `storage.max_bytes`";
         const MORE: &str = "give `storage.max_bytes` more room";

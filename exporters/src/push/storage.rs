@@ -357,7 +357,7 @@ impl Storage {
         self.remove_delivered(&mut state);
     }
 
-    /// What waits in a file that somebody removed or replaced, and that can't be written again: no later start finds it.
+    /// The items that wait in a file that somebody removed or replaced, and that can't be written again: no later start finds it.
     pub(crate) fn orphaned(&self) -> BTreeMap<PipelineKind, u64> {
         let mut orphaned = BTreeMap::new();
         let mut state = self.lock();

@@ -1,10 +1,10 @@
 //! Series whose 0 no peer has yet.
 //!
 //! A store takes an increase from what it has seen: the 0 before the first sample of a series is due until a request with that series
-//! was delivered. It never follows a later sample of the series: a store would refuse the request. What is on disk counts as under way.
+//! was delivered. It never follows a later sample of the series: a store would refuse the request. A request on disk counts as under way.
 //!
 //! A peer may have written a request although it answered with an error, or not at all. A request that repeats a 0 and is refused for
-//! what it has (`400`, for example) is therefore followed by one without; only if that fails, too, the 0 is due again.
+//! what it has (`400`, for example) is therefore followed by one without; only if that fails also, the 0 is due again.
 
 use std::collections::HashMap;
 use std::time::Duration;

@@ -808,7 +808,7 @@ fn growing(count: u64) -> Vec<Snapshot> {
 async fn a_zero_is_sent_until_a_request_with_its_series_is_delivered() {
     for (answers, expected) in [
         (vec![(401, None), (403, None)], vec![2, 2, 2, 1]),
-        // What the store may have in part: it gets the 0 once more, then without, then again.
+        // A request that the store may have in part: it gets the 0 once more, then without, then again.
         (vec![(400, None); 3], vec![2, 2, 1, 2]),
         (vec![], vec![2, 1, 1, 1]),
     ] {

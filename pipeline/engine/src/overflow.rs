@@ -32,7 +32,7 @@ struct Pending {
     dropped: Option<(Instant, Instant)>,
 }
 
-/// What a warning is about.
+/// The losses that a warning names, and their times.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Due {
     lost: Lost,
@@ -196,7 +196,7 @@ mod tests {
         let due = pending.due(now).unwrap();
         assert_eq!(due.lost.to_string(), "2 metric points and 59 log records");
         assert_eq!((due.since, due.until), (Duration::from_secs(59), None));
-        // What was dropped 50 s ago, and nothing since: it is over.
+        // Points that were dropped 50 s ago, and nothing since: it is over.
         pending.add(PipelineKind::Metrics, 2, now + Duration::from_secs(10));
         let due = pending.due(now + WARN_INTERVAL).unwrap();
         assert_eq!(due.until, Some(Duration::from_secs(50)));

@@ -61,7 +61,7 @@ impl PointWriter<'_> {
         self.starts.zero_at(series(block, i)?, self.snapshot.at)
     }
 
-    /// What has to be known of a point, with or without a `zero`, when its request has met its fate.
+    /// The series of a point, with or without a `zero`, when its request has met its fate.
     pub(super) fn carried(&self, block: &Block<'_>, i: usize, zero: bool) -> Option<Carried> {
         self.starts.carried(series(block, i)?, zero)
     }
