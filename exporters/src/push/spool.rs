@@ -117,11 +117,7 @@ pub(super) async fn drain(
             break;
         }
     }
-    let last = Arc::clone(&storage);
-    let orphaned = tokio::task::spawn_blocking(move || last.orphaned()).await;
-    for (kind, items) in orphaned.into_iter().flatten() {
-        health.deliveries().failed(kind, items);
-    }
+    count_orphaned(&storage, &health).await;
     if storage.unremoved() > 0 {
         let last = Arc::clone(&storage);
         // One that panicked has said so itself.
@@ -134,6 +130,16 @@ pub(super) async fn drain(
             "delivered requests could not be removed from disk; the next start with this `storage` sends them a second time; \
                 hint: make room, or the right to write, in `storage.directory` before flowtap stops"
         );
+    }
+}
+
+/// Counts what waits in a file that no later start finds.
+async fn count_orphaned(storage: &Arc<Storage>, health: &Health) {
+    let storage = Arc::clone(storage);
+    // One that panicked has said so itself.
+    let orphaned = tokio::task::spawn_blocking(move || storage.orphaned()).await;
+    for (kind, items) in orphaned.into_iter().flatten() {
+        health.deliveries().failed(kind, items);
     }
 }
 

@@ -59,6 +59,7 @@ pub(crate) struct Carried {
 
 impl Starts {
     /// Those that began at `new_since` or later.
+    #[cfg(test)]
     pub(crate) fn since(new_since: Option<Timestamp>) -> Self {
         Self {
             new_since,
