@@ -12,6 +12,7 @@ use tokio::net::UdpSocket;
 use tokio::time::timeout;
 use tower::{BoxError, ServiceExt};
 
+use super::acks::Acks;
 use super::address::Address;
 use super::config::Protocol;
 use crate::push::connect::{Dial, Stream};
@@ -31,7 +32,7 @@ const BURST: u32 = 32;
 const PAUSE: Duration = Duration::from_millis(2);
 
 /// Time that a collector has to read the end of a stream.
-const CLOSE_WAIT: Duration = Duration::from_secs(1);
+pub(super) const CLOSE_WAIT: Duration = Duration::from_secs(1);
 
 /// Settings of links.
 #[derive(Clone, Debug)]
@@ -70,26 +71,30 @@ pub(super) enum Link {
 }
 
 impl Target {
-    /// Opens a link.
-    pub(super) async fn open(&self) -> Result<Link, BoxError> {
+    /// Opens links, the first of them first: over UDP it is not known which address listens.
+    pub(super) async fn open(&self) -> Result<Vec<Link>, BoxError> {
         match self.protocol {
             Protocol::Udp => self.bind().await,
-            Protocol::Tcp | Protocol::Tls => self.connect().await,
+            Protocol::Tcp | Protocol::Tls => Ok(vec![self.connect().await?]),
         }
     }
 
-    async fn bind(&self) -> Result<Link, BoxError> {
+    async fn bind(&self) -> Result<Vec<Link>, BoxError> {
         let peers = timeout(self.connect_timeout, self.resolve())
             .await
             .map_err(|_| lost(&io::Error::from(io::ErrorKind::TimedOut)))??;
         let mut last = io::Error::from(io::ErrorKind::AddrNotAvailable);
+        let mut links = Vec::new();
         for peer in peers {
             match socket_to(peer).await {
-                Ok(socket) => return Ok(Link::Datagrams { socket, burst: 0 }),
+                Ok(socket) => links.push(Link::Datagrams { socket, burst: 0 }),
                 Err(error) => last = error,
             }
         }
-        Err(lost(&last))
+        if links.is_empty() {
+            return Err(lost(&last));
+        }
+        Ok(links)
     }
 
     async fn resolve(&self) -> Result<Vec<SocketAddr>, BoxError> {
@@ -140,6 +145,18 @@ async fn socket_to(peer: SocketAddr) -> io::Result<UdpSocket> {
 }
 
 impl Link {
+    /// The acknowledgements of a stream that no message was written to.
+    pub(super) async fn acks(&mut self) -> Option<Acks> {
+        let Self::Stream(stream) = self else {
+            return None;
+        };
+        let (stream, is_tls) = match stream.inner_mut() {
+            MaybeHttpsStream::Http(stream) => (stream, false),
+            MaybeHttpsStream::Https(tls) => (tls.inner_mut().get_mut().0.inner_mut(), true),
+        };
+        Some(Acks::new(stream.take_socket()?, is_tls).await)
+    }
+
     /// The address that datagrams are sent to; `None` for a stream.
     pub(super) fn peer(&self) -> Option<SocketAddr> {
         match self {

@@ -11,9 +11,11 @@
 //!    `template_refresh`, before the message that is due then.
 //! 4. Over UDP a session waits a moment after its templates: a host on which nothing listens answers, and flows are kept until
 //!    something does. A later refusal ends the session: datagrams before it are lost, which is counted.
-//! 5. Over TCP and TLS each message is preceded by a look whether the collector has closed the connection.
+//! 5. Over TCP and TLS each message is preceded by a look whether the collector has closed the connection. Messages are kept until the
+//!    collector's kernel has acknowledged them; those that it had not when the connection ended go first on the next one.
 //! 6. A failed message is retried as `retry` has it, in a new session. An attempt that takes longer than `timeout` has failed.
 
+mod acks;
 mod address;
 mod config;
 mod elements;

@@ -1,17 +1,22 @@
 //! A transport session (RFC 7011, section 10): its templates come first, and records are numbered from 0.
 
+use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use flowtap_pipeline::{Exported, Timestamp};
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 use tower::BoxError;
 
+use super::acks::Acks;
 use super::elements::{HEADER, Totals, push_domain, template_messages};
-use super::link::{Link, Target, is_refusal};
+use super::link::{CLOSE_WAIT, Link, Target, is_refusal};
 use super::message;
 use super::telemetry::Telemetry;
 use crate::push::{self, Request};
+
+/// Time for writing once more, at the end, what was not acknowledged.
+const LAST_WAIT: Duration = Duration::from_secs(2);
 
 /// The observation domain and how it is reported.
 #[derive(Clone, Debug)]
@@ -40,6 +45,35 @@ struct State {
     /// Not here while a message is sent. An attempt that fails or is given up drops it, which ends the session.
     session: Option<Session>,
     totals: Totals,
+    /// Of the newest stream.
+    acks: Option<Acks>,
+    /// Messages with flows that are not acknowledged, in their order.
+    kept: VecDeque<Kept>,
+}
+
+/// A message that was written, and not acknowledged yet.
+#[derive(Clone)]
+struct Kept {
+    request: Request,
+    /// The mark at which it is acknowledged; `None` if it has to be written again.
+    mark: Option<u64>,
+}
+
+impl State {
+    /// Forgets messages that are acknowledged.
+    fn forget_acknowledged(&mut self) {
+        let Some(acks) = &mut self.acks else {
+            return;
+        };
+        if self.kept.is_empty() {
+            return;
+        }
+        let acknowledged = acks.mark();
+        let is_acknowledged = |kept: &Kept| kept.mark.is_some_and(|mark| mark <= acknowledged);
+        while self.kept.front().is_some_and(is_acknowledged) {
+            self.kept.pop_front();
+        }
+    }
 }
 
 /// An open session.
@@ -66,17 +100,36 @@ impl Client {
         self.0.state().totals.not_sent += records;
     }
 
-    /// Ends the session.
+    /// Ends the session. Messages that are not acknowledged are written once more; those that are not then, either, are counted.
     pub(super) async fn close(&self) {
-        let session = self.0.state().session.take();
+        let mut session = self.0.state().session.take();
+        self.0.settle().await;
+        if !self.0.state().kept.is_empty() {
+            session = match timeout(LAST_WAIT, self.0.open()).await {
+                Ok(Ok(session)) => Some(session),
+                Ok(Err(_)) | Err(_) => None,
+            };
+            self.0.settle().await;
+        }
         if let Some(session) = session {
             session.link.close().await;
+        }
+        let kept = std::mem::take(&mut self.0.state().kept);
+        let records: u64 = kept.iter().map(|kept| kept.request.items).sum();
+        if records > 0 {
+            self.0.telemetry.unacknowledged(records);
+            tracing::warn!(
+                records,
+                "log records that were sent last were not acknowledged by the collector's host, and may be lost; \
+                hint: look for the reason in the collector's log"
+            );
         }
     }
 }
 
 impl push::Client for Client {
     async fn send(&self, request: Request) -> Result<Exported, BoxError> {
+        let sent = request.items;
         let session = self.0.state().session.take();
         let outcome = self.0.deliver(session, &request).await;
         if let Err(error) = &outcome
@@ -87,11 +140,13 @@ impl push::Client for Client {
         let session = outcome?;
         let mut state = self.0.state();
         state.totals.flows += u64::from(message::records(&request.body));
+        let mark = state.acks.as_mut().map(|acks| acks.wrote(request.body.len()));
+        if mark.is_some() {
+            state.forget_acknowledged();
+            state.kept.push_back(Kept { request, mark });
+        }
         state.session = Some(session);
-        Ok(Exported {
-            sent: request.items,
-            failed: 0,
-        })
+        Ok(Exported { sent, failed: 0 })
     }
 
     fn reconnect(&self) {
@@ -115,20 +170,75 @@ impl Inner {
         session.link.check().await?;
         let mut bytes = request.body.to_vec();
         let records = message::records(&bytes);
-        self.send(&mut session, &mut bytes, records).await?;
+        self.send(&mut session, &mut bytes, records, true).await?;
         Ok(session)
     }
 
     async fn open(&self) -> Result<Session, BoxError> {
+        // The connection before has failed, or it is given up: it must not deliver what is written again.
+        let before = {
+            let mut state = self.state();
+            state.forget_acknowledged();
+            for kept in &mut state.kept {
+                kept.mark = None;
+            }
+            state.acks.take()
+        };
+        if let Some(acks) = before {
+            acks.reset();
+        }
+        let mut refusal = None;
+        for link in self.target.open().await? {
+            match self.begin(link).await {
+                // Another address of the name may have a listener.
+                Err(error) if is_refusal(&error) => refusal = Some(error),
+                outcome => return outcome,
+            }
+        }
+        Err(refusal.unwrap_or_else(|| "the name has no address".into()))
+    }
+
+    /// A session over `link`, which begins with what was written to the one before and not acknowledged.
+    async fn begin(&self, mut link: Link) -> Result<Session, BoxError> {
+        let acks = link.acks().await;
+        self.state().acks = acks;
         let mut session = Session {
-            link: self.target.open().await?,
+            link,
             sequence: 0,
             refreshed: Instant::now(),
         };
         self.send_templates(&mut session).await?;
         session.link.accepts().await?;
         self.send_domain(&mut session).await?;
+        let kept: Vec<_> = self
+            .state()
+            .kept
+            .iter()
+            .map(|kept| kept.request.clone())
+            .collect();
+        for (index, request) in kept.into_iter().enumerate() {
+            let mut bytes = request.body.to_vec();
+            let records = message::records(&bytes);
+            self.send(&mut session, &mut bytes, records, true).await?;
+            let mut state = self.state();
+            let mark = state.acks.as_mut().map(|acks| acks.wrote(bytes.len()));
+            if let Some(kept) = state.kept.get_mut(index) {
+                kept.mark = mark;
+            }
+        }
         Ok(session)
+    }
+
+    /// Waits a moment until everything is acknowledged, and forgets what is.
+    async fn settle(&self) {
+        let acks = self.state().acks.take();
+        let Some(mut acks) = acks else {
+            return;
+        };
+        acks.settle(CLOSE_WAIT).await;
+        let mut state = self.state();
+        state.acks = Some(acks);
+        state.forget_acknowledged();
     }
 
     /// `session` after what is due in it.
@@ -150,7 +260,7 @@ impl Inner {
 
     async fn send_templates(&self, session: &mut Session) -> Result<(), BoxError> {
         for mut bytes in template_messages(self.domain.biflow) {
-            self.send(session, &mut bytes, 0).await?;
+            self.send(session, &mut bytes, 0, false).await?;
         }
         Ok(())
     }
@@ -159,16 +269,25 @@ impl Inner {
         let mut bytes = vec![0; HEADER];
         let totals = self.state().totals;
         push_domain(self.domain.id, &self.domain.name, totals, &mut bytes);
-        self.send(session, &mut bytes, 1).await
+        self.send(session, &mut bytes, 1, false).await
     }
 
-    /// Sends a message with `records`, after its header is filled in.
-    async fn send(&self, session: &mut Session, bytes: &mut [u8], records: u32) -> Result<(), BoxError> {
+    /// Sends a message with `records`, after its header is filled in. One that `has_flows` is marked by the caller.
+    async fn send(
+        &self,
+        session: &mut Session,
+        bytes: &mut [u8],
+        records: u32,
+        has_flows: bool,
+    ) -> Result<(), BoxError> {
         let seconds = Timestamp::now().as_nanos() / 1_000_000_000;
         // The header has the time in 32 bits, which are enough until 2106.
         let seconds = u32::try_from(seconds).unwrap_or(u32::MAX);
         message::finish(bytes, seconds, session.sequence, self.domain.id);
         session.link.send(bytes).await?;
+        if !has_flows && let Some(acks) = &mut self.state().acks {
+            acks.wrote(bytes.len());
+        }
         session.sequence = session.sequence.wrapping_add(records);
         let mut state = self.state();
         state.totals.messages += 1;

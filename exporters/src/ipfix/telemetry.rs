@@ -14,6 +14,7 @@ pub(super) struct Telemetry {
     dropped: Counter<u64>,
     excess: Counter<u64>,
     refused: Counter<u64>,
+    unacknowledged: Counter<u64>,
     exporter: [KeyValue; 1],
     dropped_attributes: [KeyValue; 2],
 }
@@ -42,11 +43,18 @@ impl Telemetry {
                 .with_description("ICMP port-unreachable errors received by an exporter.")
                 .with_unit("{datagram}")
                 .build(),
+            unacknowledged: context
+                .meter
+                .u64_counter("exporter_unacknowledged_log_records")
+                .with_description("Log records that were sent over a stream and not acknowledged before the exporter stopped.")
+                .with_unit("{record}")
+                .build(),
             dropped_attributes: [exporter.clone(), KeyValue::new("reason", UNSUPPORTED)],
             exporter: [exporter],
         };
         telemetry.count(0, 0);
         telemetry.refused.add(0, &telemetry.exporter);
+        telemetry.unacknowledged(0);
         telemetry
     }
 
@@ -65,5 +73,10 @@ impl Telemetry {
     /// Counts a refusal: at least one datagram before it has not arrived.
     pub(super) fn refused(&self) {
         self.refused.add(1, &self.exporter);
+    }
+
+    /// Counts records that may be lost.
+    pub(super) fn unacknowledged(&self, records: u64) {
+        self.unacknowledged.add(records, &self.exporter);
     }
 }

@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use flowtap_pipeline::LogBatch;
 use flowtap_pipeline::testing::{ExporterTest, config};
+use nix::sys::socket::setsockopt;
+use nix::sys::socket::sockopt::RcvBuf;
 
 use super::FACTORY;
 use super::elements::DOMAIN_TEMPLATE;
@@ -113,6 +115,35 @@ fn the_end_of_a_connection_is_read_by_the_collector() {
         let reader = scope.spawn(move || stream.read_to_end(&mut Vec::new()));
         exporter.stop();
         assert!(reader.join().unwrap().unwrap() > 0);
+    });
+}
+
+/// The collector reads nothing, and then closes the connection: what its kernel had no room for is written again.
+#[test]
+fn what_was_not_acknowledged_is_written_again_on_the_next_connection() {
+    const BATCHES: usize = 2_000;
+    let (listener, address) = listener();
+    // Room for a few messages.
+    setsockopt(&listener, RcvBuf, &4096).unwrap();
+    let mut exporter = start(address, "protocol: tcp, retry: {initial_interval: 10ms}");
+    for _ in 0..BATCHES {
+        assert_eq!(exporter.export_logs(logs()).unwrap().sent, 2);
+    }
+    // Unread input: the connection is reset.
+    drop(listener.accept().unwrap());
+    std::thread::sleep(Duration::from_millis(100));
+    std::thread::scope(|scope| {
+        let reader = scope.spawn(|| {
+            let mut stream = listener.accept().unwrap().0;
+            let mut bytes = Vec::new();
+            stream.read_to_end(&mut bytes).unwrap();
+            bytes.len()
+        });
+        assert_eq!(exporter.export_logs(logs()).unwrap().sent, 2);
+        exporter.stop();
+        // A message of one batch has more than 150 bytes; a few KiB of the first ones were acknowledged.
+        let bytes = reader.join().unwrap();
+        assert!(bytes > BATCHES * 150 - 50_000, "{bytes}");
     });
 }
 

@@ -13,7 +13,7 @@ use std::ops::Range;
 
 use bytes::Bytes;
 use flowtap_pipeline::resource::SCHEMA_URL;
-use flowtap_pipeline::{FamilySnapshot, Naming, PipelineKind, Snapshot, Timestamp};
+use flowtap_pipeline::{FamilySnapshot, Naming, PipelineKind, Snapshot};
 
 use self::block::Block;
 use self::head::Head;
@@ -24,6 +24,8 @@ use super::deltas::Deltas;
 use super::ended::Ended;
 use super::envelope::{encoded_resource, encoded_scope, field};
 use crate::push::Request;
+use crate::push::markers::Ended as Marker;
+use crate::push::zeros::{Carried, Starts};
 use crate::wire::{begin, len_delimited};
 
 /// A request, and the points of the snapshot that it contains: block, and positions in it. Of differences a block is the family with
@@ -32,6 +34,9 @@ use crate::wire::{begin, len_delimited};
 pub(super) struct Part {
     pub(super) request: Request,
     pub(super) points: Vec<(usize, Range<usize>)>,
+    /// Series to be made up for if it is not delivered.
+    pub(super) carried: Vec<Carried>,
+    pub(super) ended: Vec<Marker>,
 }
 
 /// The part that does not change from snapshot to snapshot.
@@ -69,13 +74,13 @@ impl Encoder {
 
     /// Encodes `snapshot` as as many requests as the limits require; none if no point has to be
     /// sent. Values are differences to those that [`Encoding::next_part`] is given, if these are
-    /// `deltas`; else a series that began at `new_since` or later has a point 0 before its first.
+    /// `deltas`; else `starts` says which series have a point 0 before theirs.
     pub(super) fn encode<'a>(
         &'a self,
         snapshot: &'a Snapshot,
         ended: &'a Ended,
         deltas: bool,
-        new_since: Option<Timestamp>,
+        starts: &'a Starts,
     ) -> Encoding<'a> {
         let pipeline = (self.several_pipelines && !snapshot.is_telemetry()).then_some(&*snapshot.pipeline);
         let blocks = if deltas {
@@ -93,7 +98,7 @@ impl Encoder {
             blocks,
             encoder: self,
             snapshot,
-            new_since: new_since.filter(|_| !deltas),
+            starts,
             cursor: Cursor::default(),
         }
     }
@@ -118,7 +123,8 @@ impl Encoder {
                     metric.range.end = i + 1;
                     continue;
                 };
-                let (written, data_len) = match points.zero_at(head, block, i) {
+                let zero_at = points.zero_at(head, block, i);
+                let (written, data_len) = match zero_at {
                     Some(_) => (
                         2,
                         len_delimited(len) + len_delimited(PointWriter::zero_len(head, block, i, len)),
@@ -136,6 +142,12 @@ impl Encoder {
                 metric.range.end = i + 1;
                 metric.points += written;
                 metric.data_len += data_len;
+                plan.carried.extend(points.carried(block, i, zero_at.is_some()));
+                plan.ended.extend(block.ended.get(i).map(|(at, series)| Marker {
+                    at: *at,
+                    family: block.family,
+                    series: series.clone(),
+                }));
             }
             plan.push(metric, head);
             *cursor = Cursor {
@@ -200,6 +212,8 @@ impl Encoder {
                 .iter()
                 .map(|metric| (metric.family, metric.range.clone()))
                 .collect(),
+            carried: Vec::new(),
+            ended: Vec::new(),
         }
     }
 }
@@ -210,7 +224,7 @@ pub(super) struct Encoding<'a> {
     encoder: &'a Encoder,
     snapshot: &'a Snapshot,
     blocks: Vec<Block<'a>>,
-    new_since: Option<Timestamp>,
+    starts: &'a Starts,
     heads: Vec<Head<'a>>,
     cursor: Cursor,
 }
@@ -222,9 +236,13 @@ impl Encoding<'_> {
             snapshot: self.snapshot,
             blocks: &self.blocks,
             deltas,
-            new_since: self.new_since,
+            starts: self.starts,
         };
-        let plan = self.encoder.plan(&points, &self.heads, &mut self.cursor);
-        (plan.points > 0).then(|| self.encoder.write(&plan, &points, &self.heads))
+        let mut plan = self.encoder.plan(&points, &self.heads, &mut self.cursor);
+        (plan.points > 0).then(|| Part {
+            carried: std::mem::take(&mut plan.carried),
+            ended: std::mem::take(&mut plan.ended),
+            ..self.encoder.write(&plan, &points, &self.heads)
+        })
     }
 }

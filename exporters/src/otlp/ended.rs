@@ -3,6 +3,7 @@
 use flowtap_pipeline::{Family, HISTOGRAM_BUCKETS, Series, Snapshot, Timestamp};
 
 use crate::push::ended_at;
+use crate::push::markers::Ended as Marker;
 
 /// Series that have ended, by family: from the windows since the last that went on, so no more than there can be series in
 /// that time. A family that a reload disabled, renamed or gave other buckets is in one of these windows only, so families are known
@@ -11,17 +12,32 @@ use crate::push::ended_at;
 pub(super) struct Ended(Vec<(&'static Family, Vec<(Timestamp, Series)>)>);
 
 impl Ended {
+    /// Those of `markers`, which are in the order of their times.
+    pub(super) fn new(markers: Vec<Marker>) -> Self {
+        let mut ended = Self::default();
+        for Marker { at, family, series } in markers {
+            ended.push(family, at, series);
+        }
+        ended
+    }
+
+    /// Those of `snapshot`.
     pub(super) fn add(&mut self, snapshot: &Snapshot) {
         let at = ended_at(snapshot);
-        for family in snapshot.families.iter().filter(|family| !family.ended.is_empty()) {
-            let known = self.0.iter().position(|(known, _)| *known == family.family);
-            let place = known.unwrap_or_else(|| {
-                self.0.push((family.family, Vec::new()));
-                self.0.len() - 1
-            });
-            let ended = family.ended.iter().map(|series| (at, series.clone()));
-            self.0[place].1.extend(ended);
+        for family in &snapshot.families {
+            for series in &family.ended {
+                self.push(family.family, at, series.clone());
+            }
         }
+    }
+
+    fn push(&mut self, family: &'static Family, at: Timestamp, series: Series) {
+        let known = self.0.iter().position(|(known, _)| *known == family);
+        let place = known.unwrap_or_else(|| {
+            self.0.push((family, Vec::new()));
+            self.0.len() - 1
+        });
+        self.0[place].1.push((at, series));
     }
 
     /// Each family of which a series has ended, with these series and the times of their ends.

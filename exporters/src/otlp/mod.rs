@@ -6,9 +6,9 @@
 //!    that ended in the others are reported with it.
 //! 2. Encode: once per snapshot, from attribute bytes that were encoded once per series; split at
 //!    `max_points_per_request` and `max_request_bytes`, each part when the one before it has been delivered, or given up. As
-//!    totals, or as what has come since the last delivery ([`deltas`]). The first total of a counter or histogram that began after
-//!    this exporter has a point 0 before it: a store that ignores start times takes an increase from what it has seen. Of a
-//!    pipeline no request's newest point is older than that of the request before: a Prometheus would refuse it.
+//!    totals, or as what has come since the last delivery ([`deltas`]). A counter or histogram that began after
+//!    this exporter has a point 0 before its total until a request with it is delivered: a store that ignores start times takes an
+//!    increase from what it has seen. Of a pipeline no request's newest point is older than that of the request before: a Prometheus would refuse it.
 //! 3. Store, if configured: from then on a request is sent by a separate task, and stays on disk
 //!    until it is delivered or permanently rejected.
 //! 4. Retry: what the OTLP specification calls retryable, with exponential backoff and jitter; a server's `RetryInfo` or
@@ -30,7 +30,7 @@ mod remarks;
 mod status_details;
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -40,6 +40,7 @@ use flowtap_pipeline::{
 };
 use futures::FutureExt;
 use futures::future::BoxFuture;
+use tokio::time::Instant;
 use tower::util::BoxService;
 use tower::{BoxError, Service};
 
@@ -51,9 +52,12 @@ use self::encode::Encoder;
 use self::ended::Ended;
 pub use self::factory::FACTORY;
 use self::logs::LogEncoder;
-use crate::push;
 use crate::push::delivery::{Delivery, Spool};
+use crate::push::fate::Fate;
 use crate::push::health::{Addresses, Health};
+use crate::push::markers::{Held, Markers};
+use crate::push::zeros::{Starts, Zeros};
+use crate::push::{self, lock};
 
 /// The exporter.
 #[derive(Debug)]
@@ -79,7 +83,7 @@ impl OtlpExporter {
             checked.map_err(|error| format!("tls: {error}"))?;
         }
         let deltas = (resolved.temporality == Temporality::Delta)
-            .then(|| Arc::new(Mutex::new(Deltas::new(Timestamp::now()))));
+            .then(|| Arc::new(Mutex::new(Deltas::new(Timestamp::now()).counted(context))));
         Ok(Self {
             config,
             resolved,
@@ -107,7 +111,9 @@ impl OtlpExporter {
             interval: self.config.interval,
             passed: HashMap::new(),
             began: self.config.zero_points.then(Timestamp::now),
-            ended: HashMap::new(),
+            zeros: Arc::default(),
+            held: HashMap::new(),
+            markers: Arc::new(Mutex::new(Markers::new(&self.context))),
             encoder: Arc::new(Encoder::new(
                 &self.config,
                 &self.context.resource,
@@ -175,8 +181,10 @@ struct OtlpService {
     passed: HashMap<Arc<str>, Timestamp>,
     /// When the exporter started, if it sends points 0.
     began: Option<Timestamp>,
-    /// By pipeline: what has ended in windows that did not go on.
-    ended: HashMap<Arc<str>, Ended>,
+    /// Shared with the snapshot under way.
+    zeros: Arc<Mutex<Zeros>>,
+    held: HashMap<Arc<str>, Held>,
+    markers: Arc<Mutex<Markers>>,
     encoder: Arc<Encoder>,
     log_encoder: Arc<LogEncoder>,
     deltas: Option<Arc<Mutex<Deltas>>>,
@@ -255,52 +263,88 @@ impl OtlpService {
                 deltas.forget_unshared();
             }
         }
-        // Whatever began since the last snapshot that went on, delivered or not: a 0 that came after a later point would be out of order.
-        let new_since = self
-            .began
-            .map(|began| passed.map_or(began, |passed| passed.max(began)));
+        let held = self.held.entry(Arc::clone(&snapshot.pipeline)).or_default();
+        let held = held.clone();
         let due = self.is_due(&snapshot);
-        let ended = self.ended.entry(Arc::clone(&snapshot.pipeline)).or_default();
-        ended.add(&snapshot);
-        if !due {
+        let (ended, starts) = {
+            let (mut markers, mut zeros) = (lock(&self.markers), lock(&self.zeros));
+            for (number, fate) in self.delivery.fates() {
+                markers.settle_stored(number, fate);
+                zeros.settle_stored(number, fate);
+                if let Some(deltas) = &self.deltas {
+                    lock(deltas).settle_stored(number, fate);
+                }
+            }
+            markers.note(&snapshot, held.before(&snapshot).as_deref());
+            zeros.forget_ended(&snapshot);
+            let zeros_from = self.began.filter(|_| self.deltas.is_none());
+            let starts = zeros_from.map_or_else(Starts::default, |began| {
+                zeros.starts(passed.map_or(began, |passed| passed.max(began)))
+            });
+            (due.then(|| Ended::new(markers.take(&snapshot))), starts)
+        };
+        let Some(ended) = ended else {
             return futures::future::ready(Ok(Exported::default())).boxed();
-        }
-        let ended = std::mem::take(ended);
+        };
+        let (markers, taken_at) = (Arc::clone(&self.markers), Instant::now());
         let (encoder, deltas, mut delivery) = (
             Arc::clone(&self.encoder),
             self.deltas.clone(),
             self.delivery.clone(),
         );
-        let health = self.health.clone();
+        let (health, zeros) = (self.health.clone(), Arc::clone(&self.zeros));
         async move {
             let mut exported = Exported::default();
             let deltas = deltas.as_deref();
-            let mut encoding = encoder.encode(&snapshot, &ended, deltas.is_some(), new_since);
+            let mut encoding = encoder.encode(&snapshot, &ended, deltas.is_some(), &starts);
             let mut next = || encoding.next_part(deltas.map(lock).as_deref());
             while let Some(part) = next() {
-                let points = part.request.items;
-                let reported = part.points.clone();
-                match delivery.send(&health, part.request).await {
-                    Ok(sent) => {
-                        exported.sent += sent.sent;
-                        exported.failed += sent.failed;
-                        if let Some(deltas) = deltas {
-                            lock(deltas).settle(&snapshot, &reported);
-                        }
-                    }
-                    // The other parts may fare better.
-                    Err(error) => {
-                        exported.failed += points;
-                        health.gave_up(&error, PipelineKind::Metrics, points);
-                    }
+                let fate = delivered(&mut delivery, &health, part.request, &mut exported).await;
+                if let Some(deltas) = deltas {
+                    lock(deltas).settle(&snapshot, &part.points, fate);
                 }
+                lock(&zeros).settle(part.carried, fate);
+                lock(&markers).settle(&snapshot.pipeline, part.ended, fate);
             }
             if let Some(deltas) = deltas {
-                lock(deltas).forget(&ended);
+                let rest = {
+                    let mut deltas = lock(deltas);
+                    deltas.forget(&snapshot.pipeline, &ended);
+                    deltas.take_rest(&snapshot)
+                };
+                let (nothing, no_starts) = (Ended::default(), Starts::default());
+                let mut encoding = encoder.encode(&rest.snapshot, &nothing, true, &no_starts);
+                while let Some(part) = encoding.next_part(Some(&rest.deltas)) {
+                    let fate = delivered(&mut delivery, &health, part.request, &mut exported).await;
+                    lock(deltas).settle_rest(&rest, &part.points, fate);
+                }
             }
+            held.note(snapshot, taken_at.elapsed());
             Ok(exported)
         }
         .boxed()
+    }
+}
+
+/// Sends `request`, counts what comes of it in `exported`, and returns its fate. An error is its own: others may fare better.
+async fn delivered(
+    delivery: &mut Delivery,
+    health: &Health,
+    request: push::Request,
+    exported: &mut Exported,
+) -> Fate {
+    let points = request.items;
+    match delivery.send_tracked(health, request).await {
+        Ok((sent, fate)) => {
+            exported.sent += sent.sent;
+            exported.failed += sent.failed;
+            fate
+        }
+        Err(error) => {
+            exported.failed += points;
+            health.gave_up(&error, PipelineKind::Metrics, points);
+            Fate::failed(&error)
+        }
     }
 }
 
@@ -309,14 +353,10 @@ pub fn encoded(config: &Config, snapshot: &Snapshot) -> Vec<bytes::Bytes> {
     let mut ended = Ended::default();
     ended.add(snapshot);
     let encoder = Encoder::new(config, &Resource::default(), false);
-    let mut encoding = encoder.encode(snapshot, &ended, false, None);
+    let starts = Starts::default();
+    let mut encoding = encoder.encode(snapshot, &ended, false, &starts);
     let parts = std::iter::from_fn(|| encoding.next_part(None));
     parts.map(|part| part.request.body).collect()
-}
-
-fn lock(deltas: &Mutex<Deltas>) -> std::sync::MutexGuard<'_, Deltas> {
-    // Every statement under the lock leaves it whole.
-    deltas.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]

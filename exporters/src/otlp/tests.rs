@@ -102,7 +102,8 @@ fn encode(config: &Config, snapshot: &Snapshot) -> Vec<encode::Part> {
     let mut ended = Ended::default();
     ended.add(snapshot);
     let encoder = Encoder::new(config, &resource(), false);
-    let mut encoding = encoder.encode(snapshot, &ended, false, None);
+    let starts = Starts::default();
+    let mut encoding = encoder.encode(snapshot, &ended, false, &starts);
     std::iter::from_fn(|| encoding.next_part(None)).collect()
 }
 
@@ -194,7 +195,8 @@ fn a_request_names_its_node_and_each_point_its_pipeline_where_there_are_several(
     ] {
         let mut ended = Ended::default();
         ended.add(snapshot);
-        let mut encoding = several.encode(snapshot, &ended, false, None);
+        let starts = Starts::default();
+        let mut encoding = several.encode(snapshot, &ended, false, &starts);
         let body = encoding.next_part(None).unwrap().request.body;
         let request = ExportMetricsServiceRequest::decode(body).unwrap();
         let metrics = &request.resource_metrics[0];
@@ -239,7 +241,8 @@ fn exponential_buckets_are_those_of_opentelemetry_also_as_differences_and_after_
     for (deltas, zeros) in [(false, false), (true, false), (false, true)] {
         let known = Deltas::new(Timestamp::from_nanos(0));
         let since = zeros.then(|| Timestamp::from_nanos(1));
-        let mut encoding = encoder.encode(&snapshot, &ended, deltas, since);
+        let starts = Starts::since(since);
+        let mut encoding = encoder.encode(&snapshot, &ended, deltas, &starts);
         let body = encoding.next_part(deltas.then_some(&known)).unwrap().request.body;
         let request = ExportMetricsServiceRequest::decode(body.clone()).unwrap();
         let Some(metric::Data::ExponentialHistogram(data)) = &metrics(&request)[0].data else {

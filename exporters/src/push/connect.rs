@@ -2,6 +2,7 @@
 
 use std::future::Future;
 use std::io;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -234,7 +235,15 @@ impl Service<Uri> for Route {
 
     fn call(&mut self, peer: Uri) -> Self::Future {
         match self.clone() {
-            Self::Direct(tcp) => Box::pin(async move { Ok(Stream::new(tcp.oneshot(peer).await?)) }),
+            Self::Direct(tcp) => Box::pin(async move {
+                let tcp = tcp.oneshot(peer).await?;
+                // Without it, nothing is known of acknowledgements, as over a proxy.
+                let socket = tcp.inner().as_fd().try_clone_to_owned().ok();
+                Ok(Stream {
+                    socket,
+                    ..Stream::new(tcp)
+                })
+            }),
             Self::Socket(path) => Box::pin(async move {
                 let stream = UnixStream::connect(path).await?;
                 Ok(Stream::new(TokioIo::new(stream)))
@@ -277,6 +286,8 @@ pub(crate) struct Stream {
     io: Box<dyn Io>,
     /// The other end is a proxy that passes requests on.
     forwarded: bool,
+    /// A duplicate of the TCP socket to the peer itself.
+    socket: Option<OwnedFd>,
 }
 
 impl Stream {
@@ -284,7 +295,13 @@ impl Stream {
         Self {
             io: Box::new(io),
             forwarded: false,
+            socket: None,
         }
+    }
+
+    /// Takes a duplicate of the TCP socket, if the connection is one to the peer itself.
+    pub(crate) const fn take_socket(&mut self) -> Option<OwnedFd> {
+        self.socket.take()
     }
 }
 

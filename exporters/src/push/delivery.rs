@@ -1,5 +1,6 @@
 //! The way of requests: to the peer directly, or to disk, from where a task sends them.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,6 +9,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tower::{BoxError, Service, ServiceExt};
 
+use super::fate::Fate;
 use super::health::Health;
 use super::storage::{Storage, StorageConfig, StorageError};
 use super::{Request, Sender, spool};
@@ -83,21 +85,33 @@ impl Delivery {
 
     /// Stored items count as neither sent nor failed yet. Those that were dropped for want of room are counted here.
     pub(crate) async fn send(&mut self, health: &Health, request: Request) -> Result<Exported, BoxError> {
+        let (exported, _) = self.send_tracked(health, request).await?;
+        Ok(exported)
+    }
+
+    /// The same, with what has become of the request.
+    pub(crate) async fn send_tracked(
+        &mut self,
+        health: &Health,
+        request: Request,
+    ) -> Result<(Exported, Fate), BoxError> {
         let sender = match self {
             Self::Direct(sender) => sender,
             Self::Spooled(storage, sender) => {
                 let (storage, request) = (Arc::clone(storage), request.clone());
                 // It waits for the disk.
-                match tokio::task::spawn_blocking(move || storage.push(&request)).await? {
-                    Ok(dropped) => {
+                match tokio::task::spawn_blocking(move || storage.keep(&request)).await? {
+                    Ok((fate, dropped)) => {
+                        health.storage_fault(None);
                         // The call that they are counted with is of another kind, perhaps.
                         for (kind, items) in dropped {
-                            health.deliveries().failed(kind, items);
+                            health.no_room(kind, items);
                         }
-                        return Ok(Exported::default());
+                        return Ok((Exported::default(), fate));
                     }
                     // A full or broken disk costs the protection from a restart, not the data.
                     Err(error) => {
+                        health.storage_fault(Some(&error));
                         tracing::warn!(%error, "a request can't be kept on disk; it is sent from memory; \
                 hint: make room, or the right to write, in `storage.directory`");
                     }
@@ -105,7 +119,16 @@ impl Delivery {
                 sender
             }
         };
-        sender.ready().await?.call(request).await
+        let exported = sender.ready().await?.call(request).await?;
+        Ok((exported, Fate::Delivered))
+    }
+
+    /// The fates of requests with points that were [stored](Fate::Stored), since the last call, in the order in which it happened.
+    pub(crate) fn fates(&self) -> VecDeque<(u64, Fate)> {
+        match self {
+            Self::Direct(_) => VecDeque::new(),
+            Self::Spooled(storage, _) => storage.fates(),
+        }
     }
 }
 

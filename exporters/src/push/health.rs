@@ -14,6 +14,7 @@ use tokio::time::Instant;
 use tower::BoxError;
 
 use super::Request;
+use super::storage::StorageError;
 use super::verdict::{asked_delay, described, is_temporary};
 
 /// The same failure is a warning once in this time; in between it is logged at `debug`.
@@ -75,6 +76,8 @@ struct Records {
     peers: BTreeMap<String, Peer>,
     points: Lost,
     logs: Lost,
+    /// Why requests can't be kept on disk.
+    storage: Option<String>,
 }
 
 impl Records {
@@ -90,6 +93,7 @@ impl Records {
         let peers = self.peers.iter();
         let errors: Vec<_> = peers
             .map(|(address, peer)| format!("{address}: {}", peer.error))
+            .chain(self.storage.clone())
             .collect();
         (!errors.is_empty()).then(|| errors.join("; "))
     }
@@ -111,8 +115,8 @@ struct Lost {
     /// Items that no warning has counted yet, and why the newest of them were lost.
     unreported: u64,
     error: String,
-    /// Whether `storage` would have kept it.
-    is_temporary: bool,
+    /// Whether, and when, `storage` would have kept it.
+    of_storage: &'static str,
 }
 
 /// When there were warnings of late, and of which causes.
@@ -201,7 +205,7 @@ impl Health {
         if is_warning {
             tracing::warn!(exporter = %id, endpoint, %error, items, ?wait, "delivery failed and is retried; \
                 hint: fix the cause that the error names; what comes meanwhile waits in `sending_queue`, or in `storage` if that is set; \
-                what they can't hold is lost, with a warning, and counted in `flowtap_exporter_enqueue_failed_*`");
+                what they can't hold is dropped, with a warning, and counted in `flowtap_exporter_enqueue_failed_*`, or `…_send_failed_*` of `storage`");
         } else {
             tracing::debug!(exporter = %id, endpoint, %error, items, ?wait, "delivery failed and is retried");
         }
@@ -212,7 +216,7 @@ impl Health {
         let Inner { id, addresses, .. } = &*self.0;
         let (endpoint, asked) = (addresses.of(kind), asked_delay(error));
         let (is_temporary, error) = (is_temporary(error), described(error));
-        let Some(items) = self.newly_lost(&error, is_temporary, kind, items) else {
+        let Some(items) = self.newly_lost(&error, of_storage(is_temporary), kind, items) else {
             tracing::debug!(exporter = %id, endpoint, %error, items, "{} were not delivered", kind.items());
             return;
         };
@@ -231,14 +235,48 @@ impl Health {
         }
     }
 
+    /// A request of `items` was dropped for want of room on disk.
+    pub(crate) fn no_room(&self, kind: PipelineKind, items: u64) {
+        const FULL: &str = "the requests on disk have reached `storage.max_bytes`";
+        const MORE: &str = "give `storage.max_bytes` more room";
+        self.0.deliveries.failed(kind, items);
+        if let Some(items) = self.newly_lost(FULL, MORE, kind, items) {
+            let Inner { id, addresses, .. } = &*self.0;
+            let consequence = match kind {
+                PipelineKind::Metrics => {
+                    "were dropped before they could be sent; later requests have their totals"
+                }
+                PipelineKind::Logs => "were dropped before they could be sent, and are lost",
+            };
+            tracing::warn!(exporter = %id, endpoint = addresses.of(kind), error = FULL, items,
+                "{} {consequence}; hint: restore the peer, or {MORE}; counted in `flowtap_exporter_send_failed_*`", kind.items());
+        }
+    }
+
+    /// Requests can't be kept on disk, or they can again.
+    pub(crate) fn storage_fault(&self, error: Option<&StorageError>) {
+        let error = error.map(ToString::to_string);
+        let mut records = self.records();
+        if records.storage != error {
+            records.storage = error;
+            self.show(&records);
+        }
+    }
+
     /// The number of items that a warning is due for: these, and those since the last one. `None` if there was one of the same cause a
     /// short while ago.
-    fn newly_lost(&self, error: &str, is_temporary: bool, kind: PipelineKind, items: u64) -> Option<u64> {
+    fn newly_lost(
+        &self,
+        error: &str,
+        of_storage: &'static str,
+        kind: PipelineKind,
+        items: u64,
+    ) -> Option<u64> {
         let mut records = self.records();
         let lost = records.lost(kind);
         lost.unreported += items;
         error.clone_into(&mut lost.error);
-        lost.is_temporary = is_temporary;
+        lost.of_storage = of_storage;
         is_news(&mut lost.warned, error).then(|| std::mem::take(&mut lost.unreported))
     }
 
@@ -273,13 +311,13 @@ impl Drop for Inner {
             let Lost {
                 unreported,
                 error,
-                is_temporary,
+                of_storage,
                 ..
             } = std::mem::take(self.records().lost(kind));
             if unreported > 0 {
                 tracing::warn!(exporter = %self.id, endpoint = self.addresses.of(kind), error, items = unreported,
                     "{} were not delivered before the exporter stopped; hint: fix the cause that the error names; {}",
-                    kind.items(), of_storage(is_temporary));
+                    kind.items(), of_storage);
             }
         }
     }

@@ -13,6 +13,9 @@
 //! | [`secrets`] | secrets that are empty, and those that a peer repeats |
 //! | [`health`] | reports deliveries in `/status` and the log |
 //! | [`delivery`] | the way of a request: directly, or through a file |
+//! | [`fate`] | what has become of a request |
+//! | [`markers`] | series that have ended, until a peer has that |
+//! | [`zeros`] | series whose 0 no peer has yet |
 //! | [`spool`] | the task that sends what is on disk |
 //! | [`storage`] | requests on disk, until they are delivered |
 
@@ -22,8 +25,10 @@ pub(crate) mod connect;
 pub(crate) mod delivery;
 pub(crate) mod endpoint;
 pub(crate) mod error;
+pub(crate) mod fate;
 pub(crate) mod health;
 pub mod http;
+pub(crate) mod markers;
 mod request;
 pub mod retry;
 pub(crate) mod secrets;
@@ -34,6 +39,7 @@ pub mod storage;
 #[path = "no_storage.rs"]
 pub mod storage;
 mod verdict;
+pub(crate) mod zeros;
 
 use std::collections::BTreeMap;
 use std::future::Future;
@@ -72,6 +78,12 @@ pub(crate) fn zero_at(series: &Series, at: Timestamp) -> Option<Timestamp> {
     let zero = series.start().plus(Duration::from_millis(2));
     let milliseconds = |time: Timestamp| time.as_nanos() / 1_000_000;
     (milliseconds(zero) < milliseconds(at)).then_some(zero)
+}
+
+/// What `shared` holds.
+pub(crate) fn lock<T>(shared: &Mutex<T>) -> MutexGuard<'_, T> {
+    // Every statement under such a lock leaves it whole.
+    shared.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 pub(crate) fn nanos(duration: Duration) -> u64 {

@@ -3,6 +3,7 @@
 #[path = "storage/config.rs"]
 mod config;
 
+use std::collections::{BTreeMap, VecDeque};
 use std::convert::Infallible;
 use std::sync::Arc;
 
@@ -10,6 +11,7 @@ use flowtap_pipeline::{BuildContext, PipelineKind};
 
 pub use self::config::StorageConfig;
 use super::Request;
+use super::fate::Fate;
 
 /// Why requests can't be kept.
 #[derive(Debug, thiserror::Error)]
@@ -39,7 +41,15 @@ impl Storage {
         Err(StorageError)
     }
 
-    pub(crate) const fn push(&self, _: &Request) -> Result<Vec<(PipelineKind, u64)>, StorageError> {
+    pub(crate) const fn keep(&self, _: &Request) -> Result<(Fate, Vec<(PipelineKind, u64)>), StorageError> {
+        match *self {}
+    }
+
+    pub(crate) const fn settle(&self, _: &Stored, _: Fate) {
+        match *self {}
+    }
+
+    pub(crate) const fn fates(&self) -> VecDeque<(u64, Fate)> {
         match *self {}
     }
 
@@ -57,6 +67,10 @@ impl Storage {
     }
 
     pub(crate) const fn remove_rest(&self) {
+        match *self {}
+    }
+
+    pub(crate) const fn orphaned(&self) -> BTreeMap<PipelineKind, u64> {
         match *self {}
     }
 

@@ -9,6 +9,7 @@ use flowtap_pipeline::Exported;
 use tokio_util::sync::CancellationToken;
 use tower::{BoxError, Service, ServiceExt};
 
+use super::fate::Fate;
 use super::health::{Health, Warned, is_news};
 use super::storage::{Storage, StorageError, Stored};
 use super::verdict::{asked_delay, described, is_temporary};
@@ -116,6 +117,7 @@ pub(super) async fn drain(
             break;
         }
     }
+    count_orphaned(&storage, &health).await;
     if storage.unremoved() > 0 {
         let last = Arc::clone(&storage);
         // One that panicked has said so itself.
@@ -128,6 +130,16 @@ pub(super) async fn drain(
             "delivered requests could not be removed from disk; the next start with this `storage` sends them a second time; \
                 hint: make room, or the right to write, in `storage.directory` before flowtap stops"
         );
+    }
+}
+
+/// Counts what waits in a file that no later start finds.
+async fn count_orphaned(storage: &Arc<Storage>, health: &Health) {
+    let storage = Arc::clone(storage);
+    // One that panicked has said so itself.
+    let orphaned = tokio::task::spawn_blocking(move || storage.orphaned()).await;
+    for (kind, items) in orphaned.into_iter().flatten() {
+        health.deliveries().failed(kind, items);
     }
 }
 
@@ -175,13 +187,13 @@ async fn deliver(
         Ok(sender) => sender.call(stored.request.clone()).await,
         Err(error) => Err(error),
     };
-    let mut taken = true;
+    let mut fate = Fate::Delivered;
     let Exported { sent, failed } = match outcome {
         Ok(exported) => exported,
         Err(error) if is_temporary(&error) => return Err(error),
         Err(error) => {
             health.gave_up(&error, kind, items);
-            taken = false;
+            fate = Fate::failed(&error);
             Exported {
                 sent: 0,
                 failed: items,
@@ -191,9 +203,10 @@ async fn deliver(
     // That is so, whatever comes of taking it away.
     health.deliveries().sent(kind, sent);
     health.deliveries().failed(kind, failed);
+    storage.settle(&stored, fate);
     let storage = Arc::clone(storage);
     tokio::task::spawn_blocking(move || storage.remove(&stored)).await?;
-    Ok(taken)
+    Ok(fate == Fate::Delivered)
 }
 
 #[cfg(test)]

@@ -10,10 +10,11 @@ mod config;
 mod table;
 mod value;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::panic::AssertUnwindSafe;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -25,9 +26,10 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 pub use self::config::StorageConfig;
-use self::table::{REQUESTS, count, footprint, is_damage, oldest, open};
+use self::table::{REQUESTS, copy, count, each_value, footprint, is_damage, oldest, open};
 use self::value::{decode, encode, items_of};
 use super::Request;
+use super::fate::{Fate, Fates};
 use super::health::{Warned, is_news};
 
 /// Pause after a failure to remove what is delivered: after each, redb has to be reopened.
@@ -83,6 +85,8 @@ pub(crate) struct Stored {
 struct State {
     /// `None` after a failure: redb must be reopened then, which the next caller does.
     database: Option<Database>,
+    /// The device and the inode of the file that is open.
+    file: Option<(u64, u64)>,
     /// Whether the requests of the file have been counted.
     counted: bool,
     next: u64,
@@ -95,6 +99,10 @@ struct State {
     removal_at: Option<Instant>,
     /// The last warning about them.
     warned: Warned,
+    /// The request that is being sent: it makes room for no other.
+    under_way: Option<u64>,
+    /// Of requests with points.
+    fates: Fates,
     /// Writes fail, as on a full disk.
     #[cfg(test)]
     full: bool,
@@ -203,17 +211,24 @@ impl Storage {
         );
     }
 
-    /// Appends `request`; it is on disk when this returns. Returns the items that were dropped for
+    /// [`Self::keep`] without the request's fate.
+    #[cfg(test)]
+    fn push(&self, request: &Request) -> Result<Vec<(PipelineKind, u64)>, StorageError> {
+        self.keep(request).map(|(_, dropped)| dropped)
+    }
+
+    /// Appends `request`; it is on disk when this returns, unless it is dropped itself. Returns the items that were dropped for
     /// it, or with it, by kind.
     ///
     /// # Errors
     /// [`StorageError`]: it is not on disk.
-    pub(crate) fn push(&self, request: &Request) -> Result<Vec<(PipelineKind, u64)>, StorageError> {
+    pub(crate) fn keep(&self, request: &Request) -> Result<(Fate, Vec<(PipelineKind, u64)>), StorageError> {
         let value = encode(request);
         let size = footprint(value.len());
         let mut state = self.lock();
         // Before the limit is looked at: it may be the first time that the file can be read.
         self.with(&mut state, |_| Ok(()))?;
+        self.follow(&mut state)?;
         let mut dropped = Vec::new();
         while state.items > 0 && state.bytes + size > self.config.max_bytes {
             if self.config.when_full == WhenFull::DropNewest {
@@ -224,9 +239,15 @@ impl Storage {
                 }
                 self.count_dropped();
                 dropped.push((request.kind, request.items));
-                return Ok(dropped);
+                return Ok((Fate::Failed { content: false }, dropped));
             }
-            let Some((number, oldest)) = self.with(&mut state, |database| oldest(database, 0))? else {
+            let under_way = state.under_way;
+            let Some((number, oldest)) = self.with(&mut state, |database| match oldest(database, 0)? {
+                // The peer may have it by now: counted as lost, it would be counted twice.
+                Some((number, _)) if Some(number) == under_way => oldest(database, number + 1),
+                found => Ok(found),
+            })?
+            else {
                 break;
             };
             self.remove_number(&mut state, number, oldest.len())?;
@@ -234,7 +255,11 @@ impl Storage {
                 continue;
             }
             self.count_dropped();
-            dropped.push(items_of(&oldest));
+            let (kind, items) = items_of(&oldest);
+            if kind == PipelineKind::Metrics {
+                state.fates.push(number, Fate::Failed { content: false });
+            }
+            dropped.push((kind, items));
         }
         let number = state.next;
         self.write(&mut state, |database| {
@@ -249,7 +274,19 @@ impl Storage {
         state.bytes += size;
         drop(state);
         self.changed.notify_one();
-        Ok(dropped)
+        Ok((Fate::Stored(number), dropped))
+    }
+
+    /// `stored` has met `fate`.
+    pub(crate) fn settle(&self, stored: &Stored, fate: Fate) {
+        if stored.request.kind == PipelineKind::Metrics {
+            self.lock().fates.push(stored.number, fate);
+        }
+    }
+
+    /// The fates of requests with points since the last call.
+    pub(crate) fn fates(&self) -> VecDeque<(u64, Fate)> {
+        self.lock().fates.take()
     }
 
     fn count_dropped(&self) {
@@ -276,6 +313,7 @@ impl Storage {
             };
             let value_len = value.len();
             if let Some(request) = decode(value) {
+                state.under_way = Some(number);
                 return Ok(Some(Stored {
                     number,
                     value_len,
@@ -287,6 +325,8 @@ impl Storage {
             self.telemetry
                 .corrupt
                 .add(1, std::slice::from_ref(&self.telemetry.exporter));
+            // Of either kind: that of log records is in nobody's books.
+            state.fates.push(number, Fate::Failed { content: false });
             state.delivered.insert(number, value_len);
             self.remove_delivered(&mut state);
         }
@@ -305,6 +345,7 @@ impl Storage {
     /// run would send it a second time.
     pub(crate) fn remove(&self, stored: &Stored) {
         let mut state = self.lock();
+        state.under_way = None;
         state.delivered.insert(stored.number, stored.value_len);
         self.remove_delivered(&mut state);
     }
@@ -314,6 +355,71 @@ impl Storage {
         let mut state = self.lock();
         state.removal_at = None;
         self.remove_delivered(&mut state);
+    }
+
+    /// The items that wait in a file that somebody removed or replaced, and that can't be written again: no later start finds it.
+    pub(crate) fn orphaned(&self) -> BTreeMap<PipelineKind, u64> {
+        let mut orphaned = BTreeMap::new();
+        let mut state = self.lock();
+        let Err(error) = self.follow(&mut state) else {
+            return orphaned;
+        };
+        let State {
+            database, delivered, ..
+        } = &*state;
+        if let Some(database) = database {
+            // One that can't be read has no numbers.
+            let _ = each_value(database, |number, value| {
+                if !delivered.contains_key(&number) {
+                    let (kind, items) = items_of(value);
+                    *orphaned.entry(kind).or_default() += items;
+                }
+            });
+        }
+        if !orphaned.is_empty() {
+            tracing::warn!(exporter = %self.telemetry.exporter.value, %error, lost = ?orphaned,
+                "the file of requests was removed or replaced while flowtap used it: what waits in it is lost; \
+                hint: stop flowtap before `storage.directory` is moved or emptied");
+        }
+        orphaned
+    }
+
+    /// Writes the requests to a new file if that in use is no longer at its path: it would be gone when flowtap stops.
+    fn follow(&self, state: &mut State) -> Result<(), StorageError> {
+        if state.file.is_none() || identity(&self.path) == state.file {
+            return Ok(());
+        }
+        let Some(database) = state.database.take() else {
+            return Ok(());
+        };
+        let moved = self.rewrite(&database);
+        match moved {
+            Ok(new) => {
+                state.database = Some(new);
+                state.file = identity(&self.path);
+                tracing::warn!(exporter = %self.telemetry.exporter.value, file = %self.path.display(), requests = state.items,
+                    "the file of requests was removed or replaced while flowtap used it, and is written again; \
+                    hint: stop flowtap before `storage.directory` is moved or emptied");
+                Ok(())
+            }
+            Err(source) => {
+                state.database = Some(database);
+                Err(self.failed(source))
+            }
+        }
+    }
+
+    /// A new file at the path, with the requests of `database`. What is there is renamed.
+    fn rewrite(&self, database: &Database) -> Result<Database, redb::Error> {
+        fs::create_dir_all(&self.config.directory)?;
+        let beside = self.path.with_extension("redb-new");
+        let new = copy(database, &beside)?;
+        if self.path.exists() {
+            let now = Timestamp::now().as_nanos() / 1_000_000_000;
+            fs::rename(&self.path, self.path.with_extension(format!("replaced-{now}")))?;
+        }
+        fs::rename(beside, &self.path)?;
+        Ok(new)
     }
 
     /// Number of delivered requests that are still in the file.
@@ -423,7 +529,18 @@ impl Storage {
         state: &mut State,
         work: impl Fn(&Database) -> Result<T, redb::Error>,
     ) -> Result<T, StorageError> {
-        let failed = |source| StorageError {
+        let failed = |source| self.failed(source);
+        match self.attempt(state, &work) {
+            Err(error) if is_damage(&error) => {
+                self.set_aside(state, &error).map_err(failed)?;
+                self.attempt(state, &work).map_err(failed)
+            }
+            outcome => outcome.map_err(failed),
+        }
+    }
+
+    fn failed(&self, source: redb::Error) -> StorageError {
+        StorageError {
             path: self.path.clone(),
             replaced: match &source {
                 redb::Error::Io(error) => self
@@ -433,13 +550,6 @@ impl Storage {
                 _ => None,
             },
             source: Box::new(source),
-        };
-        match self.attempt(state, &work) {
-            Err(error) if is_damage(&error) => {
-                self.set_aside(state, &error).map_err(failed)?;
-                self.attempt(state, &work).map_err(failed)
-            }
-            outcome => outcome.map_err(failed),
         }
     }
 
@@ -454,7 +564,9 @@ impl Storage {
                 database
             } else {
                 fs::create_dir_all(&self.config.directory)?;
-                open(&self.path)?
+                let database = open(&self.path)?;
+                state.file = identity(&self.path);
+                database
             };
             if !state.counted {
                 let next;
@@ -502,8 +614,16 @@ impl Storage {
             .corrupt
             .add(state.items.max(1), std::slice::from_ref(&self.telemetry.exporter));
         // Numbers go on: one that is under way must not be taken for another in the new file.
+        // Of the newest numbers; that of one under way comes with its answer.
+        let mut fates = std::mem::take(&mut state.fates);
+        let held = state.next.saturating_sub(state.items)..state.next;
+        for number in held.filter(|number| Some(*number) != state.under_way) {
+            fates.push(number, Fate::Failed { content: false });
+        }
         *state = State {
             next: state.next,
+            under_way: state.under_way,
+            fates,
             ..State::default()
         };
         Ok(())
@@ -513,6 +633,12 @@ impl Storage {
         // Counts that a panic elsewhere left are off by one at worst.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// The device and the inode of the file at `path`.
+fn identity(path: &Path) -> Option<(u64, u64)> {
+    let metadata = fs::metadata(path).ok()?;
+    Some((metadata.dev(), metadata.ino()))
 }
 
 #[cfg(test)]

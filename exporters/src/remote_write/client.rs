@@ -36,6 +36,13 @@ pub(super) struct Client {
 )]
 struct NotUnderstood;
 
+/// Success, although nothing was written: as Prometheus does, it is taken for a failure that would be the same again.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "the server accepted the request and wrote no sample of it; hint: look for the reason in the server's log; one without support for remote write 2.0 needs `protobuf_message: prometheus.WriteRequest`"
+)]
+struct NothingWritten;
+
 impl Client {
     /// A client that connects with its first request.
     pub(super) fn new(config: &Config, dial: Dial) -> Result<Self, BoxError> {
@@ -62,8 +69,21 @@ impl Client {
             return answer.map(|_| all);
         }
         match answer {
-            Ok(answer) if written(answer.headers()).is_some() => Ok(all),
-            Ok(_) => Err(Box::new(NotUnderstood)),
+            Ok(answer) => match written(answer.headers()) {
+                None => Err(Box::new(NotUnderstood)),
+                Some(0) if request.items > 0 => Err(Box::new(NothingWritten)),
+                Some(written) if written < request.items => {
+                    let (sent, failed) = (written, request.items - written);
+                    tracing::warn!(
+                        sent,
+                        failed,
+                        "the store wrote a part of a request that it accepted; hint: look for the reason in the store's log"
+                    );
+                    Ok(Exported { sent, failed })
+                }
+                // A point can be several samples: how many are missing is not known beyond that.
+                Some(_) => Ok(all),
+            },
             Err(error) => self.taken_in_part(request.items, &error).ok_or(error),
         }
     }

@@ -4,13 +4,13 @@
 //! In: snapshots. Out: `WriteRequest`s, or `Request`s of 2.0, in snappy's block format, sent by POST. The rules, in order:
 //!
 //! 1. Of the incoming windows, one per `interval` passes, and the last one always. Series that
-//!    ended in the skipped ones are kept until then.
+//!    ended in the skipped ones are kept until then, and longer if the request fails.
 //! 2. Each live series has one sample, at the end of the window; a histogram has `_bucket`, `_sum` and `_count`, or is one native
 //!    histogram with its own buckets. Names are those of `/metrics`. A series that ended has a stale marker, once, just after the
 //!    start of the window in which it did: after its last sample, and before those of a series of the same labels that a reload begins.
-//! 3. A counter or histogram that is sent for the first time has a sample 0 before, just after it began: a store takes an increase
-//!    from what it has seen, and would miss all that came before the first sample. It is not sent for series that began before this
-//!    exporter, whose samples a store may have.
+//! 3. A counter or histogram of which no request was delivered yet has a sample 0 before, just after it began: a store takes an
+//!    increase from what it has seen, and would miss all that came before the first sample. It is not sent for series that began before
+//!    this exporter, whose samples a store may have.
 //! 4. Labels are sorted, and none is empty. `job` and `instance` name this flowtap and its node. Where the config feeds the exporter
 //!    from several pipelines, each series has the pipeline's name as a label, or two of them could be the same.
 //! 5. A request has `max_samples_per_send` samples at most, and is made when the one before it has been delivered, or given up.
@@ -19,7 +19,8 @@
 //! 7. Lost connections, 5xx and 429 are retried, with exponential backoff and jitter, or after a
 //!    server's longer `Retry-After`. An attempt that takes longer than `timeout` counts as failed.
 //!    Any other unsuccessful response is final. A server of 2.0 reports the written samples: those
-//!    of a rejected request count as sent; a success without such a report is an error.
+//!    of a rejected request count as sent; a success without such a report, or of no sample, is an error, and one of fewer samples than
+//!    there are points is a success in part.
 
 mod client;
 mod config;
@@ -27,7 +28,7 @@ mod encode;
 mod factory;
 
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -37,28 +38,25 @@ use flowtap_pipeline::{
 };
 use futures::FutureExt;
 use futures::future::BoxFuture;
-use opentelemetry::KeyValue;
-use opentelemetry::metrics::Counter;
+use tokio::time::Instant;
 use tower::{BoxError, Service};
 
 use self::client::Client;
 pub use self::config::Config;
-use self::encode::{Encoder, Ended};
+use self::encode::{Encoder, Part};
 pub use self::factory::FACTORY;
-use crate::push;
 use crate::push::delivery::{Delivery, Spool};
+use crate::push::fate::Fate;
 use crate::push::health::{Addresses, Health};
-
-/// Series that ended and whose stale markers wait for the next request, per pipeline; those beyond go without, and are
-/// counted. Prometheus forgets them by itself, after five minutes.
-const MAX_ENDED: usize = 100_000;
+use crate::push::markers::{Held, Markers};
+use crate::push::zeros::{Starts, Zeros};
+use crate::push::{self, lock};
 
 /// The exporter.
 #[derive(Debug)]
 pub struct RemoteWriteExporter {
     config: Config,
     context: BuildContext,
-    forgotten: Forgotten,
     spool: Spool,
 }
 
@@ -68,7 +66,6 @@ impl RemoteWriteExporter {
         Self {
             config,
             context: context.clone(),
-            forgotten: Forgotten::new(context),
             spool: Spool::default(),
         }
     }
@@ -94,11 +91,12 @@ impl RemoteWriteExporter {
         Ok(RemoteWriteService {
             interval: self.config.interval,
             lanes: HashMap::new(),
+            zeros: Arc::default(),
             began: self.config.zero_samples.then(Timestamp::now),
             encoder: Arc::new(Encoder::new(&self.config, &self.context)),
             delivery,
             health,
-            forgotten: self.forgotten.clone(),
+            markers: Arc::new(Mutex::new(Markers::new(&self.context))),
         })
     }
 }
@@ -125,60 +123,15 @@ impl Exporter for RemoteWriteExporter {
     }
 }
 
-/// Counts stale markers that were dropped.
-#[derive(Clone, Debug)]
-struct Forgotten {
-    counter: Counter<u64>,
-    attributes: [KeyValue; 1],
-}
-
-impl Forgotten {
-    fn new(context: &BuildContext) -> Self {
-        let counter = context
-            .meter
-            .u64_counter("exporter_dropped_stale_markers")
-            .with_description("Series that ended without a stale marker, because too many ended at a time.")
-            .with_unit("{series}")
-            .build();
-        let forgotten = Self {
-            counter,
-            attributes: [KeyValue::new("exporter", context.id.to_string())],
-        };
-        forgotten.add(0);
-        forgotten
-    }
-
-    fn add(&self, series: usize) {
-        self.counter.add(series as u64, &self.attributes);
-    }
-}
-
 /// State of one pipeline.
 #[derive(Debug, Default)]
 struct Lane {
     /// When its last snapshot went on.
     passed: Option<Timestamp>,
-    /// Series that ended since.
-    ended: Vec<Ended>,
+    held: Held,
 }
 
 impl Lane {
-    /// Keeps what ended in `snapshot`, and says how many there was no room for.
-    fn note(&mut self, snapshot: &Snapshot) -> usize {
-        let ended: usize = snapshot.families.iter().map(|family| family.ended.len()).sum();
-        let room = MAX_ENDED.saturating_sub(self.ended.len());
-        let at = push::ended_at(snapshot);
-        let series = snapshot.families.iter().flat_map(|family| {
-            family.ended.iter().map(|series| Ended {
-                at,
-                family: family.family,
-                series: series.clone(),
-            })
-        });
-        self.ended.extend(series.take(room));
-        ended.saturating_sub(room)
-    }
-
     /// Whether `snapshot` passes. Ticks come a moment early or late; a twentieth of the interval is
     /// tolerated.
     fn is_due(&mut self, snapshot: &Snapshot, interval: Duration) -> bool {
@@ -201,10 +154,12 @@ struct RemoteWriteService {
     /// When the exporter started, if it sends samples 0.
     began: Option<Timestamp>,
     lanes: HashMap<Arc<str>, Lane>,
+    /// Shared with the snapshot under way.
+    zeros: Arc<Mutex<Zeros>>,
     encoder: Arc<Encoder>,
     delivery: Delivery,
     health: Health,
-    forgotten: Forgotten,
+    markers: Arc<Mutex<Markers>>,
 }
 
 impl Service<Arc<Snapshot>> for RemoteWriteService {
@@ -219,33 +174,54 @@ impl Service<Arc<Snapshot>> for RemoteWriteService {
 
     fn call(&mut self, snapshot: Arc<Snapshot>) -> Self::Future {
         let lane = self.lanes.entry(Arc::clone(&snapshot.pipeline)).or_default();
-        self.forgotten.add(lane.note(&snapshot));
-        // Whatever began since the last snapshot that went on, delivered or not: a 0 that came after a later sample would be out of
-        // order.
-        let new_since = self.began.map(|began| lane.passed.unwrap_or(began).max(began));
+        let mut markers = lock(&self.markers);
+        let mut zeros = lock(&self.zeros);
+        for (number, fate) in self.delivery.fates() {
+            markers.settle_stored(number, fate);
+            zeros.settle_stored(number, fate);
+        }
+        markers.note(&snapshot, lane.held.before(&snapshot).as_deref());
+        zeros.forget_ended(&snapshot);
+        let starts = self.began.map_or_else(Starts::default, |began| {
+            zeros.starts(lane.passed.unwrap_or(began).max(began))
+        });
+        drop(zeros);
         if !lane.is_due(&snapshot, self.interval) {
             return futures::future::ready(Ok(Exported::default())).boxed();
         }
-        let ended = std::mem::take(&mut lane.ended);
+        let ended = markers.take(&snapshot);
+        drop(markers);
+        let (held, markers, taken_at) = (lane.held.clone(), Arc::clone(&self.markers), Instant::now());
         let (encoder, mut delivery) = (Arc::clone(&self.encoder), self.delivery.clone());
-        let health = self.health.clone();
+        let (health, zeros) = (self.health.clone(), Arc::clone(&self.zeros));
         async move {
-            let mut exported = Exported::default();
-            for request in encoder.encode(&snapshot, &ended, new_since) {
-                let request = request?;
+            let (mut exported, mut markers_sent) = (Exported::default(), 0);
+            for part in encoder.encode(&snapshot, &ended, &starts) {
+                let Part {
+                    request,
+                    carried,
+                    ended: count,
+                } = part?;
+                let in_it = ended[markers_sent..][..count].to_vec();
+                markers_sent += count;
                 let items = request.items;
-                match delivery.send(&health, request).await {
-                    Ok(part) => {
+                let fate = match delivery.send_tracked(&health, request).await {
+                    Ok((part, fate)) => {
                         exported.sent += part.sent;
                         exported.failed += part.failed;
+                        fate
                     }
                     // The other parts may fare better.
                     Err(error) => {
                         exported.failed += items;
                         health.gave_up(&error, PipelineKind::Metrics, items);
+                        Fate::failed(&error)
                     }
-                }
+                };
+                lock(&zeros).settle(carried, fate);
+                lock(&markers).settle(&snapshot.pipeline, in_it, fate);
             }
+            held.note(snapshot, taken_at.elapsed());
             Ok(exported)
         }
         .boxed()

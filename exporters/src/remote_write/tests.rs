@@ -10,7 +10,7 @@ use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use axum::routing::post;
-use flowtap_pipeline::{FamilyKind, FamilySnapshot, LabelValue, Points, Series, SumPoint};
+use flowtap_pipeline::{FamilySnapshot, LabelValue, Points, Series, SumPoint};
 use prost::Message;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
@@ -377,7 +377,7 @@ async fn a_server_is_asked_again_when_it_says() {
     let endpoint = server.start().await;
     for status in [429, 503] {
         server.answer(&[(status, Some("1"))]);
-        let before = tokio::time::Instant::now();
+        let before = Instant::now();
         assert_eq!(export(config(endpoint.clone()), snapshot(1)).await.sent, 3);
         // By itself it would have waited a millisecond.
         assert!(before.elapsed() >= Duration::from_secs(1), "{status}");
@@ -724,15 +724,22 @@ async fn a_peer_is_reached_over_tls_only_with_an_authority_and_a_password_goes_a
     assert_eq!(export(strict, snapshot(1)).await.failed, 3);
 }
 
-#[test]
-fn stale_markers_beyond_the_bound_are_dropped_and_counted() {
-    let mut lane = Lane::default();
-    let mut window = one(1, &[], &[("raddr", "a")]);
-    let series = window.families[0].ended[0].clone();
-    window.families[0].ended = vec![series; 60_000];
-    assert_eq!(window.families[0].family.kind, FamilyKind::Counter);
-    assert_eq!([lane.note(&window), lane.note(&window)], [0, 20_000]);
-    assert_eq!(lane.ended.len(), MAX_ENDED);
+#[tokio::test]
+async fn a_stale_marker_is_sent_until_it_is_delivered() {
+    let server = Server::default();
+    let mut service = service(config(server.start().await)).await;
+    server.answer(&[(401, None), (403, None)]);
+    for (second, ended) in [(20, &[("raddr", "a")][..]), (40, &[]), (60, &[]), (80, &[])] {
+        send(&mut service, one(second * 1_000, &[("raddr", "b")], ended)).await;
+    }
+    let markers: Vec<_> = server
+        .series()
+        .into_iter()
+        .filter(|(_, bits, _)| *bits == STALE)
+        .collect();
+    let times: Vec<_> = markers.iter().map(|(_, _, at)| *at).collect();
+    // Refused twice; each has the time of the window that it is sent with.
+    assert_eq!(times, [15_001, 35_001, 55_001]);
 }
 
 /// A store that is away, and then there, with a place on disk between.
@@ -773,4 +780,49 @@ async fn what_is_stored_is_delivered_by_the_next_run_oldest_first() {
     let mut times: Vec<_> = server.series().iter().map(|(_, _, at)| *at).collect();
     times.dedup();
     assert_eq!(times, [1_000, 2_000, 3_000]);
+}
+
+/// Snapshots 20 s apart of one counter that began after the exporter.
+fn growing(count: u64) -> Vec<Snapshot> {
+    let start = Timestamp::now().plus(Duration::from_secs(3600));
+    let series = Series::new(&BYTES, [("raddr", LabelValue::Text("192.0.2.7"))], None, start);
+    let at = |number| start.plus(Duration::from_secs(20 * number));
+    let one = |number| Snapshot {
+        at: at(number),
+        families: vec![FamilySnapshot {
+            family: &BYTES,
+            points: Points::Sums(vec![SumPoint {
+                series: series.clone(),
+                total: number,
+                delta: 1,
+                updated: at(number),
+            }]),
+            ended: vec![],
+        }],
+        ..snapshot(0)
+    };
+    (1..=count).map(one).collect()
+}
+
+#[tokio::test]
+async fn a_zero_is_sent_until_a_request_with_its_series_is_delivered() {
+    for (answers, expected) in [
+        (vec![(401, None), (403, None)], vec![2, 2, 2, 1]),
+        // A request that the store may have in part: it gets the 0 once more, then without, then again.
+        (vec![(400, None); 3], vec![2, 2, 1, 2]),
+        (vec![], vec![2, 1, 1, 1]),
+    ] {
+        let server = Server::default();
+        let mut service = service(config(server.start().await)).await;
+        server.answer(&answers);
+        for snapshot in growing(4) {
+            send(&mut service, snapshot).await;
+        }
+        let received = server.received.lock().unwrap();
+        let samples = received.iter().map(|request| {
+            let series = request.timeseries.iter();
+            series.map(|series| series.samples.len()).sum::<usize>()
+        });
+        assert_eq!(samples.collect::<Vec<_>>(), expected, "{answers:?}");
+    }
 }

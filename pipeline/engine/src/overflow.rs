@@ -12,6 +12,9 @@ use flowtap_pipeline::{ComponentId, PipelineKind};
 /// The least time between two warnings.
 const WARN_INTERVAL: Duration = Duration::from_secs(60);
 
+/// A queue that has dropped nothing for this long is not full any more.
+const OVER: Duration = Duration::from_secs(1);
+
 /// Losses of one exporter's queue.
 #[derive(Debug)]
 pub(crate) struct Overflow {
@@ -25,6 +28,17 @@ pub(crate) struct Overflow {
 struct Pending {
     lost: Lost,
     warned: Option<Instant>,
+    /// When the first and the last of them were dropped.
+    dropped: Option<(Instant, Instant)>,
+}
+
+/// The losses that a warning names, and their times.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Due {
+    lost: Lost,
+    /// Since when they were dropped, and until when, if that is over.
+    since: Duration,
+    until: Option<Duration>,
 }
 
 /// Items that were dropped.
@@ -46,7 +60,9 @@ impl fmt::Display for Lost {
 }
 
 impl Pending {
-    fn add(&mut self, kind: PipelineKind, items: u64) {
+    fn add(&mut self, kind: PipelineKind, items: u64, now: Instant) {
+        let first = self.dropped.map_or(now, |(first, _)| first);
+        self.dropped = Some((first, now));
         match kind {
             PipelineKind::Metrics => self.lost.points += items,
             PipelineKind::Logs => self.lost.records += items,
@@ -54,13 +70,23 @@ impl Pending {
     }
 
     /// The losses that a warning names at `now`, if one is due.
-    fn due(&mut self, now: Instant) -> Option<Lost> {
+    fn due(&mut self, now: Instant) -> Option<Due> {
         let is_early = |warned: Instant| now.saturating_duration_since(warned) < WARN_INTERVAL;
         if self.lost == Lost::default() || self.warned.is_some_and(is_early) {
             return None;
         }
         self.warned = Some(now);
-        Some(std::mem::take(&mut self.lost))
+        self.take(now)
+    }
+
+    fn take(&mut self, now: Instant) -> Option<Due> {
+        let (first, last) = self.dropped.take()?;
+        let ago = |then| now.saturating_duration_since(then);
+        Some(Due {
+            lost: std::mem::take(&mut self.lost),
+            since: ago(first),
+            until: Some(ago(last)).filter(|until| *until >= OVER),
+        })
     }
 }
 
@@ -78,33 +104,45 @@ impl Overflow {
     pub(crate) fn add(&self, dropped: impl IntoIterator<Item = (PipelineKind, u64)>) {
         let due = {
             let mut pending = self.lock();
+            let now = Instant::now();
             for (kind, items) in dropped {
-                pending.add(kind, items);
+                pending.add(kind, items, now);
             }
-            pending.due(Instant::now())
+            pending.due(now)
         };
-        if let Some(lost) = due {
-            self.warn(lost);
+        if let Some(due) = due {
+            self.warn(due);
         }
     }
 
-    fn warn(&self, lost: Lost) {
-        let (what, remedy) = self.words();
-        tracing::warn!(exporter = %self.exporter, dropped = %lost, "{what}; hint: {remedy}");
+    fn warn(&self, Due { lost, since, until }: Due) {
+        let (what, remedy) = self.words(lost, until.is_some());
+        let ago = |time: Duration| format!("{} s ago", time.as_secs());
+        let (since, until) = (ago(since), until.map(ago));
+        tracing::warn!(exporter = %self.exporter, dropped = %lost, since, until, "{what}; hint: {remedy}");
     }
 
     /// The consequence of a full queue, and the fix.
-    const fn words(&self) -> (&'static str, &'static str) {
+    const fn words(&self, lost: Lost, is_over: bool) -> (&'static str, &'static str) {
         if self.is_pulled {
             (
                 "snapshots were dropped before a scrape could show them; totals of the next one include theirs",
                 "flowtap gets too little CPU time: raise its limit, or the `interval` of its windows",
             )
         } else {
-            (
-                "an exporter's queue is full, and what it can't hold is lost",
-                "restore the peer, or give `sending_queue` more room",
-            )
+            let what = match (is_over, lost.records > 0) {
+                (false, true) => "an exporter's queue is full, and log records that it can't hold are lost",
+                (false, false) => {
+                    "an exporter's queue is full, and points that it can't hold are dropped; those of later snapshots replace them"
+                }
+                (true, true) => {
+                    "an exporter's queue was full, and log records that it could not hold are lost"
+                }
+                (true, false) => {
+                    "an exporter's queue was full, and points that it could not hold were dropped; those of later snapshots replace them"
+                }
+            };
+            (what, "restore the peer, or give `sending_queue` more room")
         }
     }
 
@@ -116,9 +154,9 @@ impl Overflow {
 
 impl Drop for Overflow {
     fn drop(&mut self) {
-        let lost = std::mem::take(&mut self.lock().lost);
-        if lost != Lost::default() {
-            self.warn(lost);
+        let rest = self.lock().take(Instant::now());
+        if let Some(due) = rest {
+            self.warn(due);
         }
     }
 }
@@ -131,7 +169,7 @@ mod tests {
     fn no_peer_and_no_key_is_named_where_clients_ask() {
         let words = |is_pulled| {
             let overflow = Overflow::new(&"a".parse().unwrap(), is_pulled);
-            let (what, remedy) = overflow.words();
+            let (what, remedy) = overflow.words(Lost::default(), false);
             format!("{what}; {remedy}")
         };
         assert!(words(false).contains("restore the peer, or give `sending_queue`"));
@@ -145,16 +183,23 @@ mod tests {
         let mut pending = Pending::default();
         let began = Instant::now();
         assert_eq!(pending.due(began), None, "nothing is lost");
-        pending.add(PipelineKind::Logs, 90);
-        let lost = pending.due(began).unwrap();
+        pending.add(PipelineKind::Logs, 90, began);
+        let lost = pending.due(began).unwrap().lost;
         assert_eq!(lost.to_string(), "90 log records");
         for second in 1..60 {
-            pending.add(PipelineKind::Logs, 1);
-            assert_eq!(pending.due(began + Duration::from_secs(second)), None);
+            let now = began + Duration::from_secs(second);
+            pending.add(PipelineKind::Logs, 1, now);
+            assert_eq!(pending.due(now), None);
         }
-        pending.add(PipelineKind::Metrics, 2);
-        let lost = pending.due(began + WARN_INTERVAL).unwrap();
-        assert_eq!(lost.to_string(), "2 metric points and 59 log records");
+        let now = began + WARN_INTERVAL;
+        pending.add(PipelineKind::Metrics, 2, now);
+        let due = pending.due(now).unwrap();
+        assert_eq!(due.lost.to_string(), "2 metric points and 59 log records");
+        assert_eq!((due.since, due.until), (Duration::from_secs(59), None));
+        // Points that were dropped 50 s ago, and nothing since: it is over.
+        pending.add(PipelineKind::Metrics, 2, now + Duration::from_secs(10));
+        let due = pending.due(now + WARN_INTERVAL).unwrap();
+        assert_eq!(due.until, Some(Duration::from_secs(50)));
         assert_eq!(pending.due(began + 3 * WARN_INTERVAL), None, "nothing since");
     }
 }

@@ -93,6 +93,12 @@ fn name_fault(name: &str) -> Option<String> {
     if name.starts_with("__") || matches!(name, "le" | "quantile" | "pipeline") {
         return Some(format!("`{name}` is reserved; hint: choose another name"));
     }
+    // The labels of a series go before those of the exporter `remote_write`, and a scrape's: series of all nodes would be one.
+    if matches!(name, "job" | "instance") {
+        return Some(format!(
+            "`{name}` names this flowtap and its node in Prometheus; hint: choose another name"
+        ));
+    }
     None
 }
 

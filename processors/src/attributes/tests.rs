@@ -234,6 +234,11 @@ fn names_that_no_label_can_have_and_contradictions_are_errors_with_their_key() {
     for (yaml, expected) in [
         ("add: {9lives: x}", "add.9lives: invalid label name `9lives`"),
         ("add: {le: x}", "add.le: `le` is reserved"),
+        (
+            "add: {instance: x}",
+            "add.instance: `instance` names this flowtap",
+        ),
+        ("rename: {raddr: job}", "rename.raddr: `job` names this flowtap"),
         ("rename: {peer: x}", "rename.peer: unknown label `peer`"),
         ("rename: {raddr: 'a b'}", "rename.raddr: invalid label name `a b`"),
         (

@@ -3,6 +3,8 @@
 use std::ops::Range;
 
 use super::head::Head;
+use crate::push::markers::Ended;
+use crate::push::zeros::Carried;
 use crate::wire::len_delimited;
 
 /// Where the next request begins.
@@ -18,6 +20,8 @@ pub(super) struct Plan {
     pub(super) metrics: Vec<PlannedMetric>,
     pub(super) metrics_len: usize,
     pub(super) points: u64,
+    pub(super) carried: Vec<Carried>,
+    pub(super) ended: Vec<Ended>,
 }
 
 impl Plan {

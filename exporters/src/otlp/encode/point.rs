@@ -1,7 +1,7 @@
 //! A point of a snapshot: its value as a total or as a difference, its length and its bytes.
 
 use flowtap_pipeline::{
-    Buckets, Exponential, HistogramPoint, Points, Snapshot, SumPoint, Timestamp, ValuePoint,
+    Buckets, Exponential, HistogramPoint, Points, Series, Snapshot, SumPoint, Timestamp, ValuePoint,
 };
 
 use super::block::Block;
@@ -11,14 +11,14 @@ use super::data_point::{
 };
 use super::head::Head;
 use crate::otlp::deltas::{Deltas, HistogramPart, SumPart, ValuePart};
-use crate::push::zero_at;
+use crate::push::zeros::{Carried, Starts};
 
 /// Writes points of a snapshot.
 pub(super) struct PointWriter<'a> {
     pub(super) snapshot: &'a Snapshot,
     pub(super) blocks: &'a [Block<'a>],
     pub(super) deltas: Option<&'a Deltas>,
-    pub(super) new_since: Option<Timestamp>,
+    pub(super) starts: &'a Starts,
 }
 
 impl PointWriter<'_> {
@@ -55,14 +55,15 @@ impl PointWriter<'_> {
 
     /// The time of the point 0 that goes before this one, if one does. A gauge does not count from 0.
     pub(super) fn zero_at(&self, head: &Head<'_>, block: &Block<'_>, i: usize) -> Option<Timestamp> {
-        let new_since = self.new_since.filter(|_| !head.family.kind.can_fall())?;
-        let i = i.checked_sub(block.ended.len())?;
-        let series = match block.points {
-            Points::Sums(points) => &points[i].series,
-            Points::Values(points) => &points[i].series,
-            Points::Histograms(points) => &points[i].series,
-        };
-        zero_at(series, self.snapshot.at).filter(|_| series.start() >= new_since)
+        if head.family.kind.can_fall() {
+            return None;
+        }
+        self.starts.zero_at(series(block, i)?, self.snapshot.at)
+    }
+
+    /// The series of a point, with or without a `zero`, when its request has met its fate.
+    pub(super) fn carried(&self, block: &Block<'_>, i: usize, zero: bool) -> Option<Carried> {
+        self.starts.carried(series(block, i)?, zero)
     }
 
     /// Length of a point 0 before a point of `len` bytes, without key and length: the same, but for exponential buckets.
@@ -147,4 +148,14 @@ impl PointWriter<'_> {
             }
         }
     }
+}
+
+/// The series of a live point.
+fn series<'a>(block: &Block<'a>, i: usize) -> Option<&'a Series> {
+    let i = i.checked_sub(block.ended.len())?;
+    Some(match block.points {
+        Points::Sums(points) => &points[i].series,
+        Points::Values(points) => &points[i].series,
+        Points::Histograms(points) => &points[i].series,
+    })
 }

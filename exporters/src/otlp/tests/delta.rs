@@ -234,3 +234,51 @@ async fn series_that_end_between_two_exporters_are_forgotten() {
     let values: Vec<_> = reported(&collector).iter().map(|(value, ..)| *value).collect();
     assert_eq!(values, [20, 10, 20]);
 }
+
+/// A series whose last increase is refused, and that then ends: what it owes comes in a request of its own. So does what a refused
+/// request on disk had counted.
+#[tokio::test]
+async fn what_a_series_owes_is_delivered_after_its_end() {
+    for storage in [false, true] {
+        let (collector, folder) = (Collector::default(), tempfile::tempdir().unwrap());
+        let config = Config {
+            temporality: Some(Temporality::Delta),
+            interval: Duration::from_nanos(1),
+            storage: storage.then(|| push::storage::StorageConfig {
+                directory: folder.path().to_owned(),
+                max_bytes: 1 << 20,
+                when_full: flowtap_pipeline::WhenFull::default(),
+            }),
+            ..config(&serve(&collector).await)
+        };
+        let mut exporter = OtlpExporter::new(config, &context()).unwrap();
+        let mut service = exporter.start().await.unwrap();
+        let refusal = || Err(Status::invalid_argument("never"));
+        // The last first: 10 is taken, 20 and 5 are refused.
+        let accepted = || Ok(ExportMetricsServiceResponse::default());
+        collector
+            .answers
+            .lock()
+            .unwrap()
+            .extend([refusal(), refusal(), accepted()]);
+        let mut windows = windows(&[10, 30, 35, 35, 35]);
+        for ended in &mut windows[3..] {
+            let points = std::mem::replace(
+                &mut ended.families[0].points,
+                flowtap_pipeline::Points::Sums(Vec::new()),
+            );
+            if let flowtap_pipeline::Points::Sums(points) = points {
+                ended.families[0].ended = vec![points[0].series.clone()];
+            }
+        }
+        windows[4].families[0].ended.clear();
+        for window in windows {
+            let service = service.ready().await.unwrap();
+            service.call(Output::from(window)).await.unwrap();
+            // With `storage` the answer is noted a moment later.
+            tokio::time::sleep(Duration::from_millis(if storage { 300 } else { 0 })).await;
+        }
+        let values: Vec<_> = reported(&collector).iter().map(|(value, ..)| *value).collect();
+        assert_eq!(values, [10, 20, 25, 25], "{storage}");
+    }
+}

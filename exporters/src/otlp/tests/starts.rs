@@ -26,7 +26,8 @@ fn requests(
         ended.add(snapshot);
     }
     ended.add(newest);
-    let mut encoding = encoder.encode(newest, &ended, false, new_since);
+    let starts = Starts::since(new_since);
+    let mut encoding = encoder.encode(newest, &ended, false, &starts);
     let parts = std::iter::from_fn(|| encoding.next_part(None));
     parts
         .map(|part| ExportMetricsServiceRequest::decode(part.request.body).unwrap())
@@ -277,5 +278,44 @@ async fn zeros_are_sent_by_default_for_what_began_after_the_exporter_and_not_wit
         let received = collector.received.lock().unwrap();
         let reported: Vec<_> = received.iter().map(points).collect();
         assert_eq!(reported, [expected, 1], "{zero_points}");
+    }
+}
+
+/// The first request of a series fails: the next one has the 0 as well, and the one after that has not.
+#[tokio::test]
+async fn a_zero_is_sent_until_a_request_with_its_series_is_delivered() {
+    for storage in [false, true] {
+        let (collector, folder) = (Collector::default(), tempfile::tempdir().unwrap());
+        let config = Config {
+            storage: storage.then(|| push::storage::StorageConfig {
+                directory: folder.path().to_owned(),
+                max_bytes: 1 << 20,
+                when_full: flowtap_pipeline::WhenFull::default(),
+            }),
+            ..config(&serve(&collector).await)
+        };
+        let mut exporter = OtlpExporter::new(config, &context()).unwrap();
+        let mut service = exporter.start().await.unwrap();
+        let start = Timestamp::now().plus(Duration::from_secs(3600));
+        let refusal = || Err(Status::unauthenticated("expired"));
+        collector.answers.lock().unwrap().extend([refusal(), refusal()]);
+        let series = window(start, start, Some(1));
+        for (number, total) in (1..5).zip(1..) {
+            let mut next = series.clone();
+            next.at = start.plus(Duration::from_secs(20 * number));
+            if let Points::Sums(points) = &mut next.families[0].points {
+                points[0].total = total;
+            }
+            let service = service.ready().await.unwrap();
+            service.call(Output::from(next)).await.unwrap();
+            while collector.received.lock().unwrap().len() < usize::try_from(number).unwrap() {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+            // With `storage` the answer is noted a moment later.
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
+        let received = collector.received.lock().unwrap();
+        let reported: Vec<_> = received.iter().map(points).collect();
+        assert_eq!(reported, [2, 2, 2, 1], "{storage}");
     }
 }

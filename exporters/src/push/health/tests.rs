@@ -136,22 +136,22 @@ fn what_is_said_of_storage_depends_on_the_cause() {
         std::io::ErrorKind::ConnectionReset,
     )));
     health.gave_up(&reset, POINTS, 1);
-    assert!(health.records().points.is_temporary);
+    assert_eq!(health.records().points.of_storage, of_storage(true));
     health.gave_up(&refused, POINTS, 1);
-    assert!(!health.records().points.is_temporary);
+    assert_eq!(health.records().points.of_storage, of_storage(false));
 }
 
 #[tokio::test(start_paused = true)]
 async fn requests_that_are_given_up_are_one_warning_a_minute_with_all_of_their_items() {
     let health = Health::new(&context(), Addresses::one(&""));
-    assert_eq!(health.newly_lost("401", false, POINTS, 10), Some(10));
-    assert_eq!(health.newly_lost("401", false, POINTS, 10), None);
-    assert_eq!(health.newly_lost("401", false, POINTS, 5), None);
+    assert_eq!(health.newly_lost("401", of_storage(false), POINTS, 10), Some(10));
+    assert_eq!(health.newly_lost("401", of_storage(false), POINTS, 10), None);
+    assert_eq!(health.newly_lost("401", of_storage(false), POINTS, 5), None);
     // Of the other kind nothing was warned of, and its items are counted by themselves.
-    assert_eq!(health.newly_lost("401", false, LOGS, 3), Some(3));
+    assert_eq!(health.newly_lost("401", of_storage(false), LOGS, 3), Some(3));
     tokio::time::advance(WARN_INTERVAL).await;
-    assert_eq!(health.newly_lost("401", false, POINTS, 1), Some(16));
-    assert_eq!(health.newly_lost("401", false, POINTS, 7), None);
+    assert_eq!(health.newly_lost("401", of_storage(false), POINTS, 1), Some(16));
+    assert_eq!(health.newly_lost("401", of_storage(false), POINTS, 7), None);
     health.failed(POINTS, &"401".into());
     // A retry of the same cause has a separate warning.
     assert!(is_news(
@@ -160,5 +160,5 @@ async fn requests_that_are_given_up_are_one_warning_a_minute_with_all_of_their_i
     ));
     health.succeeded(POINTS);
     assert_eq!(health.records().points.unreported, 0);
-    assert_eq!(health.newly_lost("401", false, POINTS, 3), Some(3));
+    assert_eq!(health.newly_lost("401", of_storage(false), POINTS, 3), Some(3));
 }

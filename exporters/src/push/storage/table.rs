@@ -20,6 +20,42 @@ pub(super) fn open(path: &Path) -> Result<Database, DatabaseError> {
     Database::builder().set_cache_size(CACHE_BYTES).create(path)
 }
 
+/// Requests that are copied at a time: each batch is written to the disk.
+const COPIED: usize = 64;
+
+/// Writes the requests of `database` to a new file at `path`.
+pub(super) fn copy(database: &Database, path: &Path) -> Result<Database, redb::Error> {
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error.into()),
+        Ok(()) | Err(_) => {}
+    }
+    let copy = open(path)?;
+    let table = database.begin_read()?.open_table(REQUESTS)?;
+    let mut requests = table.iter()?.peekable();
+    loop {
+        let transaction = copy.begin_write()?;
+        let mut to = transaction.open_table(REQUESTS)?;
+        for request in requests.by_ref().take(COPIED) {
+            let (number, value) = request?;
+            to.insert(number.value(), value.value())?;
+        }
+        drop(to);
+        transaction.commit()?;
+        if requests.peek().is_none() {
+            return Ok(copy);
+        }
+    }
+}
+
+/// Calls `each` with the number and the value of every request.
+pub(super) fn each_value(database: &Database, mut each: impl FnMut(u64, &[u8])) -> Result<(), redb::Error> {
+    for entry in database.begin_read()?.open_table(REQUESTS)?.iter()? {
+        let (number, value) = entry?;
+        each(number.value(), value.value());
+    }
+    Ok(())
+}
+
 /// Whether an error is about the content of the file, not about the disk or another process.
 pub(super) fn is_damage(error: &redb::Error) -> bool {
     match error {

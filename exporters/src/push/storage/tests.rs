@@ -221,7 +221,7 @@ fn the_limit_is_that_of_the_file_within_what_the_documentation_allows() {
     assert_eq!((requests + dropped, bytes), (40, requests << 21));
     assert_eq!(requests, 8);
     let file = fs::metadata(folder.path().join("requests.redb")).unwrap();
-    let allocated = std::os::unix::fs::MetadataExt::blocks(&file) * 512;
+    let allocated = MetadataExt::blocks(&file) * 512;
     assert!(allocated <= limit * 3 / 2 + (8 << 20), "{allocated}");
 }
 
@@ -282,4 +282,42 @@ fn a_file_belongs_to_one_exporter() {
     let _first = Storage::open(&config(folder.path()), &context()).unwrap();
     let second = Storage::open(&config(folder.path()), &context());
     assert!(second.err().unwrap().to_string().contains("requests.redb"));
+}
+
+#[test]
+fn a_file_that_is_removed_or_replaced_is_written_again_with_what_waits() {
+    for how in 0..3 {
+        let folder = tempfile::tempdir().unwrap();
+        let directory = folder.path().join("queue");
+        let file = directory.join("requests.redb");
+        let storage = Storage::open(&config(&directory), &context()).unwrap();
+        storage.push(&request("one")).unwrap();
+        match how {
+            0 => fs::remove_file(&file).unwrap(),
+            1 => {
+                fs::copy(&file, folder.path().join("copy")).unwrap();
+                fs::rename(folder.path().join("copy"), &file).unwrap();
+            }
+            _ => fs::rename(&directory, folder.path().join("moved")).unwrap(),
+        }
+        storage.push(&request("two")).unwrap();
+        assert!(storage.orphaned().is_empty());
+        drop(storage);
+        let storage = Storage::open(&config(&directory), &context()).unwrap();
+        assert_eq!(bodies(&storage), ["one", "two"], "{how}");
+    }
+}
+
+#[test]
+fn what_waits_in_a_file_that_is_gone_for_good_is_counted() {
+    let folder = tempfile::tempdir().unwrap();
+    let directory = folder.path().join("queue");
+    let storage = Storage::open(&config(&directory), &context()).unwrap();
+    storage.push(&request("one")).unwrap();
+    fs::remove_dir_all(&directory).unwrap();
+    // No right of root gets over that.
+    fs::write(&directory, "").unwrap();
+    assert!(storage.push(&request("two")).is_err());
+    assert_eq!(storage.orphaned(), BTreeMap::from([(PipelineKind::Logs, 3)]));
+    assert_eq!(bodies(&storage), ["one"]);
 }

@@ -20,7 +20,7 @@ mod v2;
 use std::iter::Peekable;
 
 use bytes::Bytes;
-use flowtap_pipeline::{BuildContext, Family, PipelineKind, Series, Snapshot, Timestamp};
+use flowtap_pipeline::{BuildContext, Family, PipelineKind, Snapshot};
 use tower::BoxError;
 
 use self::labels::Labels;
@@ -28,14 +28,8 @@ use self::sample::{Metric, Point, Value, points};
 use super::config::{Config, ProtobufMessage};
 use crate::naming::pipeline_label;
 use crate::push::Request;
-
-/// A series that ended, and when.
-#[derive(Clone, Debug)]
-pub(super) struct Ended {
-    pub(super) at: Timestamp,
-    pub(super) family: &'static Family,
-    pub(super) series: Series,
-}
+use crate::push::markers::Ended;
+use crate::push::zeros::{Carried, Starts};
 
 /// The part that does not change from snapshot to snapshot.
 #[derive(Debug)]
@@ -62,8 +56,7 @@ impl Encoder {
     }
 
     /// Encodes `ended` and then `snapshot` as as many requests as `max_samples` requires; none if
-    /// there are no samples. Series that began at `new_since` or later have a sample 0 before their
-    /// first.
+    /// there are no samples. `starts` says which series have a sample 0 before theirs.
     ///
     /// Ended series go first: a series of the same labels may have begun since, and samples of one
     /// series must be in the order of their times.
@@ -71,7 +64,7 @@ impl Encoder {
         &'a self,
         snapshot: &'a Snapshot,
         ended: &'a [Ended],
-        new_since: Option<Timestamp>,
+        starts: &'a Starts,
     ) -> Requests<'a> {
         let ended = ended.iter().map(|ended| Point {
             family: ended.family,
@@ -83,11 +76,12 @@ impl Encoder {
         let live = snapshot
             .families
             .iter()
-            .flat_map(move |family| points(family, snapshot.at, new_since));
+            .flat_map(move |family| points(family, snapshot.at, starts));
         let points: Box<dyn Iterator<Item = Point<'a>> + Send + 'a> = Box::new(ended.chain(live));
         let several = self.several_pipelines && !snapshot.is_telemetry();
         Requests {
             encoder: self,
+            starts,
             pipeline: several.then_some(&*snapshot.pipeline),
             last: snapshot.last,
             points: points.peekable(),
@@ -156,6 +150,7 @@ impl Open {
 /// The requests of a snapshot. Each is made when it is asked for, so that there is one at a time, however many series there are.
 pub(super) struct Requests<'a> {
     encoder: &'a Encoder,
+    starts: &'a Starts,
     pipeline: Option<&'a str>,
     last: bool,
     points: Peekable<Box<dyn Iterator<Item = Point<'a>> + Send + 'a>>,
@@ -190,12 +185,21 @@ impl Requests<'_> {
     }
 }
 
+/// A request, and what is to be made up for if it is not delivered.
+pub(super) struct Part {
+    pub(super) request: Request,
+    pub(super) carried: Vec<Carried>,
+    /// Number of the ended series in it: they come before all others.
+    pub(super) ended: usize,
+}
+
 impl Iterator for Requests<'_> {
-    type Item = Result<Request, BoxError>;
+    type Item = Result<Part, BoxError>;
 
     fn next(&mut self) -> Option<Self::Item> {
         self.open.clear();
-        let (mut samples, mut points) = (0, 0);
+        let (mut samples, mut points, mut ended) = (0, 0, 0);
+        let mut carried = Vec::new();
         while let Some(family) = self.points.peek().map(|point| point.family) {
             let number = self.metric(family);
             // A point goes in one request, so that it arrives whole or fails whole.
@@ -210,15 +214,23 @@ impl Iterator for Requests<'_> {
             self.open
                 .push(number, &self.metrics[number], &self.labels, &point);
             points += 1;
+            match point.value {
+                Value::Ended => ended += 1,
+                _ => carried.extend(self.starts.carried(point.series, point.zero_at.is_some())),
+            }
         }
         if points == 0 {
             return None;
         }
-        Some(self.compress().map(|body| Request {
-            body,
-            kind: PipelineKind::Metrics,
-            items: points,
-            last: self.last,
+        Some(self.compress().map(|body| Part {
+            request: Request {
+                body,
+                kind: PipelineKind::Metrics,
+                items: points,
+                last: self.last,
+            },
+            carried,
+            ended,
         }))
     }
 }

@@ -4,7 +4,7 @@ use flowtap_pipeline::{Family, FamilyKind, FamilySnapshot, HistogramPoint, Point
 
 use crate::naming::prometheus_name;
 use crate::prometheus::canonical;
-use crate::push::zero_at;
+use crate::push::zeros::Starts;
 
 /// The one NaN that says that a series has ended (Prometheus remote write 1.0 and 2.0, "Stale Markers").
 pub(super) const STALE_MARKER: u64 = 0x7ff0_0000_0000_0002;
@@ -35,21 +35,20 @@ pub(super) enum Value<'a> {
 }
 
 /// The live points of a family.
-pub(super) fn points(
-    family: &FamilySnapshot,
+pub(super) fn points<'a>(
+    family: &'a FamilySnapshot,
     at: Timestamp,
-    new_since: Option<Timestamp>,
-) -> Box<dyn Iterator<Item = Point<'_>> + Send + '_> {
+    starts: &'a Starts,
+) -> Box<dyn Iterator<Item = Point<'a>> + Send + 'a> {
     // A gauge's value does not count from 0.
-    let new_since = new_since.filter(|_| !family.family.kind.can_fall());
+    let starts = (!family.family.kind.can_fall()).then_some(starts);
     let point = move |series, value| Point {
         family: family.family,
         series,
         at,
         value,
-        zero_at: new_since
-            .filter(|since| Series::start(series) >= *since)
-            .and_then(|_| zero_at(series, at))
+        zero_at: starts
+            .and_then(|starts| starts.zero_at(series, at))
             .map(milliseconds),
     };
     match &family.points {

@@ -111,7 +111,8 @@ impl Server {
 /// A server that says that it writes, and a config for it.
 async fn start(native_histograms: bool) -> (Server, Config) {
     let server = Server::default();
-    server.wrote(1, 0);
+    // No request has as many.
+    server.wrote(1_000, 0);
     let config = Config {
         protobuf_message: ProtobufMessage::V2,
         send_native_histograms: native_histograms,
@@ -309,6 +310,7 @@ async fn what_a_server_wrote_of_a_request_that_it_refused_is_delivered() {
         Exported { sent: 3, failed: 2 }
     );
     // It is asked again, and what it says of the first attempt does not count.
+    server.wrote(4, 1);
     server.answer(&[(503, None)]);
     assert_eq!(
         export(native.clone(), window()).await,
@@ -322,6 +324,16 @@ async fn what_a_server_wrote_of_a_request_that_it_refused_is_delivered() {
     let (server, numbers) = start(false).await;
     server.answer(&[(400, None)]);
     assert_eq!(export(numbers, window()).await, Exported { sent: 0, failed: 5 });
+}
+
+#[tokio::test]
+async fn what_a_server_accepts_and_does_not_write_is_not_delivered() {
+    let (server, config) = start(false).await;
+    for (written, sent, failed) in [(0, 0, 5), (3, 3, 2), (5, 5, 0), (100, 5, 0)] {
+        server.wrote(written, 0);
+        let exported = export(config.clone(), window()).await;
+        assert_eq!(exported, Exported { sent, failed }, "{written}");
+    }
 }
 
 #[tokio::test]

@@ -1,0 +1,60 @@
+//! The fate of a request, for exporters that make up for what was not delivered.
+
+use std::collections::VecDeque;
+
+use tonic::Code;
+use tower::BoxError;
+
+use super::error::Refused;
+use super::http::HttpFailure;
+
+/// The end of a request's way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Fate {
+    /// The peer has it.
+    Delivered,
+    /// It was refused, given up or dropped.
+    Failed {
+        /// Whether its content can be the cause, as a sample out of order is.
+        content: bool,
+    },
+    /// It is on disk under this number; see [`Delivery::fates`](super::delivery::Delivery::fates).
+    Stored(u64),
+}
+
+impl Fate {
+    /// That of a request that failed for good with `error`.
+    pub(crate) fn failed(error: &BoxError) -> Self {
+        let content = if let Some(failure) = error.downcast_ref::<HttpFailure>() {
+            matches!(failure.status.as_u16(), 400 | 409 | 422 | 500)
+        } else if let Some(Refused { status, .. }) = error.downcast_ref() {
+            matches!(
+                status.code(),
+                Code::InvalidArgument | Code::FailedPrecondition | Code::OutOfRange | Code::AlreadyExists
+            )
+        } else {
+            false
+        };
+        Self::Failed { content }
+    }
+}
+
+/// Fates of requests on disk that no exporter has taken yet.
+#[derive(Debug, Default)]
+pub(crate) struct Fates(VecDeque<(u64, Fate)>);
+
+impl Fates {
+    /// An exporter takes them with each snapshot; a bound for one that gets none.
+    const MAX: usize = 100_000;
+
+    pub(crate) fn push(&mut self, number: u64, fate: Fate) {
+        if self.0.len() == Self::MAX {
+            self.0.pop_front();
+        }
+        self.0.push_back((number, fate));
+    }
+
+    pub(crate) fn take(&mut self) -> VecDeque<(u64, Fate)> {
+        std::mem::take(&mut self.0)
+    }
+}
