@@ -249,7 +249,7 @@ fn services(
         )
         .merge(net_flow_routes(config))
         .merge(admin::findings::routes(Arc::clone(&environment.findings)))
-        .merge(tap.routes())
+        .merge(tap.routes(flowtap_ebpf::trim_heap))
         .merge(status_page::routes(parts.pipelines.clone(), telemetry.reader()))
         .fallback(|uri| async move { admin::not_found(&uri) });
         list.push(Box::new(Listener {
