@@ -164,6 +164,7 @@ async fn supervise(
     let watches = WatchBoard::default();
     let mut services = services(&config, &parts, logs, cluster, &telemetry, &watches);
     let mut reload_trigger = ReloadTrigger::new(config.files.clone())?;
+    Signals::release_hangup();
     let board = parts.environment.status.clone();
     telemetry.describe_components(board.clone(), watches);
     let started = services.start(&config).await;
