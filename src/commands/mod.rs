@@ -63,7 +63,7 @@ pub(crate) fn dispatch(arguments: Cli, registry: &Registry) -> Result<(), ExitEr
         Some(Command::Record(args)) => {
             let config = load_for(&args.config, registry, &["service.kubernetes"])?;
             let target = record::Target::of(&args.file)?;
-            record::record(&config, target, args.duration)
+            record::record(&config, target, args.duration).map(drop)
         }
         #[cfg(feature = "analysis")]
         Some(Command::Replay(args)) => {
