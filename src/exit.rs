@@ -136,6 +136,7 @@ fn stage_code(error: &StageError) -> Code {
             // An address that is in use, or not configured yet while the machine boots: a restart may find it.
             _ => Code::Temporary,
         },
+        StageError::Temporary(_) => Code::Temporary,
         StageError::Other(_) => Code::Software,
     }
 }

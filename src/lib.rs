@@ -28,10 +28,12 @@ use clap::Parser;
 use flowtap_pipeline::Registry;
 
 use cli::Cli;
+use daemon::Signals;
 
 /// Reads the process' arguments, does what they say with the component types of `registry`, and returns the exit code.
 /// Errors are printed on standard error.
 pub fn main(registry: &Registry) -> ExitCode {
+    Signals::hold();
     flowtap_ebpf::limit_kept_memory();
     let arguments = match Cli::try_parse() {
         Ok(arguments) => arguments,

@@ -14,6 +14,7 @@
 //! | [`kubernetes`] | watches the cluster's ranges and names |
 //! | [`watches`] | the state of these watches, as `/status` shows it |
 //! | [`memory_limiter`] | watches how much memory the daemon has |
+//! | `places` | places for work that blocks, of which little is done at a time |
 //! | [`short`] | numbers for people |
 //! | [`verdict`] | what limits the traffic of a peer, a process or a service |
 //! | [`systemd`] | notifications to systemd |
@@ -30,6 +31,7 @@ pub mod kubernetes;
 pub mod live;
 pub mod memory_limiter;
 pub mod node;
+mod places;
 mod query;
 pub mod short;
 pub mod systemd;

@@ -34,7 +34,7 @@ use self::output::print;
 use crate::cli::sources::ConfigArgs;
 use crate::cli::{Cli, Command};
 use crate::components;
-use crate::daemon;
+use crate::daemon::{self, Signals};
 use crate::exit::{Code, ExitError};
 
 /// Does what the arguments say.
@@ -42,6 +42,9 @@ use crate::exit::{Code, ExitError};
 /// # Errors
 /// The error of the command.
 pub(crate) fn dispatch(arguments: Cli, registry: &Registry) -> Result<(), ExitError> {
+    if !matches!(arguments.command, Some(Command::Run(_))) {
+        Signals::release();
+    }
     match arguments.command {
         None => print(&Cli::command().render_help().to_string()),
         Some(Command::Run(args)) => {
@@ -60,7 +63,7 @@ pub(crate) fn dispatch(arguments: Cli, registry: &Registry) -> Result<(), ExitEr
         Some(Command::Record(args)) => {
             let config = load_for(&args.config, registry, &["service.kubernetes"])?;
             let target = record::Target::of(&args.file)?;
-            record::record(&config, target, args.duration)
+            record::record(&config, target, args.duration).map(drop)
         }
         #[cfg(feature = "analysis")]
         Some(Command::Replay(args)) => {

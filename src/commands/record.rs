@@ -22,6 +22,7 @@ use flowtap_pipeline::{
 use flowtap_receivers::replay::{Frame, RecordingError, Writer};
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use tokio::sync::Notify;
+use tokio::time::Instant;
 
 use crate::daemon;
 use crate::daemon::graph::{self, Environment};
@@ -97,7 +98,7 @@ fn is_placeholder(file: &File) -> io::Result<bool> {
 }
 
 /// Records into `target` until `duration` is over, or SIGTERM or SIGINT comes; then ends within `service.shutdown_timeout`, also
-/// if the file is a pipe whose reader takes nothing.
+/// if the file is a pipe whose reader takes nothing. Returns the time that was measured, if a signal came before `duration` was over.
 ///
 /// # Errors
 /// The error that keeps a receiver from working, or the file from being written.
@@ -105,7 +106,7 @@ pub(crate) fn record(
     config: &Config,
     target: Target<'_>,
     duration: Option<Duration>,
-) -> Result<(), ExitError> {
+) -> Result<Option<Duration>, ExitError> {
     daemon::private_files();
     let signals = Signals::block()?;
     let log = LogWriter::stderr()?;
@@ -125,7 +126,7 @@ async fn record_until(
     target: Target<'_>,
     duration: Option<Duration>,
     stop: &Stop,
-) -> Result<(), ExitError> {
+) -> Result<Option<Duration>, ExitError> {
     let telemetry = Telemetry::new(&flowtap_pipeline::Resource::default(), &MetricsConfig::default())?;
     let environment = Environment::now();
     let name = target.name();
@@ -145,14 +146,7 @@ async fn record_until(
         tokio::spawn(follow(cluster, known, Arc::clone(&recorder.changed)));
     }
     let begun = Arc::clone(&recorder.begun);
-    if let Some(duration) = duration {
-        let (begun, stop) = (Arc::clone(&begun), stop.clone());
-        tokio::spawn(async move {
-            begun.notified().await;
-            tokio::time::sleep(duration).await;
-            stop.begin();
-        });
-    }
+    let timed = duration.map(|duration| tokio::spawn(end_after(duration, Arc::clone(&begun), stop.clone())));
     let mut graph = graph::build(config, &telemetry.meter(), &environment, true)?;
     // Every receiver of a pipeline, with the file as the only output.
     graph.exporters.clear();
@@ -176,7 +170,30 @@ async fn record_until(
     let deadline = config.service.shutdown_timeout;
     runner::run(graph, &telemetry.meter(), token.clone(), deadline, ready).await?;
     let failed = failed.lock().unwrap_or_else(PoisonError::into_inner).take();
-    failed.map_or(Ok(()), |error| Err(ExitError::new(Code::Create, error)))
+    if let Some(error) = failed {
+        return Err(ExitError::new(Code::Create, error));
+    }
+    match timed {
+        // Else the receivers have come to their end.
+        Some(timed) if token.is_cancelled() => Ok(timed.await.ok().flatten()),
+        _ => Ok(None),
+    }
+}
+
+/// Begins the stop when `duration` has passed from `begun` on. Returns the time until then, if something else begins it before.
+async fn end_after(duration: Duration, begun: Arc<Notify>, stop: Stop) -> Option<Duration> {
+    let token = stop.token();
+    if token.run_until_cancelled(begun.notified()).await.is_none() {
+        return Some(Duration::ZERO);
+    }
+    let began = Instant::now();
+    match token.run_until_cancelled(tokio::time::sleep(duration)).await {
+        Some(()) => {
+            stop.begin();
+            None
+        }
+        None => Some(began.elapsed()),
+    }
 }
 
 /// The difference that listings since the last watermark showed; `None` if there was none.

@@ -25,5 +25,6 @@ mod stop;
 #[cfg(feature = "analysis")]
 pub(crate) use self::run::{private_files, stop_on_signal};
 pub(crate) use self::run::{run, runtime};
+pub(crate) use self::stop::Signals;
 #[cfg(feature = "analysis")]
-pub(crate) use self::stop::{Signals, Stop};
+pub(crate) use self::stop::Stop;

@@ -164,6 +164,7 @@ async fn supervise(
     let watches = WatchBoard::default();
     let mut services = services(&config, &parts, logs, cluster, &telemetry, &watches);
     let mut reload_trigger = ReloadTrigger::new(config.files.clone())?;
+    Signals::release_hangup();
     let board = parts.environment.status.clone();
     telemetry.describe_components(board.clone(), watches);
     let started = services.start(&config).await;
@@ -249,7 +250,7 @@ fn services(
         )
         .merge(net_flow_routes(config))
         .merge(admin::findings::routes(Arc::clone(&environment.findings)))
-        .merge(tap.routes())
+        .merge(tap.routes(flowtap_ebpf::trim_heap))
         .merge(status_page::routes(parts.pipelines.clone(), telemetry.reader()))
         .fallback(|uri| async move { admin::not_found(&uri) });
         list.push(Box::new(Listener {

@@ -28,7 +28,27 @@ const LAST_LINES: Duration = Duration::from_millis(100);
 #[derive(Debug)]
 pub(crate) struct Signals(SigSet);
 
+/// Signals that the daemon has an answer to, once it is ready for them.
+const HELD: [Signal; 3] = [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP];
+
 impl Signals {
+    /// Lets SIGTERM, SIGINT and SIGHUP wait, from the first instruction on: the one that comes while the daemon reads its config would
+    /// end it as no stop does.
+    pub(crate) fn hold() {
+        // Where that is not possible, the signals do as before.
+        let _ = HELD.into_iter().collect::<SigSet>().thread_block();
+    }
+
+    /// Lets those that wait, and later ones, do what they do to any process: the command that runs is none that answers them.
+    pub(crate) fn release() {
+        let _ = HELD.into_iter().collect::<SigSet>().thread_unblock();
+    }
+
+    /// Lets SIGHUP come, once there is a handler. It is called in the thread that has held it.
+    pub(crate) fn release_hangup() {
+        let _ = SigSet::from(Signal::SIGHUP).thread_unblock();
+    }
+
     /// Blocks them. Call it before the first thread: a signal is delivered to any thread that does not block it.
     ///
     /// # Errors

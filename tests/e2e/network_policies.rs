@@ -460,6 +460,64 @@ fn udp_whose_peer_is_not_known_is_a_note_and_udp_without_a_place_is_incomplete()
 }
 
 #[test]
+fn a_check_that_a_signal_ends_or_that_judged_nothing_says_so() {
+    let dir = tempfile::tempdir().unwrap();
+    let open = OPEN
+        .replace("{matchLabels: {app: db}}", "{}")
+        .replace("[{from: [{namespaceSelector: {}}]}]", "[{}]");
+    let open = file(dir.path(), "open.yaml", &open);
+    let config = file(
+        dir.path(),
+        "config.yaml",
+        "receivers:\n  generator: {flows: 5, interval: 100ms}\n\
+         processors:\n  direction:\n  policy:\n  window: {interval: 1s}\n\
+         exporters:\n  debug:\n\
+         service:\n  kubernetes: {enabled: false}\n\
+         \x20 pipelines: {metrics: {receivers: [generator], processors: [direction, policy, window], exporters: [debug]}}\n",
+    );
+    let log = dir.path().join("log");
+    let child = flowtap()
+        .args(["policy", "check", "--for", "1h", "--config"])
+        .arg(&config)
+        .args(["--file".as_ref(), open.as_os_str()])
+        .stdout(Stdio::piped())
+        .stderr(std::fs::File::create(&log).unwrap())
+        .spawn()
+        .unwrap();
+    let said = || std::fs::read_to_string(&log).unwrap();
+    let deadline = std::time::Instant::now() + crate::daemon::WAIT_TIMEOUT;
+    while !said().contains("recording") {
+        assert!(std::time::Instant::now() < deadline, "{}", said());
+        thread::sleep(std::time::Duration::from_millis(50));
+    }
+    thread::sleep(std::time::Duration::from_secs(1));
+    let pid = Pid::from_raw(i32::try_from(child.id()).unwrap());
+    kill(pid, Signal::SIGTERM).unwrap();
+    let output = child.wait_with_output().unwrap();
+    let report = text(&output, 1);
+    assert!(
+        report.contains(" s of 3600 s: a signal ended the measurement"),
+        "{report}"
+    );
+    assert!(
+        said().contains(" s of 3600 s: later flows were not judged"),
+        "{}",
+        said()
+    );
+
+    let nothing = recording(dir.path(), "nothing", Vec::new(), Some(cluster()));
+    let [open, nothing] = [&open, &nothing].map(|path| path.to_str().unwrap());
+    let report = text(&policy(&["check", "--file", open, nothing]), 0);
+    assert!(report.contains("note: no flow was judged"), "{report}");
+    let report = text(&policy(&["diff", open, open, nothing]), 0);
+    assert!(report.contains("note: no flow was judged"), "{report}");
+    text(
+        &policy(&["check", "--fail-on-undecided", "--file", open, nothing]),
+        1,
+    );
+}
+
+#[test]
 fn undecided_flows_end_in_1_on_request_alone() {
     let dir = tempfile::tempdir().unwrap();
     let mut cluster = cluster();

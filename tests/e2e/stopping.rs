@@ -544,6 +544,75 @@ fn a_name_server_that_is_silent_does_not_delay_the_end() {
     assert!(lost(&text) > 500, "{text}");
 }
 
+/// Whether a thread of the process holds `signal` back.
+fn holds(pid: Pid, signal: Signal) -> bool {
+    let tasks = fs::read_dir(format!("/proc/{pid}/task"))
+        .into_iter()
+        .flatten()
+        .flatten();
+    let mut statuses = tasks.filter_map(|task| fs::read_to_string(task.path().join("status")).ok());
+    statuses.any(|status| {
+        let blocked = status.lines().find_map(|line| line.strip_prefix("SigBlk:"));
+        let mask = blocked.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
+        mask.is_some_and(|mask| mask & (1 << (signal as u32 - 1)) != 0)
+    })
+}
+
+#[test]
+fn a_signal_that_comes_before_the_config_is_read_is_answered_once_flowtap_is_ready() {
+    for signal in [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP] {
+        let dir = tempfile::tempdir().unwrap();
+        let exporters = format!("  prometheus: {{endpoint: \"{}\"}}\n", free_address());
+        let (admin, log) = (free_address(), dir.path().join("log"));
+        let mut child = flowtap()
+            .args(["run", "--config"])
+            .arg(dir.path().join("flowtap.yaml"))
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(fs::File::create(&log).unwrap())
+            .spawn_after(|| {
+                write_config(
+                    dir.path(),
+                    (admin, free_address()),
+                    "{level: info}",
+                    &exporters,
+                    "prometheus",
+                    "",
+                );
+            });
+        let pid = Pid::from_raw(i32::try_from(child.id()).unwrap());
+        let deadline = Instant::now() + WAIT_TIMEOUT;
+        while !holds(pid, Signal::SIGHUP) {
+            assert!(
+                Instant::now() < deadline && child.try_wait().unwrap().is_none(),
+                "SIGHUP is not held"
+            );
+        }
+        kill(pid, signal).unwrap();
+        if signal == Signal::SIGHUP {
+            let deadline = Instant::now() + WAIT_TIMEOUT;
+            while !fs::read_to_string(&log)
+                .unwrap()
+                .contains("the new config is in use")
+            {
+                assert!(
+                    Instant::now() < deadline && child.try_wait().unwrap().is_none(),
+                    "no reload"
+                );
+                thread::sleep(Duration::from_millis(50));
+            }
+            kill(pid, Signal::SIGTERM).unwrap();
+        }
+        let status = child.wait().unwrap();
+        assert_eq!(
+            status.code(),
+            Some(0),
+            "{signal}: {status}: {}",
+            fs::read_to_string(&log).unwrap()
+        );
+    }
+}
+
 #[test]
 fn a_second_signal_ends_it_at_once() {
     let peer = silent_peer();

@@ -141,7 +141,7 @@ fn kinds(config: &Config, kind: ComponentKind, id: &ComponentId) -> BTreeSet<Pip
         .collect()
 }
 
-/// `path` from the root on, without `.` and `..`, so that two ways to write one place are the same.
+/// `path` from the root on, without `.`, `..` and the links that exist, so that two ways to write one place are the same.
 fn resolved(path: &Path) -> PathBuf {
     let absolute = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
     let mut resolved = PathBuf::new();
@@ -150,7 +150,13 @@ fn resolved(path: &Path) -> PathBuf {
             Component::ParentDir => {
                 resolved.pop();
             }
-            component => resolved.push(component),
+            component => {
+                resolved.push(component);
+                // What does not exist yet is no link.
+                if let Ok(target) = resolved.canonicalize() {
+                    resolved = target;
+                }
+            }
         }
     }
     resolved
@@ -165,6 +171,29 @@ fn clash(a: SocketAddr, b: SocketAddr) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_place_is_the_same_by_every_spelling_and_every_link() {
+        let root = tempfile::tempdir().unwrap();
+        let root = root.path().canonicalize().unwrap();
+        let queue = root.join("queue");
+        std::fs::create_dir_all(queue.join("deep")).unwrap();
+        std::os::unix::fs::symlink("queue", root.join("link")).unwrap();
+        std::os::unix::fs::symlink("queue/deep", root.join("far")).unwrap();
+        for spelling in [
+            "queue",
+            "queue/",
+            "./queue",
+            "x/../queue",
+            "link",
+            "link/.",
+            "far/..",
+        ] {
+            assert_eq!(resolved(&root.join(spelling)), queue, "{spelling}");
+        }
+        assert_eq!(resolved(&root.join("link/new/file")), queue.join("new/file"));
+        assert_ne!(resolved(&root.join("other")), queue);
+    }
 
     #[test]
     fn a_collector_is_an_address_of_this_machine_with_a_port_of_otlp() {

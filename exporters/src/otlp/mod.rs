@@ -104,9 +104,7 @@ impl OtlpExporter {
         let health = Health::new(&self.context, addresses);
         let sender = push::sender(client, &self.config.retry, self.resolved.timeout, health.clone());
         let storage = self.config.storage.as_ref();
-        let delivery = Delivery::open(sender, storage, &health, &self.context, &mut self.spool)
-            .await
-            .map_err(|error| StageError::Other(error.into()))?;
+        let delivery = Delivery::open(sender, storage, &health, &self.context, &mut self.spool).await?;
         Ok(OtlpService {
             interval: self.config.interval,
             passed: HashMap::new(),

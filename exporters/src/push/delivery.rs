@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
-use flowtap_pipeline::{BuildContext, Exported};
+use flowtap_pipeline::{BuildContext, Exported, StageError};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tower::{BoxError, Service, ServiceExt};
@@ -20,6 +20,16 @@ const RELEASE_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Interval at which it looks whether that has happened.
 const RELEASE_INTERVAL: Duration = Duration::from_millis(20);
+
+impl From<StorageError> for StageError {
+    fn from(error: StorageError) -> Self {
+        if error.is_in_use() {
+            Self::Temporary(error.into())
+        } else {
+            Self::Other(error.into())
+        }
+    }
+}
 
 /// Where requests go.
 #[derive(Clone)]

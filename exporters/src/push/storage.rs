@@ -61,7 +61,7 @@ impl std::fmt::Display for StorageError {
         if self.is_in_use() {
             return write!(
                 f,
-                "storage.directory: another process uses {path}; \
+                "storage.directory: another process, or another exporter of this one, uses {path}; \
                  hint: stop the other flowtap, or choose another `storage.directory`"
             );
         }

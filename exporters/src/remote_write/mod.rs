@@ -85,9 +85,7 @@ impl RemoteWriteExporter {
         let client = Client::new(&self.config, dial).map_err(StageError::Other)?;
         let sender = push::sender(client, &self.config.retry, self.config.timeout, health.clone());
         let storage = self.config.storage.as_ref();
-        let delivery = Delivery::open(sender, storage, &health, &self.context, &mut self.spool)
-            .await
-            .map_err(|error| StageError::Other(error.into()))?;
+        let delivery = Delivery::open(sender, storage, &health, &self.context, &mut self.spool).await?;
         Ok(RemoteWriteService {
             interval: self.config.interval,
             lanes: HashMap::new(),

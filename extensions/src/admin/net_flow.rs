@@ -14,8 +14,8 @@ use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use futures::stream;
-use tokio::sync::Semaphore;
-use tokio::task::spawn_blocking;
+
+use crate::places::Places;
 
 /// Requests that read at the same time. None holds its place while its client is slow.
 const MAX_CONCURRENT: usize = 2;
@@ -28,22 +28,22 @@ pub type Scan = Arc<dyn Fn() -> io::Result<Vec<u16>> + Send + Sync>;
 
 /// The routes. `scan` lists the ports, `table` is the kernel's file `net/tcp`.
 pub fn routes(scan: Scan, table_path: PathBuf) -> Router {
-    let permits = Arc::new(Semaphore::new(MAX_CONCURRENT));
-    let table_permits = Arc::clone(&permits);
+    let places = Places::new(MAX_CONCURRENT);
+    let table_places = places.clone();
     Router::new()
         .route(
             "/net-flow/tcp-listen",
-            get(move || listening(Arc::clone(&scan), Arc::clone(&permits))),
+            get(move || listening(Arc::clone(&scan), places.clone())),
         )
         .route(
             "/net-flow/tcp-file",
-            get(move || table(table_path.clone(), Arc::clone(&table_permits))),
+            get(move || table(table_path.clone(), table_places.clone())),
         )
 }
 
 /// `{"code":0,"data":[80,443],"message":"success"}`.
-async fn listening(scan: Scan, permits: Arc<Semaphore>) -> Response {
-    let scanned = blocking(&permits, move || scan()).await;
+async fn listening(scan: Scan, places: Places) -> Response {
+    let scanned = blocking(&places, move || scan()).await;
     let (status, body) = match scanned {
         Ok(ports) => (
             StatusCode::OK,
@@ -59,14 +59,14 @@ async fn listening(scan: Scan, permits: Arc<Semaphore>) -> Response {
 }
 
 /// The kernel's table of TCP sockets as it is.
-async fn table(path: PathBuf, permits: Arc<Semaphore>) -> Response {
-    let opened = blocking(&permits, move || chunk(File::open(path)?)).await;
+async fn table(path: PathBuf, places: Places) -> Response {
+    let opened = blocking(&places, move || chunk(File::open(path)?)).await;
     let first = match opened {
         Ok(first) => first,
         Err(error) => return (StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")).into_response(),
     };
     let chunks = stream::unfold(Some(Ok(first)), move |next| {
-        let permits = Arc::clone(&permits);
+        let places = places.clone();
         async move {
             let (bytes, file) = match next? {
                 Ok(chunk) => chunk,
@@ -76,7 +76,7 @@ async fn table(path: PathBuf, permits: Arc<Semaphore>) -> Response {
             if bytes.is_empty() {
                 return None;
             }
-            let following = blocking(&permits, move || chunk(file)).await;
+            let following = blocking(&places, move || chunk(file)).await;
             Some((Ok(bytes), Some(following)))
         }
     });
@@ -93,12 +93,10 @@ fn chunk(file: File) -> io::Result<(Bytes, File)> {
 
 /// A large table takes the kernel a while.
 async fn blocking<T: Send + 'static>(
-    permits: &Semaphore,
+    places: &Places,
     work: impl FnOnce() -> io::Result<T> + Send + 'static,
 ) -> io::Result<T> {
-    // The semaphore is never closed.
-    let _permit = permits.acquire().await;
-    spawn_blocking(work).await.map_err(io::Error::other)?
+    places.work(work).await.map_err(io::Error::other)?
 }
 
 #[cfg(test)]

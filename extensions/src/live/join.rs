@@ -97,7 +97,6 @@ fn rows(id: FamilyId, family: &FamilySnapshot, snapshot: &Snapshot, names: &Name
                     FamilyId::Ingress => Some("ingress".to_owned()),
                     _ => labels.get("flow").cloned(),
                 },
-                labels: labels.clone(),
                 ..Flow::default()
             });
             rows.len() - 1
@@ -111,6 +110,10 @@ fn rows(id: FamilyId, family: &FamilySnapshot, snapshot: &Snapshot, names: &Name
         let bytes = side.get_or_insert_default();
         bytes.total += point.total;
         bytes.per_second += point.delta as f64 / seconds;
+    }
+    // Moved, not copied: there may be very many.
+    for (labels, number) in rows_by_labels {
+        rows[number].labels = labels;
     }
     rows
 }

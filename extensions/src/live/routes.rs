@@ -1,18 +1,15 @@
 //! The live view's requests: `/flows`, `/verdicts`, `/map` and `/timeline`.
 
-use std::sync::Arc;
-
 use axum::Router;
 use axum::extract::RawQuery;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodRouter, get};
 use serde::Serialize;
-use tokio::sync::Semaphore;
-use tokio::task::spawn_blocking;
 
-use super::Sort;
 use super::tap::{QueryError, Request, Tap};
+use super::{Flows, Sort};
+use crate::places::Places;
 use crate::query::Parameters;
 
 /// Flows in an answer unless the request says otherwise, and at most.
@@ -22,48 +19,66 @@ const MAX_LIMIT: usize = 10_000;
 /// Answers that are made at a time: a window of many series takes memory and time to sort.
 const MAX_CONCURRENT: usize = 2;
 
+/// Flows of a window from which on the memory that an answer took is returned to the system: the allocator would keep it.
+const MANY_FLOWS: usize = 5_000;
+
 impl Tap {
     /// `GET /flows?limit=&sort=&pipeline=`, `GET /verdicts?limit=&pipeline=`, `GET /map?limit=&pipeline=` and
-    /// `GET /timeline?pipeline=`.
-    pub fn routes(&self) -> Router {
-        let permits = Arc::new(Semaphore::new(MAX_CONCURRENT));
+    /// `GET /timeline?pipeline=`. `trim` returns free memory to the system.
+    pub fn routes(&self, trim: fn()) -> Router {
+        let places = Places::new(MAX_CONCURRENT);
+        let trim_after = move |flows: &Flows| {
+            if flows.total >= MANY_FLOWS {
+                trim();
+            }
+        };
         Router::new()
             .route(
                 "/flows",
-                self.route(&permits, request, |tap, request| tap.flows(&request)),
+                self.route(&places, request, |tap, request| tap.flows(&request), trim_after),
             )
             .route(
                 "/verdicts",
-                self.route(&permits, limited_request, |tap, (pipeline, limit)| {
-                    tap.verdicts(pipeline.as_deref(), limit)
-                }),
+                self.route(
+                    &places,
+                    limited_request,
+                    |tap, (pipeline, limit)| tap.verdicts(pipeline.as_deref(), limit),
+                    |_| (),
+                ),
             )
             .route(
                 "/map",
-                self.route(&permits, limited_request, |tap, (pipeline, limit)| {
-                    tap.map(pipeline.as_deref(), limit)
-                }),
+                self.route(
+                    &places,
+                    limited_request,
+                    |tap, (pipeline, limit)| tap.map(pipeline.as_deref(), limit),
+                    |_| (),
+                ),
             )
             .route(
                 "/timeline",
-                self.route(&permits, pipeline_request, |tap, pipeline| {
-                    tap.timeline(pipeline.as_deref())
-                }),
+                self.route(
+                    &places,
+                    pipeline_request,
+                    |tap, pipeline| tap.timeline(pipeline.as_deref()),
+                    |_| (),
+                ),
             )
     }
 
-    /// Answers what `read` makes of the query with what `work` returns.
+    /// Answers what `read` makes of the query with what `work` returns; does `after` once it is written.
     fn route<R: Send + 'static, A: Serialize + 'static>(
         &self,
-        permits: &Arc<Semaphore>,
+        places: &Places,
         read: fn(Option<&str>) -> Result<R, QueryError>,
         work: fn(&Self, R) -> Result<A, QueryError>,
+        after: impl FnOnce(&A) + Copy + Send + Sync + 'static,
     ) -> MethodRouter {
-        let (tap, permits) = (self.clone(), Arc::clone(permits));
+        let (tap, places) = (self.clone(), places.clone());
         get(move |RawQuery(query): RawQuery| {
             let tap = tap.clone();
             let request = read(query.as_deref());
-            answer(request, Arc::clone(&permits), move |request| work(&tap, request))
+            answer(request, places.clone(), move |request| work(&tap, request), after)
         })
     }
 }
@@ -117,19 +132,23 @@ fn limit(parameters: &mut Parameters) -> Result<usize, QueryError> {
 }
 
 /// Answers `request` with what `work` returns, as JSON, one of few at a time.
-async fn answer<R: Send + 'static, A: Serialize + 'static>(
+async fn answer<R: Send + 'static, A: Serialize>(
     request: Result<R, QueryError>,
-    permits: Arc<Semaphore>,
+    places: Places,
     work: impl FnOnce(R) -> Result<A, QueryError> + Send + 'static,
+    after: impl FnOnce(&A) + Send + 'static,
 ) -> Response {
     let request = match request {
         Ok(request) => request,
         Err(error) => return (StatusCode::BAD_REQUEST, format!("{error}\n")).into_response(),
     };
-    // The semaphore is never closed.
-    let _permit = permits.acquire().await;
-    let work = move || work(request).map(|answer| serde_json::to_vec(&answer));
-    match spawn_blocking(work).await {
+    let work = move || {
+        let answer = work(request)?;
+        let body = serde_json::to_vec(&answer);
+        after(&answer);
+        Ok::<_, QueryError>(body)
+    };
+    match places.work(work).await {
         Ok(Ok(Ok(body))) => {
             let head = [
                 (header::CONTENT_TYPE, "application/json"),

@@ -48,6 +48,9 @@ pub enum StageError {
         /// The system's error.
         source: io::Error,
     },
+    /// What time may heal, such as a file that another process uses.
+    #[error(transparent)]
+    Temporary(BoxError),
     /// Anything else.
     #[error(transparent)]
     Other(#[from] BoxError),

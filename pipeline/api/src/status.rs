@@ -204,6 +204,18 @@ impl StatusBoard {
         }
     }
 
+    /// Removes the components of `kind` that `exists` is false of, such as one that a config has tried that was refused.
+    pub fn retain(&self, kind: ComponentKind, exists: impl Fn(&ComponentId) -> bool) {
+        let gone: Vec<_> = lock(&self.board)
+            .keys()
+            .filter(|(of, id)| *of == kind && !exists(id))
+            .map(|(_, id)| id.clone())
+            .collect();
+        for id in gone {
+            self.remove(kind, &id);
+        }
+    }
+
     /// Removes a component that no longer exists.
     pub fn remove(&self, kind: ComponentKind, id: &ComponentId) {
         lock(&self.board).remove(&(kind, id.clone()));

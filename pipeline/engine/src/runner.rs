@@ -141,6 +141,11 @@ impl Runner {
         let applied = self.apply_receivers(graph.receivers).await;
         if applied.is_ok() {
             self.shared_states.clear();
+            // One of a graph before, which did not start, is in none that runs.
+            self.status
+                .retain(ComponentKind::Exporter, |id| self.exporters.contains_key(id));
+            self.status
+                .retain(ComponentKind::Receiver, |id| self.receivers.contains_key(id));
             for pipeline in self.pipelines.values() {
                 let receivers = pipeline.receivers.clone();
                 let left = self

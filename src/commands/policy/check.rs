@@ -6,7 +6,7 @@ use serde_json::json;
 
 use super::inputs::policies_of;
 use super::observe::observe;
-use super::report::{Rows, counted, incomplete, lines, remarks};
+use super::report::{Rows, counted, incomplete, lines, nothing, remarks};
 use crate::cli::policy::CheckArgs;
 use crate::exit::{Code, ExitError};
 
@@ -22,6 +22,7 @@ pub(super) fn check(args: &CheckArgs, config: &Config) -> Result<(String, Result
     if all.is_empty() {
         notes.insert(0, "the files have no policies: no pod is isolated".to_owned());
     }
+    notes.extend(nothing(&observation).map(str::to_owned));
     let mut rows = Rows::default();
     for (conversation, sides) in &observation.conversations.seen {
         let verdict = judge.judge(conversation);
@@ -57,6 +58,8 @@ pub(super) fn check(args: &CheckArgs, config: &Config) -> Result<(String, Result
             counted(undecided, "flow")
         ))
     } else if let Some(reason) = incomplete(&observation) {
+        Err(reason)
+    } else if let Some(reason) = nothing(&observation).filter(|_| args.fail_on_undecided) {
         Err(reason.to_owned())
     } else {
         Ok(())

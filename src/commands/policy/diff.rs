@@ -7,7 +7,7 @@ use serde_json::json;
 
 use super::inputs::policies;
 use super::observe::{Observation, observe};
-use super::report::{Rows, counted, incomplete, lines, remarks};
+use super::report::{Rows, counted, incomplete, lines, nothing, remarks};
 use crate::cli::policy::DiffArgs;
 use crate::exit::{Code, ExitError};
 
@@ -21,6 +21,8 @@ pub(super) fn diff(args: &DiffArgs, config: &Config) -> Result<(String, Result<(
     let observation = observe(&args.observed, config)?;
     let (rows, same) = compare(&observation, [&before, &after]);
     let same = same.len();
+    let mut notes = remarks(&observation);
+    notes.extend(nothing(&observation).map(str::to_owned));
     let text = if args.json {
         let report = json!({
             "different": rows.len(),
@@ -28,7 +30,7 @@ pub(super) fn diff(args: &DiffArgs, config: &Config) -> Result<(String, Result<(
             "records_left_out": observation.left_out,
             "records_unplaced": observation.unplaced,
             "records_without_peer": observation.without_peer,
-            "notes": remarks(&observation),
+            "notes": notes,
             "flows": rows.json(&["before", "after"]),
         });
         format!("{report:#}\n")
@@ -36,14 +38,14 @@ pub(super) fn diff(args: &DiffArgs, config: &Config) -> Result<(String, Result<(
         format!(
             "{}{}{} with another verdict, {same} with the same\n",
             rows.text(&["A: ", "B: "], true),
-            lines(&remarks(&observation)),
+            lines(&notes),
             counted(rows.len(), "flow"),
         )
     };
     let found = if rows.len() > 0 {
         Err(format!("{} with another verdict", counted(rows.len(), "flow")))
     } else if let Some(reason) = incomplete(&observation) {
-        Err(reason.to_owned())
+        Err(reason)
     } else {
         Ok(())
     };
@@ -121,6 +123,7 @@ mod tests {
             unplaced: 0,
             without_peer: 0,
             has_udp: false,
+            interrupted: None,
         };
         let closed = "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {name: b, namespace: x}\nspec: {podSelector: {matchLabels: {app: b}}}\n";
         let closed = manifest::policies("b.yaml", closed, "default").unwrap();

@@ -1,8 +1,10 @@
 //! Observed conversations: of recordings, or of this machine for a while.
 
 use std::collections::HashSet;
+use std::fmt;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use flowtap_config::{Config, PipelineConfig};
 use flowtap_network_policy::cluster::Cluster;
@@ -28,6 +30,27 @@ pub(super) struct Observation {
     pub(super) without_peer: u64,
     /// Whether UDP was seen.
     pub(super) has_udp: bool,
+    /// A signal ended the measurement before its time.
+    pub(super) interrupted: Option<Interrupted>,
+}
+
+/// The time of a measurement that a signal ended.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Interrupted {
+    pub(super) measured: Duration,
+    pub(super) asked: Duration,
+}
+
+impl fmt::Display for Interrupted {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { measured, asked } = self;
+        write!(
+            f,
+            "measured {} s of {} s",
+            measured.as_secs(),
+            asked.as_secs_f64()
+        )
+    }
 }
 
 /// Observes.
@@ -37,10 +60,13 @@ pub(super) struct Observation {
 pub(super) fn observe(args: &ObservedArgs, config: &Config) -> Result<Observation, ExitError> {
     let given = objects_of(&args.cluster)?;
     let mut views = Vec::new();
+    let mut interrupted = None;
     if args.recordings.is_empty() {
         let folder = tempfile::tempdir().map_err(|error| ExitError::new(Code::Create, error))?;
         let file = folder.path().join("policy");
-        record::record(config, record::Target::File(&file), Some(args.duration))?;
+        let asked = args.duration;
+        let measured = record::record(config, record::Target::File(&file), Some(asked))?;
+        interrupted = measured.map(|measured| Interrupted { measured, asked });
         views.push(View::of(&file, args, config, &given)?);
     } else {
         for file in &args.recordings {
@@ -76,6 +102,7 @@ pub(super) fn observe(args: &ObservedArgs, config: &Config) -> Result<Observatio
         unplaced,
         without_peer,
         has_udp,
+        interrupted,
     })
 }
 

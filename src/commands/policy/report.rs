@@ -254,6 +254,9 @@ fn decision(decision: &Decision) -> Value {
 pub(super) fn remarks(observation: &Observation) -> Vec<String> {
     let conversations = &observation.conversations;
     let mut remarks = Vec::new();
+    if let Some(interrupted) = observation.interrupted {
+        remarks.push(format!("{interrupted}: a signal ended the measurement"));
+    }
     if !observation.cluster.has_pods() {
         remarks.push(
             "no pods are known: each policy is assumed to select this machine's end of every flow, and only `ipBlock` \
@@ -312,15 +315,27 @@ pub(super) fn remarks(observation: &Observation) -> Vec<String> {
     remarks
 }
 
-/// Why the report is not complete, if flows that could be judged with other settings were not.
-pub(super) fn incomplete(observation: &Observation) -> Option<&'static str> {
+/// Why the report is not complete, if flows that could be judged with other settings, or in more time, were not.
+pub(super) fn incomplete(observation: &Observation) -> Option<String> {
     if observation.left_out > 0 {
-        Some("some flows were not judged; hint: a larger --max-flows")
+        Some("some flows were not judged; hint: a larger --max-flows".to_owned())
     } else if observation.unplaced > 0 {
-        Some("some flows were not judged; hint: record with a larger receivers.ebpf.udp.max_flows")
+        Some("some flows were not judged; hint: record with a larger receivers.ebpf.udp.max_flows".to_owned())
     } else {
-        None
+        let interrupted = observation.interrupted?;
+        Some(format!(
+            "{interrupted}: later flows were not judged; hint: let it run to its end, or set a shorter --for"
+        ))
     }
+}
+
+/// Why the report says nothing, if no flow was judged.
+pub(super) fn nothing(observation: &Observation) -> Option<&'static str> {
+    observation
+        .conversations
+        .seen
+        .is_empty()
+        .then_some("no flow was judged; hint: record for longer and while there is traffic, or with --attempts if none connected")
 }
 
 /// Remarks as lines of a report.

@@ -95,7 +95,12 @@ fn found(observation: &Observation, suggestions: &Suggestions) -> Result<(), Exi
     let message = if suggestions.policies.is_empty() {
         format!("no policy was suggested: {}", why_none(observation, suggestions))
     } else if let Some(reason) = incomplete(observation) {
-        format!("the policies may deny what was recorded: {reason}")
+        let denied = if observation.interrupted.is_some() {
+            "would have been measured"
+        } else {
+            "was recorded"
+        };
+        format!("the policies may deny what {denied}: {reason}")
     } else {
         return Ok(());
     };
@@ -183,6 +188,7 @@ mod tests {
             unplaced,
             without_peer,
             has_udp: false,
+            interrupted: None,
         }
     }
 

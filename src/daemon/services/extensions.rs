@@ -85,6 +85,10 @@ impl Extensions {
             status.set(ComponentKind::Extension, &new.id, State::Ok, None);
             self.running.push(new);
         }
+        // One of a config before, which did not start, is in none that is at work.
+        status.retain(ComponentKind::Extension, |id| {
+            self.running.iter().any(|running| running.id == *id)
+        });
         Ok(())
     }
 

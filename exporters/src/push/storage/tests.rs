@@ -61,7 +61,7 @@ fn a_directory_that_another_flowtap_uses_is_an_error_with_the_key_and_the_remedy
     assert_eq!(
         error.to_string(),
         format!(
-            "storage.directory: another process uses {}; \
+            "storage.directory: another process, or another exporter of this one, uses {}; \
              hint: stop the other flowtap, or choose another `storage.directory`",
             file.display()
         )

@@ -365,6 +365,51 @@ async fn a_receiver_that_replaces_another_takes_over_also_after_one_that_did_not
     assert_eq!(*starts.lock().unwrap(), [0, 1, 2, 0]);
 }
 
+#[tokio::test]
+async fn a_graph_that_is_rolled_back_leaves_no_state_of_its_components() {
+    let graph_of = |exporters: &[&str], receivers: &[&str]| Graph {
+        exporters: exporters
+            .iter()
+            .map(|id| ExporterNode {
+                exporter: Box::new(Successor {
+                    generation: Arc::default(),
+                    starts: Arc::default(),
+                    fails: *id == "ghost",
+                }),
+                ..exporter(id, Peer::Hanging, WhenFull::Block)
+            })
+            .collect(),
+        receivers: receivers
+            .iter()
+            .map(|id| ReceiverNode {
+                id: id.parse().unwrap(),
+                fingerprint: String::new(),
+                receiver: Box::new(Heir {
+                    starts: Arc::default(),
+                    inherited: None,
+                    fails: *id == "ghost",
+                }),
+            })
+            .collect(),
+        ..Graph::default()
+    };
+    let meter = opentelemetry::global::meter("test");
+    let status = StatusBoard::default();
+    let mut runner = Runner::new(&meter, Duration::from_secs(10), status.clone());
+    for (exporters, receivers) in [(&["a", "ghost"][..], &["a"][..]), (&["a"], &["a", "ghost"])] {
+        runner.apply(graph_of(exporters, receivers)).await.unwrap_err();
+        let failed = status
+            .load()
+            .into_values()
+            .filter(|status| status.state == State::PermanentError);
+        assert_eq!(failed.count(), 1);
+        runner.apply(graph_of(&["a"], &["a"])).await.unwrap();
+        let shown: Vec<_> = status.load().into_keys().collect();
+        assert_eq!(shown, ["exporters/a", "receivers/a"]);
+    }
+    runner.stop().await.unwrap();
+}
+
 /// Counts how many exporters of its id have gone on after one another.
 struct Successor {
     generation: Arc<AtomicUsize>,
