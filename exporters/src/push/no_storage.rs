@@ -9,7 +9,7 @@ use std::sync::Arc;
 use flowtap_pipeline::{BuildContext, PipelineKind};
 
 pub use self::config::StorageConfig;
-use super::Request;
+use super::{Lane, Request};
 
 /// Why requests can't be kept.
 #[derive(Debug, thiserror::Error)]
@@ -43,12 +43,12 @@ impl Storage {
         match *self {}
     }
 
-    pub(crate) const fn first(&self) -> Result<Option<Stored>, StorageError> {
+    pub(crate) const fn first(&self, _: Lane) -> Result<Option<Stored>, StorageError> {
         match *self {}
     }
 
     #[expect(clippy::unused_async, reason = "as that of requests on disk")]
-    pub(crate) async fn changed(&self) {
+    pub(crate) async fn changed(&self, _: Lane) {
         match *self {}
     }
 

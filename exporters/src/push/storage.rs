@@ -27,8 +27,8 @@ use tokio::time::Instant;
 pub use self::config::StorageConfig;
 use self::table::{REQUESTS, count, footprint, is_damage, oldest, open};
 use self::value::{decode, encode, items_of};
-use super::Request;
 use super::health::{Warned, is_news};
+use super::{Lane, Request};
 
 /// Pause after a failure to remove what is delivered: after each, redb has to be reopened.
 const REMOVAL_PAUSE: Duration = Duration::from_secs(5);
@@ -75,6 +75,7 @@ impl std::fmt::Display for StorageError {
 #[derive(Debug)]
 pub(crate) struct Stored {
     number: u64,
+    lane: Lane,
     value_len: usize,
     pub(crate) request: Request,
 }
@@ -88,8 +89,9 @@ struct State {
     next: u64,
     bytes: u64,
     items: u64,
-    /// Delivered requests that could not be removed yet, with the lengths of their values: they must not be sent twice. Requests are
-    /// delivered in their order, so all up to the last of these are.
+    /// The number before which no request waits, by lane: requests of a lane are delivered in their order.
+    from: BTreeMap<Lane, u64>,
+    /// Delivered requests that could not be removed yet, with the lengths of their values: they must not be sent twice.
     delivered: BTreeMap<u64, usize>,
     /// When their removal is tried again.
     removal_at: Option<Instant>,
@@ -107,8 +109,32 @@ pub(crate) struct Storage {
     folder: WrittenFolder,
     config: StorageConfig,
     state: Mutex<State>,
-    changed: Notify,
+    changed: Changed,
     telemetry: Telemetry,
+}
+
+/// Wakes the lanes.
+#[derive(Debug, Default)]
+struct Changed {
+    /// The lane of metrics, or that of all.
+    metrics: Notify,
+    logs: Notify,
+}
+
+impl Changed {
+    fn notify(&self, kind: PipelineKind) {
+        self.metrics.notify_one();
+        if kind == PipelineKind::Logs {
+            self.logs.notify_one();
+        }
+    }
+
+    const fn of(&self, lane: Lane) -> &Notify {
+        match lane {
+            Some(PipelineKind::Logs) => &self.logs,
+            _ => &self.metrics,
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -155,7 +181,7 @@ impl Storage {
             path: config.directory.join("requests.redb"),
             config: config.clone(),
             state: Mutex::default(),
-            changed: Notify::new(),
+            changed: Changed::default(),
             telemetry,
         });
         let opened = storage.with(&mut storage.lock(), |_| Ok(()));
@@ -226,7 +252,7 @@ impl Storage {
                 dropped.push((request.kind, request.items));
                 return Ok(dropped);
             }
-            let Some((number, oldest)) = self.with(&mut state, |database| oldest(database, 0))? else {
+            let Some((number, oldest)) = self.with(&mut state, |database| oldest(database, 0, None))? else {
                 break;
             };
             self.remove_number(&mut state, number, oldest.len())?;
@@ -248,7 +274,7 @@ impl Storage {
         state.items += 1;
         state.bytes += size;
         drop(state);
-        self.changed.notify_one();
+        self.changed.notify(request.kind);
         Ok(dropped)
     }
 
@@ -258,26 +284,28 @@ impl Storage {
             .add(1, std::slice::from_ref(&self.telemetry.exporter));
     }
 
-    /// The oldest request that is not delivered; `None` if none waits. Requests that do not match their checksum are
+    /// The oldest request of `lane` that is not delivered; `None` if none waits. Requests that do not match their checksum are
     /// removed, and counted.
     ///
     /// # Errors
     /// [`StorageError`] if the file can't be read.
-    pub(crate) fn first(&self) -> Result<Option<Stored>, StorageError> {
+    pub(crate) fn first(&self, lane: Lane) -> Result<Option<Stored>, StorageError> {
         let mut state = self.lock();
         self.remove_delivered(&mut state);
         loop {
-            let after = state
-                .delivered
-                .last_key_value()
-                .map_or(0, |(number, _)| number + 1);
-            let Some((number, value)) = self.with(&mut state, |database| oldest(database, after))? else {
+            let from = state.from.get(&lane).copied().unwrap_or_default();
+            let Some((number, value)) = self.with(&mut state, |database| oldest(database, from, lane))?
+            else {
+                // Those of other lanes need not be passed once more.
+                let next = state.next;
+                state.from.insert(lane, next);
                 return Ok(None);
             };
             let value_len = value.len();
             if let Some(request) = decode(value) {
                 return Ok(Some(Stored {
                     number,
+                    lane,
                     value_len,
                     request,
                 }));
@@ -287,16 +315,17 @@ impl Storage {
             self.telemetry
                 .corrupt
                 .add(1, std::slice::from_ref(&self.telemetry.exporter));
+            state.from.insert(lane, number + 1);
             state.delivered.insert(number, value_len);
             self.remove_delivered(&mut state);
         }
     }
 
     /// Waits until there is something new, or time to try again to remove what is delivered.
-    pub(crate) async fn changed(&self) {
+    pub(crate) async fn changed(&self, lane: Lane) {
         let unremoved = self.unremoved() > 0;
         tokio::select! {
-            () = self.changed.notified() => {}
+            () = self.changed.of(lane).notified() => {}
             () = tokio::time::sleep(REMOVAL_PAUSE), if unremoved => {}
         }
     }
@@ -305,6 +334,7 @@ impl Storage {
     /// run would send it a second time.
     pub(crate) fn remove(&self, stored: &Stored) {
         let mut state = self.lock();
+        state.from.insert(stored.lane, stored.number + 1);
         state.delivered.insert(stored.number, stored.value_len);
         self.remove_delivered(&mut state);
     }
