@@ -47,7 +47,7 @@ mod tests {
     async fn work_that_nobody_waits_for_any_longer_keeps_its_place_until_it_is_done() {
         let places = Places::new(1);
         let (begin, begun) = oneshot::channel();
-        let (end, ended) = mpsc::channel::<()>();
+        let (end, ended) = mpsc::sync_channel::<()>(0);
         let asked = tokio::spawn({
             let places = places.clone();
             async move {

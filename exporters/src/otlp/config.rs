@@ -98,7 +98,7 @@ pub struct Config {
     pub tls: ClientTls,
     /// Retries of failed requests.
     pub retry: RetryConfig,
-    /// Queue of snapshots and batches of log records while a request is under way.
+    /// Queue of snapshots while a request is under way, and another one, as large, of batches of log records.
     pub sending_queue: QueueConfig,
     /// Requests wait on disk, and survive flowtap. Unset: in memory only.
     #[serde(skip_serializing_if = "Option::is_none")]

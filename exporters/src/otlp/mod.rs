@@ -57,7 +57,7 @@ use crate::push::fate::Fate;
 use crate::push::health::{Addresses, Health};
 use crate::push::markers::{Held, Markers};
 use crate::push::zeros::{Starts, Zeros};
-use crate::push::{self, lock};
+use crate::push::{self, Senders, lock};
 
 /// The exporter.
 #[derive(Debug)]
@@ -94,7 +94,6 @@ impl OtlpExporter {
     }
 
     async fn service(&mut self) -> Result<OtlpService, StageError> {
-        let client = Client::new(&self.resolved, &self.context.id).map_err(StageError::Other)?;
         let addresses = match self.resolved.protocol {
             Protocol::Grpc => Addresses::one(&self.resolved.endpoint),
             Protocol::HttpProtobuf | Protocol::HttpJson => {
@@ -102,9 +101,19 @@ impl OtlpExporter {
             }
         };
         let health = Health::new(&self.context, addresses);
-        let sender = push::sender(client, &self.config.retry, self.resolved.timeout, health.clone());
+        // A connection for each kind as well: one that hangs is replaced, and with it the answer that another request waits for.
+        let sender = || {
+            let client = Client::new(&self.resolved, &self.context.id).map_err(StageError::Other)?;
+            Ok::<_, StageError>(push::sender(
+                client,
+                &self.config.retry,
+                self.resolved.timeout,
+                health.clone(),
+            ))
+        };
+        let senders = Senders::by_kind(sender()?, sender()?);
         let storage = self.config.storage.as_ref();
-        let delivery = Delivery::open(sender, storage, &health, &self.context, &mut self.spool).await?;
+        let delivery = Delivery::open(senders, storage, &health, &self.context, &mut self.spool).await?;
         Ok(OtlpService {
             interval: self.config.interval,
             passed: HashMap::new(),
@@ -149,6 +158,10 @@ impl Exporter for OtlpExporter {
 
     fn stop(&mut self) -> BoxFuture<'_, ()> {
         self.spool.stop().boxed()
+    }
+
+    fn separates_kinds(&self) -> bool {
+        true
     }
 
     fn persistence(&self) -> Persistence {

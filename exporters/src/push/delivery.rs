@@ -12,7 +12,7 @@ use tower::{BoxError, Service, ServiceExt};
 use super::fate::Fate;
 use super::health::Health;
 use super::storage::{Storage, StorageConfig, StorageError};
-use super::{Request, Sender, spool};
+use super::{Request, Senders, spool};
 
 /// Maximum time for which an exporter waits for one of this process that is given up, and holds the file of requests until its tasks
 /// have ended.
@@ -34,63 +34,68 @@ impl From<StorageError> for StageError {
 /// Where requests go.
 #[derive(Clone)]
 pub(crate) enum Delivery {
-    Direct(Sender),
+    Direct(Senders),
     /// To disk, or directly what can't be written there.
-    Spooled(Arc<Storage>, Sender),
+    Spooled(Arc<Storage>, Senders),
 }
 
-/// The task that sends what is on disk, if anything is kept there.
+/// The tasks that send what is on disk, if anything is kept there: one for each lane.
 #[derive(Debug, Default)]
 pub(crate) struct Spool {
-    pub(crate) task: Option<JoinHandle<()>>,
+    pub(crate) tasks: Vec<JoinHandle<()>>,
     stop: CancellationToken,
 }
 
 impl Spool {
-    /// Stops it, after it has sent what it can without waiting for a peer that fails.
+    /// Stops them, after they have sent what they can without waiting for a peer that fails.
     pub(crate) async fn stop(&mut self) {
         self.stop.cancel();
-        if let Some(task) = &mut self.task {
+        for task in &mut self.tasks {
             // One that panicked has said so itself.
             let _ = task.await;
         }
-        self.task = None;
+        self.tasks.clear();
     }
 }
 
 impl Drop for Spool {
     /// An exporter that is given up must let go of its file: the next one of this directory needs it.
     fn drop(&mut self) {
-        if let Some(task) = &self.task {
+        for task in &self.tasks {
             task.abort();
         }
     }
 }
 
 impl Delivery {
-    /// The way by `sender`; through a file if the config has `storage`. Must be called within a tokio runtime.
+    /// The way by `senders`; through a file if the config has `storage`. Must be called within a tokio runtime.
     ///
     /// # Errors
     /// [`StorageError`] if the file can't be used, see [`Storage::open`].
     pub(crate) async fn open(
-        sender: Sender,
+        senders: impl Into<Senders>,
         storage: Option<&StorageConfig>,
         health: &Health,
         context: &BuildContext,
         spool: &mut Spool,
     ) -> Result<Self, StorageError> {
+        let senders = senders.into();
         let Some(storage) = storage else {
-            return Ok(Self::Direct(sender));
+            return Ok(Self::Direct(senders));
         };
         let storage = open_released(storage, context).await?;
-        let drain = spool::drain(
-            Arc::clone(&storage),
-            sender.clone(),
-            health.clone(),
-            spool.stop.clone(),
-        );
-        spool.task = Some(tokio::spawn(drain));
-        Ok(Self::Spooled(storage, sender))
+        let lanes = senders.lanes().into_iter().map(|(lane, sender)| {
+            let drain = spool::drain(
+                Arc::clone(&storage),
+                lane,
+                sender,
+                health.clone(),
+                spool.stop.clone(),
+            );
+            tokio::spawn(drain)
+        });
+        spool.tasks = lanes.collect();
+        Ok(Self::Spooled(storage, senders))
     }
 
     /// Stored items count as neither sent nor failed yet. Those that were dropped for want of room are counted here.
@@ -105,9 +110,10 @@ impl Delivery {
         health: &Health,
         request: Request,
     ) -> Result<(Exported, Fate), BoxError> {
-        let sender = match self {
-            Self::Direct(sender) => sender,
-            Self::Spooled(storage, sender) => {
+        let kind = request.kind;
+        let senders = match self {
+            Self::Direct(senders) => senders,
+            Self::Spooled(storage, senders) => {
                 let (storage, request) = (Arc::clone(storage), request.clone());
                 // It waits for the disk.
                 match tokio::task::spawn_blocking(move || storage.keep(&request)).await? {
@@ -126,10 +132,10 @@ impl Delivery {
                 hint: make room, or the right to write, in `storage.directory`");
                     }
                 }
-                sender
+                senders
             }
         };
-        let exported = sender.ready().await?.call(request).await?;
+        let exported = senders.of(kind).ready().await?.call(request).await?;
         Ok((exported, Fate::Delivered))
     }
 

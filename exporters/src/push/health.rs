@@ -3,7 +3,7 @@
 //! The state follows attempts, not requests: a request may be retried for minutes, and with storage for ever, and in that time the
 //! operator must see that nothing arrives.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -13,9 +13,9 @@ use flowtap_pipeline::{BuildContext, ComponentId, ComponentKind, PipelineKind, S
 use tokio::time::Instant;
 use tower::BoxError;
 
-use super::Request;
 use super::storage::StorageError;
 use super::verdict::{asked_delay, described, is_temporary};
+use super::{Lane, Request};
 
 /// The same failure is a warning once in this time; in between it is logged at `debug`.
 const WARN_INTERVAL: Duration = Duration::from_secs(60);
@@ -64,16 +64,25 @@ struct Inner {
     board: StatusBoard,
     deliveries: DeliveryTelemetry,
     records: Mutex<Records>,
+    points: Attempts,
+    logs: Attempts,
+}
+
+/// Attempts to send requests of a kind.
+#[derive(Debug, Default)]
+struct Attempts {
     /// Whether the newest request is under way, not waiting for its next attempt.
-    attempting: AtomicBool,
+    is_attempting: AtomicBool,
     /// Attempts that failed and that another one follows.
     retries: AtomicU64,
 }
 
 #[derive(Debug, Default)]
 struct Records {
-    /// By address: one peer may be fine while the other fails.
-    peers: BTreeMap<String, Peer>,
+    /// Kinds of which there was a request.
+    attempted: BTreeSet<PipelineKind>,
+    /// Those that fail: one may be fine while the other fails, also at the same address.
+    peers: BTreeMap<PipelineKind, Peer>,
     points: Lost,
     logs: Lost,
     /// Why requests can't be kept on disk.
@@ -88,13 +97,26 @@ impl Records {
         }
     }
 
-    /// The addresses that fail, each with its last error; `None` if none does.
-    fn error(&self) -> Option<String> {
-        let peers = self.peers.iter();
-        let errors: Vec<_> = peers
-            .map(|(address, peer)| format!("{address}: {}", peer.error))
+    /// The addresses that fail, each with its last error, and with the kind if another has the same address and not the same error;
+    /// `None` if none does.
+    fn error(&self, addresses: &Addresses) -> Option<String> {
+        let error_of = |kind| self.peers.get(&kind).map(|peer| &peer.error);
+        let is_shared = addresses.metrics == addresses.logs && self.attempted.len() > 1;
+        let names_kind = is_shared && error_of(PipelineKind::Metrics) != error_of(PipelineKind::Logs);
+        let mut errors: Vec<_> = self
+            .peers
+            .iter()
+            .map(|(kind, peer)| {
+                let (address, error) = (addresses.of(*kind), &peer.error);
+                if names_kind {
+                    format!("{address} ({}): {error}", kind.items())
+                } else {
+                    format!("{address}: {error}")
+                }
+            })
             .chain(self.storage.clone())
             .collect();
+        errors.dedup();
         (!errors.is_empty()).then(|| errors.join("; "))
     }
 }
@@ -131,8 +153,8 @@ impl Health {
             board: context.status.clone(),
             deliveries: DeliveryTelemetry::new(&context.meter, &context.id),
             records: Mutex::default(),
-            attempting: AtomicBool::new(false),
-            retries: AtomicU64::new(0),
+            points: Attempts::default(),
+            logs: Attempts::default(),
         }))
     }
 
@@ -140,19 +162,25 @@ impl Health {
         &self.0.deliveries
     }
 
-    /// An attempt begins.
-    pub(crate) fn attempting(&self) {
-        self.0.attempting.store(true, Ordering::Relaxed);
+    /// An attempt to send a request of `kind` begins.
+    pub(crate) fn attempting(&self, kind: PipelineKind) {
+        self.records().attempted.insert(kind);
+        self.0.attempts(kind).is_attempting.store(true, Ordering::Relaxed);
     }
 
-    /// Whether the newest request has been sent, and not failed in a way that it is retried after.
-    pub(crate) fn is_attempting(&self) -> bool {
-        self.0.attempting.load(Ordering::Relaxed)
+    /// Whether the newest request of `lane` has been sent, and not failed in a way that it is retried after.
+    pub(crate) fn is_attempting(&self, lane: Lane) -> bool {
+        self.0
+            .of_lane(lane)
+            .any(|attempts| attempts.is_attempting.load(Ordering::Relaxed))
     }
 
-    /// Attempts so far that failed and that another one follows.
-    pub(crate) fn retries(&self) -> u64 {
-        self.0.retries.load(Ordering::Relaxed)
+    /// Attempts of `lane` so far that failed and that another one follows.
+    pub(crate) fn retries(&self, lane: Lane) -> u64 {
+        self.0
+            .of_lane(lane)
+            .map(|attempts| attempts.retries.load(Ordering::Relaxed))
+            .sum()
     }
 
     /// An attempt to send a request of `kind` succeeded.
@@ -160,14 +188,10 @@ impl Health {
         let Inner { id, addresses, .. } = &*self.0;
         let endpoint = addresses.of(kind);
         let mut records = self.records();
-        let Some(peer) = records.peers.remove(endpoint) else {
+        let Some(peer) = records.peers.remove(&kind) else {
             return;
         };
-        let kinds = [PipelineKind::Metrics, PipelineKind::Logs];
-        let recovered = kinds.into_iter().filter(|kind| addresses.of(*kind) == endpoint);
-        let lost: u64 = recovered
-            .map(|kind| std::mem::take(records.lost(kind)).unreported)
-            .sum();
+        let lost = std::mem::take(records.lost(kind)).unreported;
         self.show(&records);
         drop(records);
         let after = humantime::format_duration(Duration::from_secs(peer.since.elapsed().as_secs()));
@@ -179,8 +203,7 @@ impl Health {
     /// An attempt to send a request of `kind` failed.
     pub(crate) fn failed(&self, kind: PipelineKind, error: &BoxError) {
         let mut records = self.records();
-        let address = self.0.addresses.of(kind).to_owned();
-        let peer = records.peers.entry(address).or_insert_with(|| Peer {
+        let peer = records.peers.entry(kind).or_insert_with(|| Peer {
             since: Instant::now(),
             error: String::new(),
             retried: Warned::default(),
@@ -192,14 +215,15 @@ impl Health {
     /// A failed request is retried after `wait`.
     pub(crate) fn retrying(&self, error: &BoxError, request: &Request, wait: Duration) {
         self.0.deliveries.retried();
-        self.0.retries.fetch_add(1, Ordering::Relaxed);
-        self.0.attempting.store(false, Ordering::Relaxed);
+        let attempts = self.0.attempts(request.kind);
+        attempts.retries.fetch_add(1, Ordering::Relaxed);
+        attempts.is_attempting.store(false, Ordering::Relaxed);
         let Inner { id, addresses, .. } = &*self.0;
         let (endpoint, items) = (addresses.of(request.kind), request.items);
         let error = described(error);
         let is_warning = {
             let mut records = self.records();
-            let peer = records.peers.get_mut(endpoint);
+            let peer = records.peers.get_mut(&request.kind);
             peer.is_some_and(|peer| is_news(&mut peer.retried, &error))
         };
         if is_warning {
@@ -281,7 +305,7 @@ impl Health {
     }
 
     fn show(&self, records: &Records) {
-        let error = records.error();
+        let error = records.error(&self.0.addresses);
         let state = if error.is_some() {
             State::RecoverableError
         } else {
@@ -298,6 +322,20 @@ impl Health {
 }
 
 impl Inner {
+    const fn attempts(&self, kind: PipelineKind) -> &Attempts {
+        match kind {
+            PipelineKind::Metrics => &self.points,
+            PipelineKind::Logs => &self.logs,
+        }
+    }
+
+    fn of_lane(&self, lane: Lane) -> impl Iterator<Item = &Attempts> {
+        let kinds = [PipelineKind::Metrics, PipelineKind::Logs].into_iter();
+        kinds
+            .filter(move |kind| lane.is_none_or(|lane| lane == *kind))
+            .map(|kind| self.attempts(kind))
+    }
+
     fn records(&self) -> MutexGuard<'_, Records> {
         // Every statement under the lock leaves it whole.
         self.records.lock().unwrap_or_else(PoisonError::into_inner)

@@ -56,7 +56,7 @@ use tower::{BoxError, Service, ServiceBuilder};
 
 use self::error::TimedOut;
 use self::health::Health;
-pub(crate) use self::request::Request;
+pub(crate) use self::request::{Lane, Request};
 use self::retry::{Backoff, RetryConfig};
 use self::verdict::{Paused, asked_delay, described};
 
@@ -101,6 +101,50 @@ pub(crate) trait Client: Clone + Send + Sync + 'static {
 
 /// A request's way to its peer, with retries and time limits.
 pub(crate) type Sender = BoxCloneSyncService<Request, Exported, BoxError>;
+
+/// The way of the requests of each kind: one, or two that do not wait for each other.
+#[derive(Clone)]
+pub(crate) struct Senders {
+    metrics: Sender,
+    /// If they have a way of their own.
+    logs: Option<Sender>,
+}
+
+impl From<Sender> for Senders {
+    fn from(sender: Sender) -> Self {
+        Self {
+            metrics: sender,
+            logs: None,
+        }
+    }
+}
+
+impl Senders {
+    pub(crate) const fn by_kind(metrics: Sender, logs: Sender) -> Self {
+        Self {
+            metrics,
+            logs: Some(logs),
+        }
+    }
+
+    pub(crate) const fn of(&mut self, kind: PipelineKind) -> &mut Sender {
+        match (kind, &mut self.logs) {
+            (PipelineKind::Logs, Some(logs)) => logs,
+            _ => &mut self.metrics,
+        }
+    }
+
+    /// Each lane with its way.
+    fn lanes(&self) -> Vec<(Lane, Sender)> {
+        match &self.logs {
+            None => vec![(None, self.metrics.clone())],
+            Some(logs) => vec![
+                (Some(PipelineKind::Metrics), self.metrics.clone()),
+                (Some(PipelineKind::Logs), logs.clone()),
+            ],
+        }
+    }
+}
 
 /// `client` with a time limit for each attempt, and retries as `retry` has them; one request at a time.
 pub(crate) fn sender<C: Client>(client: C, retry: &RetryConfig, timeout: Duration, health: Health) -> Sender {
@@ -188,7 +232,7 @@ impl<C: Client> Service<Request> for Attempt<C> {
             if let Some(paused) = pauses.of(&request) {
                 return Err(paused.into());
             }
-            health.attempting();
+            health.attempting(kind);
             let outcome = tokio::time::timeout(timeout, client.send(request))
                 .await
                 .unwrap_or_else(|_| {

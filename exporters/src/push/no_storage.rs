@@ -10,8 +10,8 @@ use std::sync::Arc;
 use flowtap_pipeline::{BuildContext, PipelineKind};
 
 pub use self::config::StorageConfig;
-use super::Request;
 use super::fate::Fate;
+use super::{Lane, Request};
 
 /// Why requests can't be kept.
 #[derive(Debug, thiserror::Error)]
@@ -53,12 +53,12 @@ impl Storage {
         match *self {}
     }
 
-    pub(crate) const fn first(&self) -> Result<Option<Stored>, StorageError> {
+    pub(crate) const fn first(&self, _: Lane) -> Result<Option<Stored>, StorageError> {
         match *self {}
     }
 
     #[expect(clippy::unused_async, reason = "as that of requests on disk")]
-    pub(crate) async fn changed(&self) {
+    pub(crate) async fn changed(&self, _: Lane) {
         match *self {}
     }
 
@@ -70,7 +70,7 @@ impl Storage {
         match *self {}
     }
 
-    pub(crate) const fn orphaned(&self) -> BTreeMap<PipelineKind, u64> {
+    pub(crate) const fn orphaned(&self, _: Lane) -> BTreeMap<PipelineKind, u64> {
         match *self {}
     }
 

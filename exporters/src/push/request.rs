@@ -15,3 +15,6 @@ pub(crate) struct Request {
     /// Whether flowtap is stopping.
     pub(crate) last: bool,
 }
+
+/// The requests that wait for each other: those of a kind, or all.
+pub(crate) type Lane = Option<PipelineKind>;

@@ -1,4 +1,4 @@
-//! The task that sends what is stored, oldest first.
+//! The tasks that send what is stored, oldest first: one for each lane.
 
 use std::pin::pin;
 use std::sync::Arc;
@@ -13,7 +13,7 @@ use super::fate::Fate;
 use super::health::{Health, Warned, is_news};
 use super::storage::{Storage, StorageError, Stored};
 use super::verdict::{asked_delay, described, is_temporary};
-use super::{Request, Sender};
+use super::{Lane, Request, Sender};
 
 /// Pause after a failure that retries did not overcome, before the next round.
 const RETRY_PAUSE: Duration = Duration::from_secs(1);
@@ -25,9 +25,10 @@ const MAX_REFUSALS: u32 = 10;
 /// Interval at which a stop looks whether an attempt under way has failed.
 const LOOK_INTERVAL: Duration = Duration::from_millis(20);
 
-/// Sends until `stop`; then once more what waits, up to the first failure, also of the attempt that `stop` meets. The rest stays on disk.
+/// Sends the requests of `lane` until `stop`; then once more what waits, up to the first failure, also of the attempt that `stop` meets. The rest stays on disk.
 pub(super) async fn drain(
     storage: Arc<Storage>,
+    lane: Lane,
     mut sender: Sender,
     health: Health,
     stop: CancellationToken,
@@ -38,8 +39,8 @@ pub(super) async fn drain(
     while !stop.is_cancelled() {
         let delivering = AtomicBool::new(false);
         let round = async {
-            let Some(stored) = first(&storage).await? else {
-                storage.changed().await;
+            let Some(stored) = first(&storage, lane).await? else {
+                storage.changed(lane).await;
                 return Ok(());
             };
             if refusals >= MAX_REFUSALS {
@@ -65,10 +66,10 @@ pub(super) async fn drain(
             biased;
             () = stop.cancelled() => {
                 // An attempt that were cut here, or its removal, would be made once more below: the peer would have it twice.
-                let retries = health.retries();
+                let retries = health.retries(lane);
                 // By their number: the wait before a retry may be shorter than the time between two looks.
-                let has_failed = || health.retries() != retries;
-                while delivering.load(Ordering::Relaxed) && health.is_attempting() && !has_failed() {
+                let has_failed = || health.retries(lane) != retries;
+                while delivering.load(Ordering::Relaxed) && health.is_attempting(lane) && !has_failed() {
                     tokio::select! {
                         outcome = &mut round => {
                             failed_last = outcome.is_err();
@@ -102,7 +103,7 @@ pub(super) async fn drain(
         if failed_last {
             break;
         }
-        let outcome = match first(&storage).await {
+        let outcome = match first(&storage, lane).await {
             Ok(None) => break,
             Ok(Some(mut stored)) => {
                 stored.request.last = true;
@@ -117,7 +118,7 @@ pub(super) async fn drain(
             break;
         }
     }
-    count_orphaned(&storage, &health).await;
+    count_orphaned(&storage, lane, &health).await;
     if storage.unremoved() > 0 {
         let last = Arc::clone(&storage);
         // One that panicked has said so itself.
@@ -134,10 +135,10 @@ pub(super) async fn drain(
 }
 
 /// Counts what waits in a file that no later start finds.
-async fn count_orphaned(storage: &Arc<Storage>, health: &Health) {
+async fn count_orphaned(storage: &Arc<Storage>, lane: Lane, health: &Health) {
     let storage = Arc::clone(storage);
     // One that panicked has said so itself.
-    let orphaned = tokio::task::spawn_blocking(move || storage.orphaned()).await;
+    let orphaned = tokio::task::spawn_blocking(move || storage.orphaned(lane)).await;
     for (kind, items) in orphaned.into_iter().flatten() {
         health.deliveries().failed(kind, items);
     }
@@ -170,9 +171,9 @@ fn pause_after(error: &BoxError) -> Duration {
     asked_delay(error).unwrap_or_default().max(RETRY_PAUSE)
 }
 
-async fn first(storage: &Arc<Storage>) -> Result<Option<Stored>, BoxError> {
+async fn first(storage: &Arc<Storage>, lane: Lane) -> Result<Option<Stored>, BoxError> {
     let storage = Arc::clone(storage);
-    Ok(tokio::task::spawn_blocking(move || storage.first()).await??)
+    Ok(tokio::task::spawn_blocking(move || storage.first(lane)).await??)
 }
 
 /// Sends one, and returns whether the collector took it. An error is temporary: the request stays.
@@ -238,9 +239,10 @@ mod stop_tests {
     use super::*;
     use crate::push::delivery::{Delivery, Spool};
     use crate::push::health::Addresses;
+    use crate::push::http::HttpFailure;
     use crate::push::retry::RetryConfig;
     use crate::push::storage::StorageConfig;
-    use crate::push::{Client, sender};
+    use crate::push::{Client, Senders, sender};
     use crate::testing::context;
 
     const TIMEOUT: Duration = Duration::from_secs(10);
@@ -289,6 +291,66 @@ mod stop_tests {
         while peer.0.load(Ordering::Relaxed) == 0 {
             tokio::time::sleep(LOOK_INTERVAL).await;
         }
+    }
+
+    /// A peer that takes points, and wants no log record for an hour.
+    #[derive(Clone, Debug, Default)]
+    struct HalfAway(Arc<AtomicU32>);
+
+    impl Client for HalfAway {
+        async fn send(&self, request: Request) -> Result<Exported, BoxError> {
+            if request.kind == PipelineKind::Logs {
+                return Err(Box::new(HttpFailure::asking_for(Duration::from_secs(3600))));
+            }
+            self.0.fetch_add(1, Ordering::Relaxed);
+            Ok(Exported {
+                sent: request.items,
+                failed: 0,
+            })
+        }
+
+        fn reconnect(&self) {}
+    }
+
+    #[tokio::test]
+    async fn log_records_that_a_peer_does_not_take_hold_no_points_up() {
+        let dir = tempfile::tempdir().unwrap();
+        let peer = HalfAway::default();
+        let health = Health::new(&context(), Addresses::one(&"peer"));
+        let sender = || sender(peer.clone(), &RetryConfig::default(), TIMEOUT, health.clone());
+        let config = StorageConfig {
+            directory: dir.path().to_owned(),
+            max_bytes: 1 << 20,
+            when_full: WhenFull::default(),
+        };
+        let mut spool = Spool::default();
+        let senders = Senders::by_kind(sender(), sender());
+        let mut delivery = Delivery::open(senders, Some(&config), &health, &context(), &mut spool)
+            .await
+            .unwrap();
+        for kind in [PipelineKind::Logs, PipelineKind::Metrics, PipelineKind::Metrics] {
+            let request = Request {
+                body: Bytes::from_static(b"items"),
+                kind,
+                items: 1,
+                last: false,
+            };
+            delivery.send(&health, request).await.unwrap();
+        }
+        let Delivery::Spooled(storage, _) = &delivery else {
+            panic!("not on disk");
+        };
+        let taken = async {
+            while storage.waiting().0 > 1 {
+                tokio::time::sleep(LOOK_INTERVAL).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(30), taken)
+            .await
+            .unwrap();
+        assert_eq!(peer.0.load(Ordering::Relaxed), 2);
+        let waiting = storage.first(None).unwrap().unwrap();
+        assert_eq!(waiting.request.kind, PipelineKind::Logs);
     }
 
     #[tokio::test(start_paused = true)]

@@ -28,9 +28,9 @@ use tokio::time::Instant;
 pub use self::config::StorageConfig;
 use self::table::{REQUESTS, copy, count, each_value, footprint, is_damage, oldest, open};
 use self::value::{decode, encode, items_of};
-use super::Request;
 use super::fate::{Fate, Fates};
 use super::health::{Warned, is_news};
+use super::{Lane, Request};
 
 /// Pause after a failure to remove what is delivered: after each, redb has to be reopened.
 const REMOVAL_PAUSE: Duration = Duration::from_secs(5);
@@ -77,6 +77,7 @@ impl std::fmt::Display for StorageError {
 #[derive(Debug)]
 pub(crate) struct Stored {
     number: u64,
+    lane: Lane,
     value_len: usize,
     pub(crate) request: Request,
 }
@@ -92,15 +93,16 @@ struct State {
     next: u64,
     bytes: u64,
     items: u64,
-    /// Delivered requests that could not be removed yet, with the lengths of their values: they must not be sent twice. Requests are
-    /// delivered in their order, so all up to the last of these are.
+    /// The number before which no request waits, by lane: requests of a lane are delivered in their order.
+    from: BTreeMap<Lane, u64>,
+    /// Delivered requests that could not be removed yet, with the lengths of their values: they must not be sent twice.
     delivered: BTreeMap<u64, usize>,
     /// When their removal is tried again.
     removal_at: Option<Instant>,
     /// The last warning about them.
     warned: Warned,
-    /// The request that is being sent: it makes room for no other.
-    under_way: Option<u64>,
+    /// The request of each lane that is being sent: it makes room for no other.
+    under_way: BTreeMap<Lane, u64>,
     /// Of requests with points.
     fates: Fates,
     /// Writes fail, as on a full disk.
@@ -115,8 +117,32 @@ pub(crate) struct Storage {
     folder: WrittenFolder,
     config: StorageConfig,
     state: Mutex<State>,
-    changed: Notify,
+    changed: Changed,
     telemetry: Telemetry,
+}
+
+/// Wakes the lanes.
+#[derive(Debug, Default)]
+struct Changed {
+    /// The lane of metrics, or that of all.
+    metrics: Notify,
+    logs: Notify,
+}
+
+impl Changed {
+    fn notify(&self, kind: PipelineKind) {
+        self.metrics.notify_one();
+        if kind == PipelineKind::Logs {
+            self.logs.notify_one();
+        }
+    }
+
+    const fn of(&self, lane: Lane) -> &Notify {
+        match lane {
+            Some(PipelineKind::Logs) => &self.logs,
+            _ => &self.metrics,
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -163,7 +189,7 @@ impl Storage {
             path: config.directory.join("requests.redb"),
             config: config.clone(),
             state: Mutex::default(),
-            changed: Notify::new(),
+            changed: Changed::default(),
             telemetry,
         });
         let opened = storage.with(&mut storage.lock(), |_| Ok(()));
@@ -241,13 +267,17 @@ impl Storage {
                 dropped.push((request.kind, request.items));
                 return Ok((Fate::Failed { content: false }, dropped));
             }
-            let under_way = state.under_way;
-            let Some((number, oldest)) = self.with(&mut state, |database| match oldest(database, 0)? {
-                // The peer may have it by now: counted as lost, it would be counted twice.
-                Some((number, _)) if Some(number) == under_way => oldest(database, number + 1),
-                found => Ok(found),
-            })?
-            else {
+            let under_way: Vec<_> = state.under_way.values().copied().collect();
+            let found = self.with(&mut state, |database| {
+                let mut found = oldest(database, 0, None)?;
+                // The peer may have these by now: counted as lost, they would be counted twice.
+                while let Some((number, _)) = found.as_ref().filter(|(number, _)| under_way.contains(number))
+                {
+                    found = oldest(database, number + 1, None)?;
+                }
+                Ok(found)
+            })?;
+            let Some((number, oldest)) = found else {
                 break;
             };
             self.remove_number(&mut state, number, oldest.len())?;
@@ -273,7 +303,7 @@ impl Storage {
         state.items += 1;
         state.bytes += size;
         drop(state);
-        self.changed.notify_one();
+        self.changed.notify(request.kind);
         Ok((Fate::Stored(number), dropped))
     }
 
@@ -295,27 +325,29 @@ impl Storage {
             .add(1, std::slice::from_ref(&self.telemetry.exporter));
     }
 
-    /// The oldest request that is not delivered; `None` if none waits. Requests that do not match their checksum are
+    /// The oldest request of `lane` that is not delivered; `None` if none waits. Requests that do not match their checksum are
     /// removed, and counted.
     ///
     /// # Errors
     /// [`StorageError`] if the file can't be read.
-    pub(crate) fn first(&self) -> Result<Option<Stored>, StorageError> {
+    pub(crate) fn first(&self, lane: Lane) -> Result<Option<Stored>, StorageError> {
         let mut state = self.lock();
         self.remove_delivered(&mut state);
         loop {
-            let after = state
-                .delivered
-                .last_key_value()
-                .map_or(0, |(number, _)| number + 1);
-            let Some((number, value)) = self.with(&mut state, |database| oldest(database, after))? else {
+            let from = state.from.get(&lane).copied().unwrap_or_default();
+            let Some((number, value)) = self.with(&mut state, |database| oldest(database, from, lane))?
+            else {
+                // Those of other lanes need not be passed once more.
+                let next = state.next;
+                state.from.insert(lane, next);
                 return Ok(None);
             };
             let value_len = value.len();
             if let Some(request) = decode(value) {
-                state.under_way = Some(number);
+                state.under_way.insert(lane, number);
                 return Ok(Some(Stored {
                     number,
+                    lane,
                     value_len,
                     request,
                 }));
@@ -327,16 +359,17 @@ impl Storage {
                 .add(1, std::slice::from_ref(&self.telemetry.exporter));
             // Of either kind: that of log records is in nobody's books.
             state.fates.push(number, Fate::Failed { content: false });
+            state.from.insert(lane, number + 1);
             state.delivered.insert(number, value_len);
             self.remove_delivered(&mut state);
         }
     }
 
     /// Waits until there is something new, or time to try again to remove what is delivered.
-    pub(crate) async fn changed(&self) {
+    pub(crate) async fn changed(&self, lane: Lane) {
         let unremoved = self.unremoved() > 0;
         tokio::select! {
-            () = self.changed.notified() => {}
+            () = self.changed.of(lane).notified() => {}
             () = tokio::time::sleep(REMOVAL_PAUSE), if unremoved => {}
         }
     }
@@ -345,7 +378,8 @@ impl Storage {
     /// run would send it a second time.
     pub(crate) fn remove(&self, stored: &Stored) {
         let mut state = self.lock();
-        state.under_way = None;
+        state.under_way.remove(&stored.lane);
+        state.from.insert(stored.lane, stored.number + 1);
         state.delivered.insert(stored.number, stored.value_len);
         self.remove_delivered(&mut state);
     }
@@ -357,8 +391,8 @@ impl Storage {
         self.remove_delivered(&mut state);
     }
 
-    /// The items that wait in a file that somebody removed or replaced, and that can't be written again: no later start finds it.
-    pub(crate) fn orphaned(&self) -> BTreeMap<PipelineKind, u64> {
+    /// The items of `lane` that wait in a file that somebody removed or replaced, and that can't be written again: no later start finds it.
+    pub(crate) fn orphaned(&self, lane: Lane) -> BTreeMap<PipelineKind, u64> {
         let mut orphaned = BTreeMap::new();
         let mut state = self.lock();
         let Err(error) = self.follow(&mut state) else {
@@ -370,8 +404,8 @@ impl Storage {
         if let Some(database) = database {
             // One that can't be read has no numbers.
             let _ = each_value(database, |number, value| {
-                if !delivered.contains_key(&number) {
-                    let (kind, items) = items_of(value);
+                let (kind, items) = items_of(value);
+                if lane.is_none_or(|of| of == kind) && !delivered.contains_key(&number) {
                     *orphaned.entry(kind).or_default() += items;
                 }
             });
@@ -617,12 +651,13 @@ impl Storage {
         // Of the newest numbers; that of one under way comes with its answer.
         let mut fates = std::mem::take(&mut state.fates);
         let held = state.next.saturating_sub(state.items)..state.next;
-        for number in held.filter(|number| Some(*number) != state.under_way) {
+        let under_way = std::mem::take(&mut state.under_way);
+        for number in held.filter(|number| under_way.values().all(|sent| sent != number)) {
             fates.push(number, Fate::Failed { content: false });
         }
         *state = State {
             next: state.next,
-            under_way: state.under_way,
+            under_way,
             fates,
             ..State::default()
         };

@@ -766,9 +766,10 @@ async fn what_is_stored_is_delivered_by_the_next_run_oldest_first() {
         let exported = send(&mut service, one(second * 1_000, &[("a", "b")], &[])).await;
         assert_eq!(exported, Exported::default(), "on disk, and no more is known");
     }
-    let spool = exporter.spool.task.take().unwrap();
-    spool.abort();
-    let _ = spool.await;
+    for spool in exporter.spool.tasks.drain(..) {
+        spool.abort();
+        let _ = spool.await;
+    }
     drop((service, exporter));
 
     let server = Server::default();

@@ -48,7 +48,7 @@ pub enum StageError {
         /// The system's error.
         source: io::Error,
     },
-    /// What time may heal, such as a file that another process uses.
+    /// A failure that time may heal, such as a file that another process uses.
     #[error(transparent)]
     Temporary(BoxError),
     /// Anything else.
@@ -378,6 +378,12 @@ pub trait Exporter: Send {
     /// Whether what it has taken outlives the process. Asked for once it has started.
     fn persistence(&self) -> Persistence {
         Persistence::Never
+    }
+
+    /// Whether it has a peer for each kind of output, which may fail separately: then it has a queue for each, and its service, which is
+    /// always ready, is called with one output of each kind at a time.
+    fn separates_kinds(&self) -> bool {
+        false
     }
 
     /// Returns what an exporter with the same id and another config needs to go on where this one ends, if there is such a thing.

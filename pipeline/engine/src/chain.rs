@@ -11,15 +11,15 @@ use std::time::Duration;
 
 use flowtap_pipeline::{ComponentId, FlowBatch, Output, PipelineKind, Snapshot, Timestamp};
 
-use crate::queue::OutputQueue;
+use crate::queues::Queues;
 use crate::stages::Stages;
 use crate::telemetry::ExporterTelemetry;
 
-/// An exporter's queue with its counters.
+/// An exporter's queues with their counters.
 #[derive(Clone, Debug)]
 pub struct ExporterHandle {
-    /// The queue.
-    pub queue: Arc<OutputQueue>,
+    /// The queue, or a queue for each kind.
+    pub queue: Arc<Queues>,
     /// The exporter's counters.
     pub telemetry: ExporterTelemetry,
     /// Whether it gets the output with which a pipeline's first window opens.

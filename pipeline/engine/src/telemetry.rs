@@ -14,7 +14,7 @@ use opentelemetry::metrics::{Counter, Histogram, Meter};
 
 use crate::overflow::Overflow;
 use crate::pulse::Pulse;
-use crate::queue::OutputQueue;
+use crate::queues::Queues;
 
 /// Upper bounds of how long a batch takes, in seconds: from one that is empty to one that takes an interval.
 /// As many as a [`HistogramPoint`](flowtap_pipeline::HistogramPoint) has, so that exporters can push them.
@@ -130,7 +130,7 @@ impl ExporterTelemetry {
     pub fn new(
         meter: &Meter,
         id: &ComponentId,
-        queue: &Arc<OutputQueue>,
+        queue: &Arc<Queues>,
         kinds: &[PipelineKind],
         is_pulled: bool,
     ) -> Self {
@@ -138,7 +138,7 @@ impl ExporterTelemetry {
         let (observed, labels) = (Arc::downgrade(queue), attributes.clone());
         meter
             .u64_observable_gauge("exporter_queue_size")
-            .with_description("Snapshots and batches of log records that wait for an exporter.")
+            .with_description("Snapshots and batches of log records that wait for an exporter; in the longer queue of one that has a queue for each.")
             .with_unit("{batch}")
             .with_callback(move |observer| {
                 if let Some(queue) = observed.upgrade() {
@@ -149,7 +149,9 @@ impl ExporterTelemetry {
         let (observed, labels) = (Arc::downgrade(queue), attributes.clone());
         meter
             .u64_observable_gauge("exporter_queue_capacity")
-            .with_description("Snapshots and batches of log records that may wait for an exporter.")
+            .with_description(
+                "Snapshots and batches of log records that may wait for an exporter, in each of its queues.",
+            )
             .with_unit("{batch}")
             .with_callback(move |observer| {
                 if let Some(queue) = observed.upgrade() {

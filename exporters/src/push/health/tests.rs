@@ -21,8 +21,10 @@ async fn an_exporter_is_failing_from_its_first_failed_attempt_until_one_succeeds
         failing.error.as_deref(),
         Some("http://collector:4317: connection refused")
     );
-    // One peer takes both, so it is well again.
+    // One peer may take points and refuse log records.
     health.succeeded(POINTS);
+    assert_eq!(state().unwrap().state, State::RecoverableError);
+    health.succeeded(LOGS);
     assert_eq!(state().unwrap().state, State::Ok);
 }
 
@@ -44,6 +46,25 @@ async fn of_two_addresses_the_one_that_fails_is_named_until_it_takes_a_request()
     assert_eq!(state().error.as_deref(), Some("http://a/m: timed out"));
     health.succeeded(POINTS);
     assert_eq!((state().state, state().error), (State::Ok, None));
+}
+
+#[tokio::test(start_paused = true)]
+async fn of_one_address_the_kind_that_fails_is_named_once_there_are_both() {
+    let context = context();
+    let health = Health::new(&context, Addresses::one(&"http://a"));
+    let error = || context.status.load()["exporters/test"].error.clone();
+    health.attempting(LOGS);
+    health.failed(LOGS, &"refused".into());
+    assert_eq!(error().as_deref(), Some("http://a: refused"));
+    health.attempting(POINTS);
+    health.succeeded(POINTS);
+    health.failed(LOGS, &"refused".into());
+    assert_eq!(error().as_deref(), Some("http://a (log records): refused"));
+    health.failed(POINTS, &"refused".into());
+    assert_eq!(error().as_deref(), Some("http://a: refused"));
+    health.succeeded(LOGS);
+    health.succeeded(POINTS);
+    assert_eq!(error(), None);
 }
 
 #[tokio::test(start_paused = true)]
@@ -155,7 +176,7 @@ async fn requests_that_are_given_up_are_one_warning_a_minute_with_all_of_their_i
     health.failed(POINTS, &"401".into());
     // A retry of the same cause has a separate warning.
     assert!(is_news(
-        &mut health.records().peers.get_mut("").unwrap().retried,
+        &mut health.records().peers.get_mut(&POINTS).unwrap().retried,
         "401"
     ));
     health.succeeded(POINTS);

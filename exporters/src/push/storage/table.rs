@@ -5,6 +5,9 @@ use std::path::Path;
 
 use redb::{Database, DatabaseError, ReadableDatabase, ReadableTable, TableDefinition};
 
+use super::value::items_of;
+use crate::push::Lane;
+
 /// Requests by number, in the order in which they came: see [`encode`](super::value::encode).
 pub(super) const REQUESTS: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("requests");
 
@@ -73,12 +76,21 @@ pub(super) fn is_damage(error: &redb::Error) -> bool {
     }
 }
 
-/// The oldest request whose number is `from` or higher.
-pub(super) fn oldest(database: &Database, from: u64) -> Result<Option<(u64, Vec<u8>)>, redb::Error> {
+/// The oldest request of `lane` whose number is `from` or higher.
+pub(super) fn oldest(
+    database: &Database,
+    from: u64,
+    lane: Lane,
+) -> Result<Option<(u64, Vec<u8>)>, redb::Error> {
     let transaction = database.begin_read()?;
     let table = transaction.open_table(REQUESTS)?;
-    let first = table.range(from..)?.next().transpose()?;
-    Ok(first.map(|(number, value)| (number.value(), value.value().to_vec())))
+    for entry in table.range(from..)? {
+        let (number, value) = entry?;
+        if lane.is_none_or(|kind| items_of(value.value()).0 == kind) {
+            return Ok(Some((number.value(), value.value().to_vec())));
+        }
+    }
+    Ok(None)
 }
 
 /// The next number, how many requests there are, and the bytes that they take up.

@@ -28,7 +28,7 @@ fn config(directory: &Path) -> StorageConfig {
 
 fn bodies(storage: &Storage) -> Vec<String> {
     let mut bodies = Vec::new();
-    while let Some(stored) = storage.first().unwrap() {
+    while let Some(stored) = storage.first(None).unwrap() {
         bodies.push(String::from_utf8(stored.request.body.to_vec()).unwrap());
         storage.remove(&stored);
     }
@@ -42,14 +42,55 @@ fn requests_come_back_in_their_order_after_a_restart_with_their_points() {
     for text in ["one", "two", "three"] {
         assert_eq!(storage.push(&request(text)).unwrap(), []);
     }
-    storage.remove(&storage.first().unwrap().unwrap());
+    storage.remove(&storage.first(None).unwrap().unwrap());
     drop(storage);
     let storage = Storage::open(&config(folder.path()), &context()).unwrap();
     assert_eq!(storage.waiting(), (2, 2 * PAGE_BYTES));
-    assert_eq!(storage.first().unwrap().unwrap().request.items, 3);
+    assert_eq!(storage.first(None).unwrap().unwrap().request.items, 3);
     storage.push(&request("four")).unwrap();
     assert_eq!(bodies(&storage), ["two", "three", "four"]);
     assert_eq!(storage.waiting(), (0, 0));
+}
+
+#[test]
+fn a_lane_has_the_requests_of_its_kind_in_their_order_whatever_waits_in_the_other() {
+    const METRICS: Lane = Some(PipelineKind::Metrics);
+    const LOGS: Lane = Some(PipelineKind::Logs);
+    let folder = tempfile::tempdir().unwrap();
+    let storage = Storage::open(&config(folder.path()), &context()).unwrap();
+    let first = |storage: &Storage, lane| {
+        let stored = storage.first(lane).unwrap()?;
+        let body = String::from_utf8(stored.request.body.to_vec()).unwrap();
+        Some((body, stored))
+    };
+    let points = |text| Request {
+        kind: PipelineKind::Metrics,
+        ..request(text)
+    };
+    for request in [
+        request("l1"),
+        request("l2"),
+        points("m1"),
+        request("l3"),
+        points("m2"),
+    ] {
+        storage.push(&request).unwrap();
+    }
+    assert_eq!(first(&storage, LOGS).unwrap().0, "l1");
+    for expected in ["m1", "m2"] {
+        let (body, stored) = first(&storage, METRICS).unwrap();
+        assert_eq!(body, expected);
+        storage.remove(&stored);
+    }
+    assert!(first(&storage, METRICS).is_none());
+    storage.push(&request("l4")).unwrap();
+    storage.push(&points("m3")).unwrap();
+    assert_eq!(first(&storage, METRICS).unwrap().0, "m3");
+    assert_eq!(first(&storage, LOGS).unwrap().0, "l1");
+    drop(storage);
+    let storage = Storage::open(&config(folder.path()), &context()).unwrap();
+    assert_eq!(first(&storage, METRICS).unwrap().0, "m3");
+    assert_eq!(bodies(&storage), ["l1", "l2", "l3", "l4", "m3"]);
 }
 
 #[test]
@@ -139,7 +180,7 @@ fn after_a_failure_the_file_is_opened_again_and_what_was_delivered_does_not_come
     for text in ["one", "two"] {
         storage.push(&request(text)).unwrap();
     }
-    let first = storage.first().unwrap().unwrap();
+    let first = storage.first(None).unwrap().unwrap();
     storage.lock().full = true;
     storage.remove(&first);
     let mut state = storage.lock();
@@ -179,7 +220,7 @@ fn a_request_takes_as_much_room_as_it_does_compressed_and_comes_back_whole() {
     let text = "the same again and again ".repeat(40_000);
     storage.push(&request(&text)).unwrap();
     assert_eq!(storage.waiting(), (1, PAGE_BYTES), "a megabyte before");
-    let stored = storage.first().unwrap().unwrap();
+    let stored = storage.first(None).unwrap().unwrap();
     assert_eq!(stored.request.items, text.len() as u64);
     storage.remove(&stored);
     assert_eq!(storage.waiting(), (0, 0));
@@ -301,7 +342,7 @@ fn a_file_that_is_removed_or_replaced_is_written_again_with_what_waits() {
             _ => fs::rename(&directory, folder.path().join("moved")).unwrap(),
         }
         storage.push(&request("two")).unwrap();
-        assert!(storage.orphaned().is_empty());
+        assert!(storage.orphaned(None).is_empty());
         drop(storage);
         let storage = Storage::open(&config(&directory), &context()).unwrap();
         assert_eq!(bodies(&storage), ["one", "two"], "{how}");
@@ -318,6 +359,6 @@ fn what_waits_in_a_file_that_is_gone_for_good_is_counted() {
     // No right of root gets over that.
     fs::write(&directory, "").unwrap();
     assert!(storage.push(&request("two")).is_err());
-    assert_eq!(storage.orphaned(), BTreeMap::from([(PipelineKind::Logs, 3)]));
+    assert_eq!(storage.orphaned(None), BTreeMap::from([(PipelineKind::Logs, 3)]));
     assert_eq!(bodies(&storage), ["one"]);
 }

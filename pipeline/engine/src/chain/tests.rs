@@ -4,6 +4,7 @@ use arc_swap::ArcSwap;
 use flowtap_pipeline::{Aggregator, Census, Endpoint, Events, Flow, Processor, QueueConfig, Sink, TcpRecord};
 
 use super::*;
+use crate::queue::OutputQueue;
 use crate::sink::{ChainSet, ChainSink};
 use crate::stages::{ProcessorNode, WindowNode};
 use crate::telemetry::ReceiverTelemetry;
@@ -381,7 +382,7 @@ impl Aggregator for Open {
 fn the_output_with_which_a_window_opens_is_for_exporters_that_want_it_alone() {
     let meter = opentelemetry::global::meter("test");
     let handle = |name: &str, wants_opening: bool| {
-        let queue = Arc::new(OutputQueue::new(QueueConfig::default()));
+        let queue = Arc::new(Queues::from(OutputQueue::new(QueueConfig::default())));
         let telemetry =
             ExporterTelemetry::new(&meter, &id(name), &queue, &[PipelineKind::Metrics], wants_opening);
         let handle = ExporterHandle {

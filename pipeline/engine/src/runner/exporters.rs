@@ -10,6 +10,7 @@ use flowtap_pipeline::{
 };
 use futures::FutureExt;
 use futures::future::join_all;
+use tokio::sync::Mutex;
 use tower::{BoxError, Service, ServiceExt};
 
 use super::Runner;
@@ -18,6 +19,7 @@ use super::graph::ExporterNode;
 use super::running::{InFlight, RunningExporter, Shared};
 use crate::chain::ExporterHandle;
 use crate::queue::OutputQueue;
+use crate::queues::Queues;
 use crate::telemetry::ExporterTelemetry;
 
 impl Runner {
@@ -133,7 +135,7 @@ impl Runner {
         };
         self.status.set(ComponentKind::Exporter, &id, State::Ok, None);
         let (persistence, shared) = (exporter.persistence(), Shared(exporter.shared_state()));
-        let queue = Arc::new(OutputQueue::new(queue));
+        let queue = Arc::new(Queues::new(queue, exporter.separates_kinds()));
         let telemetry = ExporterTelemetry::new(&self.meter, &id, &queue, &kinds, is_pulled);
         let handle = ExporterHandle {
             queue,
@@ -177,7 +179,7 @@ pub(super) fn abandon(exporter: &RunningExporter) -> u64 {
     let waiting = exporter.handle.queue.give_up();
     let waiting = waiting.iter().map(|output| (output.kind(), output.items()));
     let mut lost = 0;
-    for (kind, items) in waiting.chain(exporter.in_flight.take()) {
+    for (kind, items) in waiting.chain(exporter.in_flight.take_all()) {
         exporter.handle.telemetry.deliveries().failed(kind, items);
         lost += items;
     }
@@ -185,16 +187,46 @@ pub(super) fn abandon(exporter: &RunningExporter) -> u64 {
     lost
 }
 
-/// Takes outputs from the queue to the service until the queue is closed and drained.
+/// Takes outputs from each queue to the service until the queues are closed and drained.
 async fn drive_exporter(
     id: &ComponentId,
     mut exporter: Box<dyn Exporter>,
-    mut service: ExportService,
+    service: ExportService,
     handle: &ExporterHandle,
     in_flight: &InFlight,
     status: &StatusBoard,
     stopping: &AtomicBool,
 ) {
+    let service = Mutex::new(service);
+    let lanes = handle
+        .queue
+        .all()
+        .map(|queue| drive_lane(id, queue, &service, handle, in_flight, status, stopping));
+    let ends = join_all(lanes).await;
+    drop(service);
+    if !ends.contains(&LaneEnd::GivenUp) {
+        exporter.stop().await;
+    }
+}
+
+/// The end of a lane.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum LaneEnd {
+    Drained,
+    /// The output under way has been counted as lost.
+    GivenUp,
+}
+
+/// Takes outputs from `queue` to the service until the queue is closed and drained.
+async fn drive_lane(
+    id: &ComponentId,
+    queue: &OutputQueue,
+    service: &Mutex<ExportService>,
+    handle: &ExporterHandle,
+    in_flight: &InFlight,
+    status: &StatusBoard,
+    stopping: &AtomicBool,
+) -> LaneEnd {
     let undelivered = |items| {
         if stopping.load(Ordering::Acquire) {
             in_flight.undelivered(items);
@@ -203,13 +235,19 @@ async fn drive_exporter(
     // The failure that is shown as this task has set it; an exporter that watches its own attempts shows others.
     let mut shown: Option<String> = None;
     let set_state = |state, error| status.set(ComponentKind::Exporter, id, state, error);
-    while let Some(output) = handle.queue.pop().await {
+    while let Some(output) = queue.pop().await {
         let began = Instant::now();
+        let kind = output.kind();
         in_flight.set(&output);
-        let called: Result<_, BoxError> = async { service.ready().await?.call(output).await }.await;
-        let Some((kind, items)) = in_flight.take() else {
+        let called: Result<_, BoxError> = async {
+            // Locked until the call has begun: each lane waits for its own answers.
+            let call = service.lock().await.ready().await?.call(output);
+            call.await
+        }
+        .await;
+        let Some(items) = in_flight.take(kind) else {
             // Given up, and counted, a moment ago.
-            return;
+            return LaneEnd::GivenUp;
         };
         handle.telemetry.took(began.elapsed());
         match called {
@@ -246,6 +284,5 @@ async fn drive_exporter(
             }
         }
     }
-    drop(service);
-    exporter.stop().await;
+    LaneEnd::Drained
 }

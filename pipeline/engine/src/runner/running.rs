@@ -1,5 +1,6 @@
 //! Components while they run.
 
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -12,22 +13,28 @@ use super::error::RunError;
 use crate::chain::{ExporterHandle, SharedChain};
 use crate::sink::ChainSet;
 
-/// Kind and number of the items that an exporter has taken from its queue and is not done with, and the number of those that it
+/// Kinds and numbers of the items that an exporter has taken from its queue and is not done with, and the number of those that it
 /// was done with without delivering them while flowtap stopped.
 #[derive(Debug, Default)]
 pub(super) struct InFlight {
-    current: Mutex<Option<(PipelineKind, u64)>>,
+    /// By kind: an exporter that separates them has one output of each under way.
+    current: Mutex<BTreeMap<PipelineKind, u64>>,
     undelivered: AtomicU64,
 }
 
 impl InFlight {
     pub(super) fn set(&self, output: &Output) {
-        *self.lock() = Some((output.kind(), output.items()));
+        self.lock().insert(output.kind(), output.items());
     }
 
-    /// Takes them: the caller counts them.
-    pub(super) fn take(&self) -> Option<(PipelineKind, u64)> {
-        self.lock().take()
+    /// Takes those of a kind: the caller counts them.
+    pub(super) fn take(&self, kind: PipelineKind) -> Option<u64> {
+        self.lock().remove(&kind)
+    }
+
+    /// Takes them all: the caller counts them.
+    pub(super) fn take_all(&self) -> BTreeMap<PipelineKind, u64> {
+        std::mem::take(&mut *self.lock())
     }
 
     /// Adds items that the exporter gave up while flowtap stops.
@@ -40,7 +47,7 @@ impl InFlight {
         self.undelivered.load(Ordering::Relaxed)
     }
 
-    fn lock(&self) -> MutexGuard<'_, Option<(PipelineKind, u64)>> {
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<PipelineKind, u64>> {
         // Every statement under the lock leaves it whole.
         self.current.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -61,7 +68,7 @@ impl std::fmt::Debug for Shared {
 pub(super) struct RunningExporter {
     pub(super) fingerprint: String,
     pub(super) handle: ExporterHandle,
-    /// The output that it has taken from its queue, until it is done with it.
+    /// Outputs that it has taken from its queues and is not done with.
     pub(super) in_flight: Arc<InFlight>,
     pub(super) persistence: Persistence,
     pub(super) shared: Shared,

@@ -194,6 +194,76 @@ async fn run_with(deadline: Duration, graph: Graph, done: impl Fn() -> bool) -> 
     }
 }
 
+/// Takes snapshots and counts them; log records hang.
+struct HalfHanging(Arc<AtomicUsize>);
+
+impl Exporter for HalfHanging {
+    fn start(&mut self) -> BoxFuture<'_, Result<ExportService, StageError>> {
+        let count = Arc::clone(&self.0);
+        let service = service_fn(move |output: Output| {
+            let count = Arc::clone(&count);
+            async move {
+                if output.kind() == PipelineKind::Logs {
+                    return std::future::pending().await;
+                }
+                count.fetch_add(1, Ordering::Relaxed);
+                Ok(Exported { sent: 1, failed: 0 })
+            }
+        });
+        async move { Ok(ExportService::new(service)) }.boxed()
+    }
+
+    fn separates_kinds(&self) -> bool {
+        true
+    }
+}
+
+#[tokio::test]
+async fn while_the_peer_of_log_records_hangs_that_of_metrics_misses_nothing_and_the_rest_is_counted() {
+    let count = Arc::new(AtomicUsize::new(0));
+    let node = ExporterNode {
+        exporter: Box::new(HalfHanging(Arc::clone(&count))),
+        kinds: vec![PipelineKind::Metrics, PipelineKind::Logs],
+        ..exporter("half", Peer::Hanging, WhenFull::DropOldest)
+    };
+    let graph = Graph {
+        exporters: vec![node],
+        ..Graph::default()
+    };
+    let meter = opentelemetry::global::meter("test");
+    let mut runner = Runner::new(&meter, Duration::from_millis(200), StatusBoard::default());
+    runner.apply(graph).await.unwrap();
+    let handle = runner.exporters.values().next().unwrap().handle.clone();
+    let logs = || {
+        let batch = flowtap_pipeline::LogBatch {
+            pipeline: "logs".into(),
+            at: Timestamp::from_nanos(1),
+            last: false,
+            records: Vec::new(),
+            cut_short: 0,
+        };
+        Output::Logs(Arc::new(batch))
+    };
+    handle.push(logs());
+    // More than a shared queue has room for.
+    for window in 1..=10 {
+        handle.push(logs());
+        handle.push(Output::from(snapshot(Timestamp::from_nanos(window), false)));
+        let taken = async {
+            while (count.load(Ordering::Relaxed) as u64) < window {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(10), taken)
+            .await
+            .unwrap();
+    }
+    // The one under way, and as many as wait.
+    assert_eq!(handle.queue.len(), handle.queue.capacity());
+    let stopped = runner.stop().await.unwrap_err();
+    assert!(matches!(stopped, RunError::Deadline { .. }), "{stopped}");
+}
+
 #[tokio::test]
 async fn while_one_exporter_hangs_for_ten_minutes_the_other_misses_nothing() {
     let count = Arc::new(AtomicUsize::new(0));
