@@ -133,7 +133,7 @@ impl FlowRecord {
         Some((flow, excess.iter().sum()))
     }
 
-    /// Dropped packets: they have the time at which they were seen, and which way they went is not known.
+    /// Dropped packets: they have the time at which they were seen. The source is their sender.
     fn of_drop(record: &LogRecord, log: &DropLog) -> Self {
         let (source, destination) = record.ends();
         Self {

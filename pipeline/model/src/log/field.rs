@@ -102,11 +102,11 @@ macro_rules! fields {
 }
 
 fields! {
-    SourceAddress "source.address" "source_address" Text "Address of the end that opened the connection; of UDP, the one that sent first.",
+    SourceAddress "source.address" "source_address" Text "Address of the end that opened the connection; of UDP, the one that sent first; of dropped packets, their sender.",
         |record| Some(LogValue::Address(record.ends().0.addr));
     SourcePort "source.port" "source_port" Integer "Port of the same end.",
         |record| Some(integer(record.ends().0.port));
-    DestinationAddress "destination.address" "destination_address" Text "Address of the end that accepted the connection; of UDP, the other one.",
+    DestinationAddress "destination.address" "destination_address" Text "Address of the end that accepted the connection; of UDP, the other one; of dropped packets, their receiver.",
         |record| Some(LogValue::Address(record.ends().1.addr));
     DestinationPort "destination.port" "destination_port" Integer "Port of the same end.",
         |record| Some(integer(record.ends().1.port));
