@@ -127,7 +127,8 @@ fields! {
     Error "error.type" "error" Text "Why the connect failed, or the connection broke; of UDP the newest ICMP error in the interval.",
         |record| text(record.part()?.error?);
     ConnectionId "flowtap.connection.id" "connection_id" Integer "The kernel's socket cookie: unique on a machine until it restarts.",
-        |record| known(record.flow.cookie);
+        // Of a DNS transaction the flow's cookie only joins a query and its answer: it need not be the kernel's.
+        |record| known(record.flow.cookie).filter(|_| record.dns().is_none());
     Sequence "flowtap.connection.sequence" "sequence" Integer "Number of records of this connection or flow before this one, those that sampling left out included.",
         |record| Some(integer(record.part()?.sequence));
     Adopted "flowtap.connection.adopted" "adopted" Flag "Whether its beginning was not counted: it was open before flowtap was, or was not followed.",
