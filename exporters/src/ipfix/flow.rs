@@ -188,7 +188,7 @@ const fn end_reason(outcome: Outcome) -> u8 {
     match outcome {
         Outcome::Idle => IDLE_TIMEOUT,
         Outcome::Active => ACTIVE_TIMEOUT,
-        Outcome::Closed | Outcome::Reset | Outcome::Failed | Outcome::Lost => END_DETECTED,
+        Outcome::Closed | Outcome::Reset | Outcome::Broken | Outcome::Failed | Outcome::Lost => END_DETECTED,
         Outcome::Detached => FORCED_END,
     }
 }

@@ -122,7 +122,7 @@ fields! {
         |record| text(record.flow.class?.as_str());
     PeerNetwork "flowtap.peer.network.name" "peer_network" Text "Name of the network that the peer's address is in, by the processor `attributes`.",
         |record| text(record.flow.peer_network.as_deref()?);
-    Outcome "flowtap.connection.outcome" "outcome" Text "State at the end of the record: `active`, `closed`, `idle`, `reset`, `failed`, `lost` or `detached`.",
+    Outcome "flowtap.connection.outcome" "outcome" Text "State at the end of the record: `active`, `closed`, `idle`, `reset`, `broken`, `failed`, `lost` or `detached`.",
         |record| text(record.part()?.outcome.as_str());
     Error "error.type" "error" Text "Why the connect failed, or the connection broke; of UDP the newest ICMP error in the interval.",
         |record| text(record.part()?.error?);
