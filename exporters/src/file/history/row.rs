@@ -91,7 +91,7 @@ impl Row<'_> {
 
     /// Whether it is the last record of its connection.
     pub fn is_last(&self) -> bool {
-        !matches!(self.outcome, "" | "active")
+        !matches!(self.outcome, "" | "active" | "detached")
     }
 }
 
