@@ -114,7 +114,7 @@ static __always_inline bool read_flow(struct drop_flow *flow, struct sk_buff *sk
 static __always_inline bool count_flow(struct drops_state *state, const struct drop_reason *reason,
 				       struct sk_buff *skb, bool received)
 {
-	struct drop_flow flow = {.reason = *reason};
+	struct drop_flow flow = {.reason = *reason, .received = received};
 	struct drop_count *count;
 
 	if (*(volatile __u32 *)&state->refused || !read_flow(&flow, skb, received))

@@ -29,7 +29,7 @@ struct drop_flow {
 	__u16 remote_port;    /* host byte order */
 	__u16 family;	      /* AF_INET or AF_INET6 */
 	__u8 protocol;	      /* IPPROTO_* */
-	__u8 pad;
+	__u8 received;	      /* whether the packet came in, or was forwarded: it was sent by the remote end */
 };
 
 struct drop_count {

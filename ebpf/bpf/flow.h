@@ -200,12 +200,34 @@ static __always_inline bool was_reset(struct sock *sk, int oldstate, int error)
 	       oldstate == TCP_SYN_RECV;
 }
 
+#define ORIGIN_ICMP 2  /* SO_EE_ORIGIN_ICMP */
+#define ORIGIN_ICMP6 3 /* SO_EE_ORIGIN_ICMP6 */
+
+/* The error of an ICMP answer to the SYN that is in the socket's error queue; 0 if there is none. The kernel puts it there
+ * whether the application wants it or not. An answer that comes while connect() is at work does not end the connect: the
+ * application reads the error by SO_ERROR, which clears it, and closes. */
+static __always_inline int queued_error(struct sock *sk)
+{
+	struct sk_buff *first;
+	struct sock_exterr_skb *answer = NULL;
+	__u8 origin;
+
+	if (!bpf_core_field_exists(answer->ee.ee_errno) || !BPF_CORE_READ(sk, sk_error_queue.qlen))
+		return 0;
+	first = BPF_CORE_READ(sk, sk_error_queue.next);
+	answer = (struct sock_exterr_skb *)&first->cb;
+	origin = BPF_CORE_READ(answer, ee.ee_origin);
+	return origin == ORIGIN_ICMP || origin == ORIGIN_ICMP6 ? BPF_CORE_READ(answer, ee.ee_errno) : 0;
+}
+
 /* Of a connect that failed without an error in the socket: no port was left to connect from if there is none, and not
  * a segment was sent. Else the application gave up. */
 static __always_inline int connect_error(struct sock *sk, struct tcp_sock *tcp, const struct tuple *tuple)
 {
 	int error = FIELD(sk, sk_err);
 
+	if (!error)
+		error = queued_error(sk);
 	return !error && !tuple->local_port && !FIELD(tcp, segs_out) ? EADDRNOTAVAIL : error;
 }
 

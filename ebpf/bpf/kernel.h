@@ -153,7 +153,18 @@ struct sock_cgroup_data {
 } KERNEL_TYPE;
 
 struct sk_buff_head {
+	struct sk_buff *next;
 	__u32 qlen;
+} KERNEL_TYPE;
+
+struct sock_extended_err {
+	__u32 ee_errno;
+	__u8 ee_origin;
+} KERNEL_TYPE;
+
+/* What `cb` of a packet in an error queue is. */
+struct sock_exterr_skb {
+	struct sock_extended_err ee;
 } KERNEL_TYPE;
 
 struct rb_node {

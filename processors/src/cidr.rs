@@ -88,10 +88,18 @@ fn too_long(text: &str) -> Option<String> {
     (length > most).then(|| format!("prefix length {length} exceeds {most}"))
 }
 
-/// A parsed range has a prefix that fits its family, so nothing can fail; if it did, the widest range of one address.
+/// Bits before the IPv4 address in one that is mapped to IPv6, `::ffff:192.0.2.1`.
+const MAPPED_BITS: u8 = 96;
+
+/// A parsed range has a prefix that fits its family, so nothing can fail; if it did, the widest range of one address. A range of mapped
+/// addresses is one of IPv4: records have the IPv4 address of a connection over an IPv6 socket.
 fn to_net(cidr: &IpCidr) -> IpNet {
-    let first = cidr.first_address();
-    IpNet::new(first, cidr.network_length()).unwrap_or_else(|_| IpNet::from(first))
+    let (first, bits) = (cidr.first_address(), cidr.network_length());
+    let (first, bits) = match first.to_canonical() {
+        mapped @ IpAddr::V4(_) if first.is_ipv6() && bits >= MAPPED_BITS => (mapped, bits - MAPPED_BITS),
+        _ => (first, bits),
+    };
+    IpNet::new(first, bits).unwrap_or_else(|_| IpNet::from(first))
 }
 
 impl TryFrom<String> for Cidr {
@@ -126,6 +134,10 @@ mod tests {
             ("::1", "::1/128"),
             (" fc00::/7 ", "fc00::/7"),
             ("0.0.0.0/0", "0.0.0.0/0"),
+            ("::ffff:127.0.0.0/104", "127.0.0.0/8"),
+            ("::ffff:192.0.2.7", "192.0.2.7/32"),
+            ("::ffff:0:0/96", "0.0.0.0/0"),
+            ("::/80", "::/80"),
         ] {
             assert_eq!(
                 text.parse::<Cidr>().map(|cidr| cidr.to_string()),

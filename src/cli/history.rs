@@ -20,6 +20,12 @@ pub(crate) struct HistoryArgs {
     /// The folder of the files, partitions included; may be given again. Without, those of the config
     #[arg(long, value_name = "DIRECTORY")]
     pub(crate) path: Vec<PathBuf>,
+    /// Records of this exporter `file` of the config; may be given again
+    #[arg(long, value_name = "NAME", conflicts_with = "path")]
+    pub(crate) exporter: Vec<String>,
+    /// Records that this pipeline wrote, such as logs/all
+    #[arg(long, value_name = "NAME")]
+    pub(crate) pipeline: Option<String>,
     /// Records that end at this time or later: 10:00 (the most recent one, UTC), 2026-01-02T10:00:00Z, 2026-01-02, or 2h (ago)
     #[arg(long, value_name = "TIME", value_parser = moment)]
     pub(crate) from: Option<Moment>,

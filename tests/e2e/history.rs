@@ -247,7 +247,8 @@ rows = duckdb.sql(f'''
         from {files}
     )
     select coalesce(({group})::varchar, '') as name, sum(sent)::bigint as sent, sum(received)::bigint as received, count(*),
-        count(*) filter (outcome <> 'active'), count(*) filter (outcome = 'failed' or error is not null),
+        count(*) filter (outcome not in ('active', 'detached')),
+        count(*) filter (outcome not in ('active', 'detached') and (outcome = 'failed' or error is not null)),
         sum(retransmits)::bigint
     from rows where {condition} group by name order by sum(rows.sent + rows.received) desc, name
 ''').fetchall()

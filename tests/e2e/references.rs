@@ -108,7 +108,7 @@ const LABELS: &[(&str, &str)] = &[
         "flow",
         "`ingress` if this side serves, `egress` if it is the client",
     ),
-    ("event", "`opened`, `closed`, `failed`, `reset`"),
+    ("event", "`opened`, `closed`, `failed`, `reset`, `broken`"),
     (
         "reason",
         "`refused`, `timed_out`, `unreachable`, `reset`, `no_local_port`, `no_answer` (given up by the application after the retransmission time-out of the SYN, one second), `aborted` (given up before), `other`; of a dropped packet the kernel's reason ([drops.md](drops.md))",

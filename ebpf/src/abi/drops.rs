@@ -32,8 +32,8 @@ pub struct DropFlow {
     pub family: u16,
     /// `IPPROTO_*`.
     pub protocol: u8,
-    /// Zero.
-    pub pad: u8,
+    /// 1 if the packet came in, or was forwarded: the remote end sent it. 0 if this side sent it.
+    pub received: u8,
 }
 
 /// `struct drop_count`.

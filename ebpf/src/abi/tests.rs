@@ -90,7 +90,7 @@ fn every_field_stands_where_the_objects_btf_has_it() {
         ),
         (
             "drop_flow",
-            layout!(DropFlow: reason, local_addr, remote_addr, local_port, remote_port, family, protocol, pad),
+            layout!(DropFlow: reason, local_addr, remote_addr, local_port, remote_port, family, protocol, received),
             size_of::<DropFlow>(),
         ),
         (

@@ -49,9 +49,9 @@ pub struct Rotation {
     #[serde(with = "humantime_serde")]
     #[schemars(with = "DurationText")]
     pub max_age: Duration,
-    /// Finished files that are kept: the oldest are removed. 0 keeps all.
+    /// Finished files that are kept, of series and of log records each: the oldest are removed. 0 keeps all.
     pub max_files: usize,
-    /// Bytes of finished files that are kept: the oldest are removed. 0 keeps all.
+    /// Bytes of finished files that are kept, of series and of log records each: the oldest are removed. 0 keeps all.
     #[serde(with = "flowtap_pipeline::size")]
     #[schemars(with = "SizeText")]
     pub max_total_bytes: u64,

@@ -6,8 +6,9 @@
 //! 1. A row for each series that the window changed: the window, the series, its total and what the window added. Labels
 //!    are one column, by their own names. Of log records a row each, with a column per field; these have files of their own.
 //! 2. A window's rows are in one file, and a file's rows are in one partition. A file is finished with the window that takes it
-//!    to `rotation.max_bytes` or to `rotation.max_age`, by the time of windows; before the first row of the next partition; or
-//!    when flowtap stops.
+//!    to `rotation.max_bytes` or to `rotation.max_age`, by the time of windows; with the first row of the next partition; or
+//!    when flowtap stops. Log records can come late, so the file of their partition before stays open beside the current one, until
+//!    none has come for two minutes.
 //! 3. A file that is being written ends in `.partial`. It has its own name once it is whole and on the disk, so a
 //!    reader never sees half of one.
 //! 4. A row that was written is in the file at once, in Parquet's case in its journal (`journal`), from which the file is made

@@ -33,14 +33,14 @@ pub(super) struct Recovery<'a> {
 }
 
 impl Recovery<'_> {
-    /// Finishes the files that were left, but `open`, which is still being written. Returns how many could not be finished.
+    /// Finishes the files that were left, but those of `open`, which are still being written. Returns how many could not be finished.
     ///
     /// # Errors
     /// The folder can't be read.
-    pub(super) fn run(&self, open: Option<&Name>) -> io::Result<usize> {
+    pub(super) fn run(&self, open: &[&Name]) -> io::Result<usize> {
         let (_, left) = self.names.list()?;
         let mut unfinished = 0;
-        for name in left.into_iter().filter(|name| Some(name) != open) {
+        for name in left.into_iter().filter(|name| !open.contains(&name)) {
             let path = self.names.partial(&name);
             if let Err(error) = self.take_up(name) {
                 if error.kind() == io::ErrorKind::NotFound && !path.exists() {
@@ -228,6 +228,6 @@ mod tests {
             compression: Compression::None,
             telemetry: &Telemetry::new(&context("file")),
         };
-        assert_eq!(recovery.run(None).unwrap(), 0);
+        assert_eq!(recovery.run(&[]).unwrap(), 0);
     }
 }

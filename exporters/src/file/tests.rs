@@ -794,6 +794,43 @@ fn records_of_one_batch_are_in_the_partition_of_their_own_time() {
 }
 
 #[test]
+fn records_that_come_late_are_in_the_one_file_of_their_hour() {
+    for format in [Format::Json, Format::Parquet] {
+        let dir = tempfile::tempdir().unwrap();
+        let config = Config {
+            path: format!("{}/{{kind}}/hour={{hour}}", dir.path().display()),
+            format,
+            ..Config::default()
+        };
+        let telemetry = Telemetry::new(&context());
+        let mut writer = Writer::new(&config, &resource(), telemetry, None, PipelineKind::Logs).unwrap();
+        writer.prepare().unwrap();
+        let at = |second: u64| Timestamp::from_nanos((NOON + second) * 1_000_000_000);
+        // Each batch has a record of its own time, and one of a UDP flow that has been idle for 15 s.
+        for second in (5..2 * 3600).step_by(5) {
+            let mut batch = crate::testing::logs();
+            batch.records.truncate(2);
+            batch.at = at(second);
+            batch.records[0].at = at(second);
+            batch.records[1].at = at(second.saturating_sub(15));
+            assert_eq!(writer.write(Content::logs(&batch)), wrote(2));
+        }
+        let hour = |hour: &str| dir.path().join(format!("logs/hour={hour}"));
+        // That of the hour before is finished once no record comes any more.
+        let first = only_file(&hour("03"));
+        assert_ne!(first.extension().unwrap(), "partial");
+        writer.finish();
+        for (path, expected) in [(first, 1441), (only_file(&hour("04")), 1437)] {
+            let rows = match format {
+                Format::Json => read_lines(&path).len(),
+                Format::Parquet => parquet_rows(&path),
+            };
+            assert_eq!(rows, expected, "{format:?}");
+        }
+    }
+}
+
+#[test]
 fn old_files_are_removed_by_size_and_age_with_their_empty_partitions() {
     let dir = tempfile::tempdir().unwrap();
     let limited = |max_total_bytes, max_retention| Config {

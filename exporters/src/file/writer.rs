@@ -1,4 +1,4 @@
-//! The file that is being written, and when it is finished.
+//! The files that are being written, and when they are finished.
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io;
@@ -23,6 +23,13 @@ use super::upload::Uploads;
 
 /// Names that are tried for a file before it is given up.
 const MAX_NAMES: usize = 10_000;
+
+/// Files of log records that are being written: that of the current partition, and that of the one before it.
+const MAX_OPEN: usize = 2;
+
+/// After this time without a row a file of log records is finished whose partition is over. A UDP flow that ends idle has its record in the
+/// partition of its last datagram, and by then there are records of the next one.
+const LATE: Duration = Duration::from_secs(120);
 
 /// Files that could not be finished are tried again after this time.
 const RETRY: Duration = Duration::from_secs(60);
@@ -66,6 +73,8 @@ struct Open {
     begun: Timestamp,
     /// The end of the window with which it was last put on the disk.
     synced: Timestamp,
+    /// The end of the newest window with a row of it.
+    written: Timestamp,
     rows: u64,
     output: Output,
     /// Shows another exporter on the same path that this file is in use.
@@ -86,7 +95,8 @@ pub(super) struct Writer {
     sync_interval: Duration,
     telemetry: Telemetry,
     uploads: Option<Uploads>,
-    open: Option<Open>,
+    /// At most [`MAX_OPEN`], each of another partition; the newest is the last.
+    open: Vec<Open>,
     /// Why the last write failed, if it did: a failure that lasts is logged once.
     failing: Option<String>,
     /// The end of the newest window: what this exporter takes for now.
@@ -115,7 +125,7 @@ impl Writer {
             sync_interval: config.sync_interval,
             telemetry,
             uploads,
-            open: None,
+            open: Vec::new(),
             failing: None,
             now: Timestamp::default(),
             unfinished: None,
@@ -149,7 +159,7 @@ impl Writer {
             compression: self.compression,
             telemetry: &self.telemetry,
         };
-        let left = recovery.run(self.open.as_ref().map(|open| &open.name))?;
+        let left = recovery.run(&self.open.iter().map(|open| &open.name).collect::<Vec<_>>())?;
         self.unfinished = (left > 0).then_some(self.now);
         if let Some(uploads) = &self.uploads {
             let (finished, _) = self.names.list()?;
@@ -181,47 +191,95 @@ impl Writer {
     fn write_part(&mut self, part: &Content<'_>, rows: u64) -> io::Result<()> {
         self.forget_removed();
         let partition = self.names.partition(part.first());
-        let elsewhere = |open: &Open| rows > 0 && open.partition != partition;
-        if self.is_aged(part.start()) || self.open.as_ref().is_some_and(elsewhere) {
-            self.finish();
-        }
+        self.finish_aged(part.start());
         if rows > 0 {
-            let mut open = match self.open.take() {
-                Some(open) => open,
-                None => self.create(part, partition)?,
+            let mut open = match self.open.iter().position(|open| open.partition == partition) {
+                Some(index) => self.open.remove(index),
+                None => {
+                    self.make_room();
+                    self.create(part, partition)?
+                }
             };
-            match open.output.write(&self.origin, part) {
-                Ok(()) => open.rows += rows,
+            let written = open.output.write(&self.origin, part);
+            match written {
+                Ok(()) => {
+                    open.rows += rows;
+                    open.written = part.at();
+                    self.keep(open);
+                }
                 Err(error) => {
                     // The rows before are as they were.
                     if open.rows == 0 {
                         remove(&open.path);
                     } else {
-                        self.open = Some(open);
+                        self.keep(open);
                     }
                     return Err(error);
                 }
             }
-            self.open = Some(open);
             self.settle();
         }
-        let is_full = |open: &Open| open.output.bytes() >= self.rotation.max_bytes;
-        if self.open.as_ref().is_some_and(is_full) || self.is_aged(part.at()) {
-            self.finish();
-        }
+        self.finish_those(|open, writer| open.output.bytes() >= writer.rotation.max_bytes);
+        self.finish_aged(part.at());
         Ok(())
+    }
+
+    /// Finishes the files that must not be open beside a new one. Of series a window is in one partition, and none comes late.
+    fn make_room(&mut self) {
+        let others = match self.kind {
+            PipelineKind::Logs => MAX_OPEN - 1,
+            PipelineKind::Metrics => 0,
+        };
+        while self.open.len() > others {
+            let oldest = self.open.remove(0);
+            self.finish_one(&oldest);
+        }
+    }
+
+    fn keep(&mut self, open: Open) {
+        self.open.push(open);
+        self.open.sort_by(|one, other| one.name.cmp(&other.name));
+    }
+
+    /// Finishes the files that span their time at `moment`, that are of a time that is still to come (the clock was set back), or whose
+    /// partition has been over for long enough.
+    fn finish_aged(&mut self, moment: Timestamp) {
+        let current = self.names.partition(moment);
+        self.finish_those(|open, writer| {
+            let is_over = writer.kind == PipelineKind::Logs && open.partition != current;
+            let (since, limit) = if is_over {
+                (open.written, LATE)
+            } else {
+                (open.begun, writer.rotation.max_age)
+            };
+            moment < open.begun || moment.since(since) >= limit
+        });
+    }
+
+    fn finish_those(&mut self, mut is_due: impl FnMut(&Open, &Self) -> bool) {
+        if self.open.is_empty() {
+            return;
+        }
+        let (due, open) = std::mem::take(&mut self.open)
+            .into_iter()
+            .partition::<Vec<_>, _>(|open| is_due(open, self));
+        self.open = open;
+        for open in &due {
+            self.finish_one(open);
+        }
     }
 
     /// Syncs, tries again what could not be finished, and removes what is too old.
     fn maintain(&mut self) {
         let now = self.now;
-        if let Some(open) = &mut self.open
-            && (now < open.synced || now.since(open.synced) >= self.sync_interval)
-        {
+        let mut failure = None;
+        let is_due = |open: &&mut Open| now < open.synced || now.since(open.synced) >= self.sync_interval;
+        for open in self.open.iter_mut().filter(is_due) {
             open.synced = now;
-            if let Err(error) = open.output.sync() {
-                self.complain(&error);
-            }
+            failure = open.output.sync().err().or(failure);
+        }
+        if let Some(error) = failure {
+            self.complain(&error);
         }
         if self
             .unfinished
@@ -238,13 +296,6 @@ impl Writer {
         if self.retention.is_due(now, &self.rotation) {
             self.prune(None);
         }
-    }
-
-    /// Whether the open file spans its time at `moment`, or is of a time that is still to come: the clock was set back.
-    fn is_aged(&self, moment: Timestamp) -> bool {
-        self.open
-            .as_ref()
-            .is_some_and(|open| moment < open.begun || moment.since(open.begun) >= self.rotation.max_age)
     }
 
     fn create(&self, part: &Content<'_>, partition: String) -> io::Result<Open> {
@@ -271,6 +322,7 @@ impl Writer {
                             partition,
                             begun: part.start(),
                             synced: part.start(),
+                            written: part.start(),
                             rows: 0,
                             output,
                             _lock: lock,
@@ -297,12 +349,14 @@ impl Writer {
         Ok((output, lock))
     }
 
-    /// Finishes the open file, if there is one. If that fails, its rows stay where they are, and it is tried again.
+    /// Finishes the files that are open.
     pub(super) fn finish(&mut self) {
-        let Some(open) = self.open.take() else {
-            return;
-        };
-        if let Err(error) = self.publish(&open) {
+        self.finish_those(|_, _| true);
+    }
+
+    /// Finishes a file. If that fails, its rows stay where they are, and it is tried again.
+    fn finish_one(&mut self, open: &Open) {
+        if let Err(error) = self.publish(open) {
             if self.unfinished.replace(self.now).is_none() {
                 tracing::warn!(path = %open.path.display(), %error, "a file can't be finished; its rows are kept, and it is tried again in a minute; \
                 hint: free space, or use a smaller rotation.max_bytes");
@@ -346,7 +400,7 @@ impl Writer {
 
     /// A file that somebody has removed takes no more rows: nobody would ever read them.
     fn forget_removed(&mut self) {
-        if let Some(open) = self.open.take_if(|open| !open.path.exists()) {
+        for open in self.open.extract_if(.., |open| !open.path.exists()) {
             self.telemetry.lost(open.rows);
             tracing::warn!(path = %open.path.display(), rows = open.rows, "a file was removed while it was being written; \
                 hint: remove only files that are finished");

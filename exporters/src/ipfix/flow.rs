@@ -133,7 +133,7 @@ impl FlowRecord {
         Some((flow, excess.iter().sum()))
     }
 
-    /// Dropped packets: they have the time at which they were seen, and which way they went is not known.
+    /// Dropped packets: they have the time at which they were seen. The source is their sender.
     fn of_drop(record: &LogRecord, log: &DropLog) -> Self {
         let (source, destination) = record.ends();
         Self {
@@ -188,7 +188,7 @@ const fn end_reason(outcome: Outcome) -> u8 {
     match outcome {
         Outcome::Idle => IDLE_TIMEOUT,
         Outcome::Active => ACTIVE_TIMEOUT,
-        Outcome::Closed | Outcome::Reset | Outcome::Failed | Outcome::Lost => END_DETECTED,
+        Outcome::Closed | Outcome::Reset | Outcome::Broken | Outcome::Failed | Outcome::Lost => END_DETECTED,
         Outcome::Detached => FORCED_END,
     }
 }

@@ -166,6 +166,14 @@ impl TcpRecord {
         }
     }
 
+    /// Whether an error ended the connection, which no end had closed or reset.
+    pub const fn is_broken(&self) -> bool {
+        self.failure != 0
+            && self.events.contains(Events::CLOSED)
+            && !self.events.contains(Events::RESET)
+            && !self.events.contains(Events::FAILED)
+    }
+
     /// Whether it is of a connect that waits for an answer, or that did until now.
     pub const fn is_connecting(&self) -> bool {
         self.events.bits() == Events::CONNECTING.bits()

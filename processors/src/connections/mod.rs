@@ -108,7 +108,7 @@ impl Connections {
             self.telemetry.lost(record, LossReason::LocalHop);
             return;
         }
-        if let Some(outcome) = outcome_of(record.events) {
+        if let Some(outcome) = outcome_of(record) {
             let connection = self.tracker.close(key, receiver, record);
             self.ended.push((connection, outcome));
             return;
@@ -305,12 +305,15 @@ impl Connections {
     }
 }
 
-/// The outcome of a connection whose last record has these events; `None` if it is open.
-fn outcome_of(events: Events) -> Option<Outcome> {
+/// The outcome of a connection whose last record this is; `None` if it is open.
+fn outcome_of(record: &TcpRecord) -> Option<Outcome> {
+    let events = record.events;
     if events.contains(Events::FAILED) {
         Some(Outcome::Failed)
     } else if events.contains(Events::RESET) {
         Some(Outcome::Reset)
+    } else if record.is_broken() {
+        Some(Outcome::Broken)
     } else if events.contains(Events::CLOSED) {
         Some(Outcome::Closed)
     } else {

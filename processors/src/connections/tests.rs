@@ -387,6 +387,33 @@ fn a_stop_ends_every_open_connection() {
 }
 
 #[test]
+fn a_connection_that_an_error_ended_is_broken_and_always_kept_as_failed() {
+    let mut aggregator = aggregator("sample: {ratio: 0, always: [failed]}");
+    let broken = |cookie, failure, events| TcpRecord {
+        failure,
+        ..of(cookie, events, 1, 1)
+    };
+    aggregator.fold(&batch([
+        broken(1, 110, Events::OPENED | Events::CLOSED),
+        broken(2, 0, Events::OPENED | Events::CLOSED),
+        broken(3, 104, Events::OPENED | Events::CLOSED | Events::RESET),
+    ]));
+    let records = logs(aggregator.advance(at(105)));
+    let shown = records.iter().map(|record| {
+        let log = record.connection().unwrap();
+        (log.outcome.as_str(), log.error, record.severity().as_str())
+    });
+    let shown: Vec<_> = shown.collect();
+    assert_eq!(
+        shown,
+        [
+            ("broken", Some("timed_out"), "WARN"),
+            ("reset", Some("reset"), "WARN")
+        ]
+    );
+}
+
+#[test]
 fn sampling_keeps_its_part_and_all_that_failed_were_reset_or_retransmitted() {
     let mut aggregator = aggregator("{sample: {ratio: 0.25}, max_records: 100000}");
     for cookie in 1..=20_000 {

@@ -175,7 +175,10 @@ impl Connection {
 
     /// Its record up to `at`, which the next one continues.
     pub(super) fn report(&mut self, outcome: Outcome, probability: f64, at: Timestamp) -> ConnectionLog {
-        let is_over = matches!(outcome, Outcome::Closed | Outcome::Reset | Outcome::Failed);
+        let is_over = matches!(
+            outcome,
+            Outcome::Closed | Outcome::Reset | Outcome::Broken | Outcome::Failed
+        );
         let duration = match self.began {
             Some(began) if !is_over => at.since(began),
             _ => micros(self.age_us),

@@ -59,8 +59,10 @@ pub(super) struct UdpFlow {
     app: UdpApp,
     /// Number of records before, those that sampling left out included.
     sequence: u32,
-    /// The newest error since the record before.
+    /// The newest error.
     error: Option<&'static str>,
+    /// Whether it is from after the record before.
+    has_new_error: bool,
     /// Sum of the differences in these records.
     reported: Datagrams,
     total: Datagrams,
@@ -82,6 +84,7 @@ impl UdpFlow {
             app: record.app,
             sequence: 0,
             error: None,
+            has_new_error: false,
             reported: Datagrams::default(),
             total: Datagrams::default(),
             has_news: true,
@@ -97,7 +100,9 @@ impl UdpFlow {
         let counts = Datagrams::from(record);
         self.has_news |= counts != Datagrams::default();
         self.total = self.total.plus(counts);
-        self.error = udp_error(record).or(self.error);
+        if let Some(error) = udp_error(record) {
+            (self.error, self.has_new_error) = (Some(error), true);
+        }
         if record.app != UdpApp::Unknown {
             self.app = record.app;
         }
@@ -154,7 +159,9 @@ impl UdpFlow {
             Outcome::Idle => self.moved_at.max(self.reported_at),
             _ => to,
         };
-        let (error, sequence, interval) = (self.error, self.sequence, at.since(self.reported_at));
+        // The last record says whether the flow failed, so that flows can be counted by it.
+        let error = self.error.filter(|_| self.has_new_error || outcome.is_final());
+        let (sequence, interval) = (self.sequence, at.since(self.reported_at));
         let delta = self.pass_over(outcome, at);
         let log = UdpLog {
             outcome,
@@ -183,7 +190,7 @@ impl UdpFlow {
         } else {
             self.unreported().positive()
         };
-        self.error = None;
+        self.has_new_error = false;
         self.reported = self.reported.plus(delta);
         self.reported_at = at;
         self.sequence = self.sequence.saturating_add(1);

@@ -167,7 +167,7 @@ fn the_peers_of_a_socket_are_flows_and_both_ends_of_one_flow_too() {
 }
 
 #[test]
-fn an_error_is_in_the_record_of_its_interval_only() {
+fn an_error_is_in_the_record_of_its_interval_and_in_the_last_one() {
     let mut aggregator = aggregator("active_timeout: 5s");
     let refused = UdpRecord {
         errors: 1,
@@ -185,6 +185,13 @@ fn an_error_is_in_the_record_of_its_interval_only() {
     assert_eq!(
         (udp(&second[0]).error, second[0].severity().as_str()),
         (None, "INFO")
+    );
+    // The last record says it of the flow.
+    fold(&mut aggregator, [ended(UdpEnd::Closed, of(1, 53, 1))]);
+    let third = logs(aggregator.advance(at(115)));
+    assert_eq!(
+        (udp(&third[0]).error, third[0].severity().as_str()),
+        (Some("refused"), "WARN")
     );
 }
 

@@ -19,6 +19,8 @@
 //! Of UDP the receiver decides, by the first datagram and by who chose the port; where that is not known, rules 4 and 6 do. UDP
 //! has no table of ports.
 //!
+//! Of a dropped packet the receiver of this machine is the server, and its sender the client.
+//!
 //! A connection that is redirected to a proxy on this machine is of class `localhost` ([`redirects`]).
 //!
 //! The direction of bytes is not decided here: sent is outbound and received is inbound, always.
@@ -226,6 +228,13 @@ impl Processor for Direction {
                 Role::Client | Role::Unknown => FlowKind::Egress,
             });
         }
+        for flow in batch.drops.iter_mut().filter_map(|record| record.flow.as_mut()) {
+            // The packet went from the client to the server: the receiver says which of them is here.
+            flow.kind = Some(match flow.role {
+                Role::Server => FlowKind::Ingress,
+                Role::Client | Role::Unknown => FlowKind::Egress,
+            });
+        }
         for record in &mut batch.udp {
             self.process_udp(&mut record.flow);
         }
@@ -275,7 +284,7 @@ mod tests {
     use super::*;
     use crate::testing::{context, record};
     use flowtap_pipeline::node::InterfaceAddress;
-    use flowtap_pipeline::{ListenChange, Listener, UdpRecord};
+    use flowtap_pipeline::{DropReason, DropRecord, ListenChange, Listener, UdpRecord};
 
     const NETNS: u32 = 7;
 
@@ -549,6 +558,27 @@ mod tests {
             let ports = [batch.tcp[0].flow.remote.port, batch.udp[0].flow.remote.port];
             assert_eq!(ports, [expected; 2], "{pipeline}");
         }
+    }
+
+    #[test]
+    fn a_packet_that_was_dropped_on_arrival_was_sent_to_a_server() {
+        let mut direction = direction();
+        let dropped = |role| DropRecord {
+            flow: Some(seen(role, "192.0.2.1:53", "198.51.100.1:40000").flow),
+            ..DropRecord::new(DropReason::new("NO_SOCKET"), NETNS)
+        };
+        let mut batch = FlowBatch {
+            drops: vec![
+                dropped(Role::Server),
+                dropped(Role::Client),
+                DropRecord::new(DropReason::OTHER, 0),
+            ],
+            ..FlowBatch::default()
+        };
+        direction.process(&mut batch);
+        let kinds = batch.drops.iter().map(|record| record.flow.as_ref()?.kind);
+        let expected = [Some(FlowKind::Ingress), Some(FlowKind::Egress), None];
+        assert!(kinds.eq(expected));
     }
 
     fn classes(direction: &mut Direction, records: Vec<TcpRecord>) -> Vec<Option<PeerClass>> {

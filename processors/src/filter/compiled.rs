@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 use std::net::IpAddr;
 
-use flowtap_pipeline::{Flow, FlowKind, KubernetesNames, PeerClass, Transport};
+use flowtap_pipeline::{Flow, FlowKind, KubernetesNames, PeerClass, Transport, plain_text};
 use wildmatch::WildMatch;
 
 use super::config::{End, Matcher, Side};
@@ -21,6 +21,8 @@ struct Names {
     /// Patterns with one `*`, at their end, without it: most are of this kind, and a comparison of bytes takes a fraction of the time.
     beginnings: Vec<Box<str>>,
     patterns: Vec<WildMatch>,
+    /// Whether one of them has an escape, as names with control characters are shown with.
+    has_escapes: bool,
 }
 
 impl Names {
@@ -29,6 +31,7 @@ impl Names {
             exact: HashSet::default(),
             beginnings: Vec::new(),
             patterns: Vec::new(),
+            has_escapes: texts.iter().any(|text| text.contains("\\x")),
         };
         for text in texts {
             match text.split_once(['*', '?']) {
@@ -263,10 +266,11 @@ impl Compiled {
             .unwrap_or(flow.comm.len());
         let name = &flow.comm[..end];
         // Most are UTF-8, for which this is the quicker of the two.
-        str::from_utf8(name).map_or_else(
+        let matches = str::from_utf8(name).map_or_else(
             |_| names.matches(&String::from_utf8_lossy(name)),
             |name| names.matches(name),
-        )
+        );
+        matches || names.has_escapes && names.matches(&plain_text::process_name(&flow.comm))
     }
 }
 

@@ -227,9 +227,18 @@ impl Matcher {
         let names = self.comm.iter().flatten().enumerate();
         names.filter_map(|(index, name)| {
             let mut bytes = 0;
+            // An escape stands for one byte: `\x09`.
+            let mut escaped = 0;
             let kept: String = name
-                .chars()
-                .take_while(|c| {
+                .char_indices()
+                .take_while(|(at, c)| {
+                    if *at < escaped {
+                        return true;
+                    }
+                    let digits = name[*at..].strip_prefix("\\x").and_then(|rest| rest.get(..2));
+                    if digits.is_some_and(|digits| digits.bytes().all(|digit| digit.is_ascii_hexdigit())) {
+                        escaped = at + 4;
+                    }
                     bytes += match c {
                         '*' => 0,
                         // It stands for any byte that is not UTF-8, `?` for any character.
@@ -238,6 +247,7 @@ impl Matcher {
                     };
                     bytes <= COMM_BYTES
                 })
+                .map(|(_, c)| c)
                 .collect();
             (kept.len() < name.len()).then_some((index, &**name, kept))
         })

@@ -1,3 +1,4 @@
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use flowtap_pipeline::contract::RecordField;
@@ -158,6 +159,37 @@ fn network_namespaces_processes_and_containers_match_by_value_and_pattern() {
     ] {
         assert_eq!(is_dropped(&matcher, &owned), expected, "{matcher}");
         assert!(!is_dropped(&matcher, &node), "{matcher}");
+    }
+}
+
+#[test]
+fn a_name_with_control_characters_matches_as_logs_show_it() {
+    let mut flow = client();
+    flow.comm[..8].copy_from_slice(b"tab\tname");
+    for (matcher, expected) in [
+        (r"{comm: ['tab\x09name']}", true),
+        (r"{comm: ['*\x09*']}", true),
+        (r#"{comm: ["tab\tname"]}"#, true),
+        (r"{comm: ['tab\x0aname']}", false),
+    ] {
+        assert_eq!(is_dropped(matcher, &flow), expected, "{matcher}");
+    }
+}
+
+#[test]
+fn an_address_that_is_mapped_to_ipv6_is_the_one_of_ipv4() {
+    let address = client().remote.addr;
+    for bits in [96, 104, 128] {
+        let range = match address {
+            IpAddr::V4(address) => ipnet::Ipv6Net::new(address.to_ipv6_mapped(), bits)
+                .unwrap()
+                .trunc(),
+            IpAddr::V6(_) => unreachable!("{address}"),
+        };
+        assert!(
+            is_dropped(&format!("{{remote_address: ['{range}']}}"), &client()),
+            "{range}"
+        );
     }
 }
 
@@ -461,7 +493,7 @@ fn a_name_that_no_process_can_have_is_warned_of_with_the_part_that_the_kernel_ke
     };
     assert_eq!(
         warnings(
-            "nginx, exactly15bytes., 'exactly15bytes.*', '*a*b*c*d*e*f*g*h*', '???????????????', ééééééé"
+            "nginx, exactly15bytes., 'exactly15bytes.*', 'rlo\\xe2\\x80\\xaetxt', '*a*b*c*d*e*f*g*h*', '???????????????', ééééééé"
         ),
         [""; 0]
     );

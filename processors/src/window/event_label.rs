@@ -15,6 +15,7 @@ pub(super) enum ConnectionEvent {
     Closed,
     Failed,
     Reset(ResetBy),
+    Broken,
 }
 
 impl ConnectionEvent {
@@ -25,6 +26,7 @@ impl ConnectionEvent {
             Self::Closed => 1,
             Self::Failed => 2,
             Self::Reset(by) => 3 + by as u8,
+            Self::Broken => 6,
         }
     }
 
@@ -49,6 +51,7 @@ impl ConnectionEvent {
             Self::Closed => "closed",
             Self::Failed => "failed",
             Self::Reset(_) => "reset",
+            Self::Broken => "broken",
         }
     }
 }

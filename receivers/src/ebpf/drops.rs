@@ -4,14 +4,15 @@
 //!
 //! 1. `drops: reasons` has records without a flow. `drops: flows` has records with one, and one without it for packets whose flow
 //!    found no room or is not IP.
-//! 2. A kernel that does not say why it drops (before Linux 5.17), or refuses the program, has no drops: a warning gives the reason,
+//! 2. The end that sent the packet is taken for the client: a packet that came in was sent to a server, as far as the packet says.
+//! 3. A kernel that does not say why it drops (before Linux 5.17), or refuses the program, has no drops: a warning gives the reason,
 //!    and everything else works.
 
 use std::collections::HashMap;
 
 use flowtap_ebpf::abi::{DropCount, DropFlow};
 use flowtap_ebpf::{Dropped, Drops, LoadError};
-use flowtap_pipeline::{DropReason, DropRecord, Endpoint, Flow, Transport};
+use flowtap_pipeline::{DropReason, DropRecord, Endpoint, Flow, Role, RoleSource, Transport};
 
 use super::address::address;
 use super::config::DropsMode;
@@ -125,9 +126,55 @@ fn flow_of(flow: &DropFlow) -> Flow {
             UDP_LITE => Transport::UdpLite,
             _ => Transport::Other,
         },
+        role: if flow.received == 0 {
+            Role::Client
+        } else {
+            Role::Server
+        },
+        role_source: RoleSource::Assumed,
         ..Flow::new(
             Endpoint::new(address(flow.family, flow.local_addr), flow.local_port),
             Endpoint::new(address(flow.family, flow.remote_addr), flow.remote_port),
         )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use flowtap_ebpf::abi::{AF_INET, DropReason as Why};
+    use flowtap_pipeline::Timestamp;
+
+    use super::*;
+
+    #[test]
+    fn the_source_of_a_dropped_packet_is_its_sender_on_either_side() {
+        let address = |last| {
+            let mut bytes = [0; 16];
+            bytes[..4].copy_from_slice(&[192, 0, 2, last]);
+            bytes
+        };
+        let flow = |received, local_port, remote_port| DropFlow {
+            reason: Why { reason: 2, netns: 7 },
+            local_addr: address(1),
+            remote_addr: address(2),
+            local_port,
+            remote_port,
+            family: AF_INET,
+            protocol: UDP,
+            received,
+        };
+        for (dropped, role, sender, receiver) in [
+            (flow(1, 53, 40_000), Role::Server, (2, 40_000), (1, 53)),
+            (flow(0, 40_000, 53), Role::Client, (1, 40_000), (2, 53)),
+        ] {
+            let record = DropRecord {
+                flow: Some(flow_of(&dropped)),
+                ..DropRecord::new(DropReason::new("NO_SOCKET"), 7)
+            };
+            let log = record.to_log(Timestamp::default()).unwrap();
+            assert_eq!((log.flow.role, log.flow.role_source), (role, RoleSource::Assumed));
+            let end = |(last, port)| Endpoint::new([192, 0, 2, last].into(), port);
+            assert_eq!(log.ends(), (end(sender), end(receiver)));
+        }
     }
 }

@@ -51,7 +51,7 @@ impl Sums {
         self.last = self.last.max(Some(row.at));
         self.records += 1;
         self.ended += u64::from(row.is_last());
-        self.failed += u64::from(row.has_failed());
+        self.failed += u64::from(row.is_last() && row.has_failed());
         if row.min_rtt > 0.0 {
             self.min_rtt = Some(self.min_rtt.map_or(row.min_rtt, |rtt| rtt.min(row.min_rtt)));
         }
@@ -323,6 +323,27 @@ mod tests {
         };
         assert_eq!(in_parts(1), None, "they are more than there is room for");
         assert_eq!(in_parts(2), Some((30_000, 60_000)));
+    }
+
+    #[test]
+    fn a_connection_counts_as_ended_and_as_failed_once_by_its_last_record() {
+        let mut sums = Sums::default();
+        for (outcome, error) in [
+            ("active", ""),
+            ("active", "refused"),
+            ("idle", "refused"),
+            ("active", ""),
+            ("detached", ""),
+            ("active", ""),
+            ("closed", ""),
+        ] {
+            sums.add(&Row {
+                outcome,
+                error,
+                ..Row::default()
+            });
+        }
+        assert_eq!((sums.ended, sums.failed), (2, 1));
     }
 
     #[test]

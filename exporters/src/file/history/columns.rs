@@ -30,6 +30,9 @@ pub(super) const EVENT: &str = "event";
 /// The column of the node's name, the same.
 pub(super) const HOST: &str = "host";
 
+/// The column of the pipeline, the same.
+pub(super) const PIPELINE: &str = "pipeline";
+
 /// Columns without which a file of records would be read as something that it is not.
 const REQUIRED: [&str; 7] = [
     EVENT,
@@ -49,6 +52,7 @@ pub(super) struct Columns {
     numbers: [Option<Float64Array>; NUMBERS.len()],
     event: Option<StringArray>,
     host: Option<StringArray>,
+    pipeline: Option<StringArray>,
 }
 
 const TEXTS: [LogField; 11] = [
@@ -85,6 +89,7 @@ impl Columns {
             numbers: NUMBERS.map(|field| numbers(column(field.column())?)),
             event: column(EVENT).and_then(texts),
             host: column(HOST).and_then(texts),
+            pipeline: column(PIPELINE).and_then(texts),
         }
     }
 
@@ -134,6 +139,7 @@ impl Columns {
             event: text(self.event.as_ref()),
             at: self.at.as_ref().map_or(0, |at| at.value(index)),
             host: text(self.host.as_ref()),
+            pipeline: text(self.pipeline.as_ref()),
             local_address: source,
             local_port: source_port,
             peer_address: destination,
@@ -188,7 +194,11 @@ pub(super) fn check(schema: &Schema) -> io::Result<Kind> {
         )))
     };
     expect(TIME, "a timestamp", |array| times(array).is_some())?;
-    for name in TEXTS.map(LogField::column).into_iter().chain([EVENT, HOST]) {
+    for name in TEXTS
+        .map(LogField::column)
+        .into_iter()
+        .chain([EVENT, HOST, PIPELINE])
+    {
         expect(name, "a string", |array| texts(array).is_some())?;
     }
     for field in INTEGERS {

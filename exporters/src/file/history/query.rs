@@ -8,7 +8,7 @@ use super::row::Row;
 use super::statistics::Statistics;
 
 /// The conditions on rows.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Query {
     /// Records that end at this moment or later.
     pub from: Option<Timestamp>,
@@ -18,11 +18,17 @@ pub struct Query {
     pub peer: Option<Network>,
     /// Connections that were never established or have an error, and UDP flows with an error.
     pub failed: bool,
+    /// Records that this pipeline wrote.
+    pub pipeline: Option<String>,
 }
 
 impl Query {
     const fn has_conditions(&self) -> bool {
-        self.from.is_some() || self.to.is_some() || self.peer.is_some() || self.failed
+        self.from.is_some()
+            || self.to.is_some()
+            || self.peer.is_some()
+            || self.failed
+            || self.pipeline.is_some()
     }
 }
 
@@ -79,6 +85,15 @@ fn matches(query: &Query, row: &Row<'_>) -> bool {
     is_in_time(query, row.at)
         && query.peer.is_none_or(|peer| peer.contains_text(row.peer_address))
         && (!query.failed || row.has_failed())
+        && is_of_pipeline(query, row)
+}
+
+/// Whether a row of this pipeline is asked for.
+pub(super) fn is_of_pipeline(query: &Query, row: &Row<'_>) -> bool {
+    query
+        .pipeline
+        .as_ref()
+        .is_none_or(|pipeline| pipeline == row.pipeline)
 }
 
 /// Counts a row, and calls `each` with it if it is asked for.

@@ -17,6 +17,8 @@ pub struct Row<'a> {
     pub at: i64,
     /// The node's name.
     pub host: &'a str,
+    /// The pipeline that wrote it.
+    pub pipeline: &'a str,
     /// The end on this node.
     pub local_address: &'a str,
     /// The same.
@@ -89,9 +91,9 @@ impl Row<'_> {
         self.outcome == "failed" || !self.error.is_empty()
     }
 
-    /// Whether it is the last record of its connection.
+    /// Whether it is the last record of a connection or UDP flow that ended: one that flowtap stopped following goes on.
     pub fn is_last(&self) -> bool {
-        !matches!(self.outcome, "" | "active")
+        !matches!(self.outcome, "" | "active" | "detached")
     }
 }
 

@@ -16,10 +16,10 @@ use parquet::file::metadata::{ColumnChunkMetaData, PageIndexPolicy, RowGroupMeta
 use parquet::file::statistics::Statistics as ColumnStatistics;
 
 use super::columns::{
-    Columns, EVENT, HOST, TIME, check, in_micros, is_time, is_timed, logs, offer_all, times,
+    Columns, EVENT, HOST, PIPELINE, TIME, check, in_micros, is_time, is_timed, logs, offer_all, times,
 };
 use super::guard::guarded;
-use super::query::{Query, is_in_time, micros};
+use super::query::{Query, is_in_time, is_of_pipeline, micros};
 use super::row::{ALWAYS, Row};
 use super::statistics::{Kind, Scanned, Statistics, invalid};
 
@@ -61,7 +61,8 @@ pub(super) fn scan(
         return Ok(Scanned::LOGS);
     }
     let wanted = ALWAYS.iter().chain(fields).map(|field| field.column());
-    let mask = columns(&builder, wanted.chain([TIME, EVENT, HOST]));
+    let pipeline = query.pipeline.is_some().then_some(PIPELINE);
+    let mask = columns(&builder, wanted.chain([TIME, EVENT, HOST]).chain(pipeline));
     let filter = predicates(&builder, query);
     let builder = builder
         .with_row_groups(groups)
@@ -167,13 +168,14 @@ fn can_match(
 /// Conditions on few columns, which are read before the others.
 fn predicates(builder: &Builder, query: &Query) -> RowFilter {
     let mut predicates: Vec<Box<dyn ArrowPredicate>> = Vec::new();
-    let query = *query;
+    let query = query.clone();
     if query.from.is_some() || query.to.is_some() {
+        let range = query.clone();
         let in_time = move |batch: RecordBatch| {
             let times = batch.column_by_name(TIME).and_then(|column| times(column));
             // A record without a time is kept, to be reported.
             let chosen = (0..batch.num_rows()).map(|index| match &times {
-                Some(times) if is_timed(times, index) => Some(is_in_time(&query, times.value(index))),
+                Some(times) if is_timed(times, index) => Some(is_in_time(&range, times.value(index))),
                 _ => Some(true),
             });
             Ok(chosen.collect())
@@ -210,6 +212,15 @@ fn predicates(builder: &Builder, query: &Query) -> RowFilter {
             [LogField::Outcome, LogField::Error].map(LogField::column),
         );
         predicates.push(Box::new(ArrowPredicateFn::new(mask, failed)));
+    }
+    if query.pipeline.is_some() {
+        let of_pipeline = move |batch: RecordBatch| {
+            let columns = Columns::of(&batch);
+            let rows = (0..batch.num_rows()).map(|index| Some(is_of_pipeline(&query, &columns.row(index))));
+            Ok(rows.collect())
+        };
+        let mask = columns(builder, [PIPELINE]);
+        predicates.push(Box::new(ArrowPredicateFn::new(mask, of_pipeline)));
     }
     RowFilter::new(predicates)
 }

@@ -167,19 +167,29 @@ fn conditions_choose_rows_whatever_the_format() {
         // Indices 7 to 13 have this peer.
         let single = Query {
             peer: Network::new(peer(7), 32),
-            ..time
+            ..time.clone()
         };
         assert_eq!(rows(&single), (14, 2 * 70, 14_000));
         let range = Query {
             peer: Network::new(Ipv4Addr::new(10, 0, 0, 0).into(), 23),
-            ..time
+            ..time.clone()
         };
         assert_eq!(rows(&range).0, 28);
         let failed = Query {
             failed: true,
-            ..single
+            ..single.clone()
         };
         assert_eq!(rows(&failed), (2, 2 * 10, 2000));
+        let of_pipeline = |name: &str| Query {
+            pipeline: Some(name.to_owned()),
+            ..single.clone()
+        };
+        assert_eq!(
+            rows(&of_pipeline(&batch(0, 0).pipeline)).0,
+            14,
+            "{format:?} {compression:?}"
+        );
+        assert_eq!(rows(&of_pipeline("logs/other")).0, 0);
         let nobody = Query {
             peer: Network::new(Ipv4Addr::new(10, 9, 9, 9).into(), 32),
             ..Query::default()

@@ -28,7 +28,7 @@ pub enum Label {
     Type,
     /// `ingress` if this side serves, `egress` if it is the client.
     Flow,
-    /// `opened`, `closed`, `failed` or `reset`.
+    /// `opened`, `closed`, `failed`, `reset` or `broken`.
     Event,
     /// Why a connect failed, or a packet was dropped.
     Reason,

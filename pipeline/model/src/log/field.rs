@@ -102,11 +102,11 @@ macro_rules! fields {
 }
 
 fields! {
-    SourceAddress "source.address" "source_address" Text "Address of the end that opened the connection; of UDP, the one that sent first.",
+    SourceAddress "source.address" "source_address" Text "Address of the end that opened the connection; of UDP, the one that sent first; of dropped packets, their sender.",
         |record| Some(LogValue::Address(record.ends().0.addr));
     SourcePort "source.port" "source_port" Integer "Port of the same end.",
         |record| Some(integer(record.ends().0.port));
-    DestinationAddress "destination.address" "destination_address" Text "Address of the end that accepted the connection; of UDP, the other one.",
+    DestinationAddress "destination.address" "destination_address" Text "Address of the end that accepted the connection; of UDP, the other one; of dropped packets, their receiver.",
         |record| Some(LogValue::Address(record.ends().1.addr));
     DestinationPort "destination.port" "destination_port" Integer "Port of the same end.",
         |record| Some(integer(record.ends().1.port));
@@ -122,12 +122,13 @@ fields! {
         |record| text(record.flow.class?.as_str());
     PeerNetwork "flowtap.peer.network.name" "peer_network" Text "Name of the network that the peer's address is in, by the processor `attributes`.",
         |record| text(record.flow.peer_network.as_deref()?);
-    Outcome "flowtap.connection.outcome" "outcome" Text "State at the end of the record: `active`, `closed`, `idle`, `reset`, `failed`, `lost` or `detached`.",
+    Outcome "flowtap.connection.outcome" "outcome" Text "State at the end of the record: `active`, `closed`, `idle`, `reset`, `broken`, `failed`, `lost` or `detached`.",
         |record| text(record.part()?.outcome.as_str());
     Error "error.type" "error" Text "Why the connect failed, or the connection broke; of UDP the newest ICMP error in the interval.",
         |record| text(record.part()?.error?);
     ConnectionId "flowtap.connection.id" "connection_id" Integer "The kernel's socket cookie: unique on a machine until it restarts.",
-        |record| known(record.flow.cookie);
+        // Of a DNS transaction the flow's cookie only joins a query and its answer: it need not be the kernel's.
+        |record| known(record.flow.cookie).filter(|_| record.dns().is_none());
     Sequence "flowtap.connection.sequence" "sequence" Integer "Number of records of this connection or flow before this one, those that sampling left out included.",
         |record| Some(integer(record.part()?.sequence));
     Adopted "flowtap.connection.adopted" "adopted" Flag "Whether its beginning was not counted: it was open before flowtap was, or was not followed.",

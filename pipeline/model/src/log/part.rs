@@ -15,6 +15,8 @@ pub enum Outcome {
     Idle,
     /// One end reset it.
     Reset,
+    /// It was established, and an error other than a reset ended it: nobody answered, or the network said that it is unreachable.
+    Broken,
     /// It was never established.
     Failed,
     /// It is open no longer, and the record of its end was lost.
@@ -31,6 +33,7 @@ impl Outcome {
             Self::Closed => "closed",
             Self::Idle => "idle",
             Self::Reset => "reset",
+            Self::Broken => "broken",
             Self::Failed => "failed",
             Self::Lost => "lost",
             Self::Detached => "detached",
@@ -39,7 +42,7 @@ impl Outcome {
 
     /// Whether the connection failed.
     pub const fn is_failure(self) -> bool {
-        matches!(self, Self::Reset | Self::Failed)
+        matches!(self, Self::Reset | Self::Broken | Self::Failed)
     }
 
     /// Whether further records of the connection follow.

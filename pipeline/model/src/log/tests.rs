@@ -3,6 +3,7 @@ use std::time::Duration;
 
 use super::*;
 use crate::cluster::KubernetesNames;
+use crate::dns::{DnsOutcome, DnsRecord};
 use crate::endpoint::Endpoint;
 use crate::finding::{FindingKind, FindingRecord};
 use crate::flow::{Flow, FlowKind, Transport};
@@ -182,6 +183,22 @@ fn a_udp_flow_has_the_fields_of_a_connection_but_for_those_of_tcp() {
     }
     log.body = LogBody::Udp(UdpLog::default());
     assert_eq!(log.severity(), Severity::Info);
+}
+
+#[test]
+fn a_dns_transaction_has_no_id_of_a_connection() {
+    let known = record(FlowKind::Egress).flow;
+    let flow = Flow { cookie: 7, ..known };
+    let connection = LogRecord {
+        flow: flow.clone(),
+        ..record(FlowKind::Egress)
+    };
+    assert_eq!(
+        LogField::ConnectionId.value(&connection),
+        Some(LogValue::Integer(7))
+    );
+    let dns = LogRecord::from(&DnsRecord::new(flow, 1, DnsOutcome::TimedOut));
+    assert_eq!(LogField::ConnectionId.value(&dns), None);
 }
 
 #[test]

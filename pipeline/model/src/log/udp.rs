@@ -98,7 +98,7 @@ impl From<Datagrams> for Moved {
 pub struct UdpLog {
     /// State at the end of the time that the record covers: active, closed, idle or detached.
     pub outcome: Outcome,
-    /// The newest ICMP error in that time, in one word.
+    /// The newest ICMP error in that time, in one word; in the last record, that of the flow.
     pub error: Option<&'static str>,
     /// Number of records of this flow before this one, those that sampling left out included.
     pub sequence: u32,

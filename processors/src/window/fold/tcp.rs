@@ -123,7 +123,9 @@ impl Window {
             (Events::FAILED, ConnectionEvent::Failed),
             (Events::RESET, ConnectionEvent::Reset(record.reset_by)),
         ];
-        for (_, event) in reported.into_iter().filter(|(bit, _)| events.contains(*bit)) {
+        let reported = reported.into_iter().filter(|(bit, _)| events.contains(*bit));
+        let broken = record.is_broken().then_some(ConnectionEvent::Broken);
+        for event in reported.map(|(_, event)| event).chain(broken) {
             let inputs = KeyInputs {
                 cause: Some(EventLabel::Event(event)),
                 ..KeyInputs::default()

@@ -284,6 +284,7 @@ fn connections_are_counted_by_event_and_those_that_are_open_are_known() {
             with(Events::ADOPTED, 0),
             with(Events::OPENED | Events::CLOSED, 0),
             with(Events::CLOSED | Events::RESET, 104),
+            with(Events::OPENED | Events::CLOSED, 110),
             with(Events::FAILED, 111),
             with(Events::FAILED, 110),
         ],
@@ -293,8 +294,14 @@ fn connections_are_counted_by_event_and_those_that_are_open_are_known() {
         shown[&format!(r#"network_tcp_connections{{flow="egress",event="{event}",type="externalHosts"}}"#)]
     };
     assert_eq!(
-        (event("opened"), event("closed"), event("reset"), event("failed")),
-        (3, 2, 1, 2)
+        (
+            event("opened"),
+            event("closed"),
+            event("reset"),
+            event("broken"),
+            event("failed")
+        ),
+        (4, 3, 1, 1, 2)
     );
     assert_eq!(
         shown[r#"network_tcp_connections_active{flow="egress",type="externalHosts"}"#],
@@ -305,7 +312,7 @@ fn connections_are_counted_by_event_and_those_that_are_open_are_known() {
     assert_eq!((failed("refused"), failed("timed_out")), (1, 1));
     assert_eq!(
         shown[r#"network_tcp_connect_duration{raddr="198.51.100.7",type="externalHosts"}"#],
-        3
+        4
     );
 }
 
