@@ -162,7 +162,7 @@ struct sock_extended_err {
 	__u8 ee_origin;
 } KERNEL_TYPE;
 
-/* What `cb` of a packet in an error queue is. */
+/* Contents of `cb` of a packet in an error queue. */
 struct sock_exterr_skb {
 	struct sock_extended_err ee;
 } KERNEL_TYPE;

@@ -14,7 +14,7 @@ impl Places {
         Self(Arc::new(Semaphore::new(count)))
     }
 
-    /// Does `work` on a thread of its own, once there is a place for it.
+    /// Does `work` on a separate thread, once there is a place for it.
     ///
     /// # Errors
     /// It panicked, or the runtime ends.

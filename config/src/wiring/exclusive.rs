@@ -152,7 +152,7 @@ fn resolved(path: &Path) -> PathBuf {
             }
             component => {
                 resolved.push(component);
-                // What does not exist yet is no link.
+                // A path that does not exist yet can not be a link.
                 if let Ok(target) = resolved.canonicalize() {
                     resolved = target;
                 }

@@ -806,7 +806,7 @@ fn records_that_come_late_are_in_the_one_file_of_their_hour() {
         let mut writer = Writer::new(&config, &resource(), telemetry, None, PipelineKind::Logs).unwrap();
         writer.prepare().unwrap();
         let at = |second: u64| Timestamp::from_nanos((NOON + second) * 1_000_000_000);
-        // Each batch has a record of its own time, and one of a UDP flow that has been idle for 15 s.
+        // Each batch has a record of its time, and one of a UDP flow that has been idle for 15 s.
         for second in (5..2 * 3600).step_by(5) {
             let mut batch = crate::testing::logs();
             batch.records.truncate(2);

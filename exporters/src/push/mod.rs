@@ -80,7 +80,7 @@ pub(crate) fn zero_at(series: &Series, at: Timestamp) -> Option<Timestamp> {
     (milliseconds(zero) < milliseconds(at)).then_some(zero)
 }
 
-/// What `shared` holds.
+/// Contents of `shared`.
 pub(crate) fn lock<T>(shared: &Mutex<T>) -> MutexGuard<'_, T> {
     // Every statement under such a lock leaves it whole.
     shared.lock().unwrap_or_else(PoisonError::into_inner)
@@ -106,7 +106,7 @@ pub(crate) type Sender = BoxCloneSyncService<Request, Exported, BoxError>;
 #[derive(Clone)]
 pub(crate) struct Senders {
     metrics: Sender,
-    /// If they have a way of their own.
+    /// If they have a separate way.
     logs: Option<Sender>,
 }
 

@@ -463,7 +463,7 @@ fn a_connection_that_begins_to_retransmit_is_reported_from_then_on() {
 /// The records of 10,000 connections that each send a byte before each of four watermarks, and what sampling has left out: bytes and
 /// records. At the end those are reset whose cookie is even, or all retransmit before the third watermark.
 fn connections_that_join(yaml: &str, retransmitting: bool) -> (Vec<LogRecord>, u64, u64) {
-    let (context, counters, _provider) = counted_context(NodeInfo::default());
+    let (context, counters) = counted_context(NodeInfo::default());
     let yaml = format!("{{active_timeout: 5s, {yaml}}}");
     let mut aggregator = Connections::new(&config(&yaml), &context);
     aggregator.begin(at(100));

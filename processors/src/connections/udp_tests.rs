@@ -225,7 +225,7 @@ fn sampling_keeps_its_part_of_one_sockets_peers_and_all_that_failed_or_dropped()
 
 #[test]
 fn sums_divided_by_the_probability_have_no_bias_of_flows_that_join_those_that_are_always_kept() {
-    let (context, counters, _provider) = counted_context(NodeInfo::default());
+    let (context, counters) = counted_context(NodeInfo::default());
     let config = config(FACTORY, "{udp: true, active_timeout: 5s, sample: {ratio: 0.2}}").unwrap();
     let config = flowtap_pipeline::component::downcast::<Config>(&*config).unwrap();
     let mut aggregator = Connections::new(config, &context);

@@ -306,7 +306,7 @@ fn records_of_udp_flows_are_judged_one_by_one_and_those_of_tcp_beside_them_by_th
 
 #[test]
 fn payload_bytes_of_dropped_records_are_counted_tcp_and_udp() {
-    let (context, counters, _provider) = counted_context(NodeInfo::default());
+    let (context, counters) = counted_context(NodeInfo::default());
     let mut filter = ProcessorTest::in_context(FACTORY, "exclude: [{remote_port: [53]}]", &context);
     let tcp = |remote, sent_bytes| TcpRecord {
         sent_bytes,

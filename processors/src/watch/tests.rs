@@ -13,7 +13,6 @@ use std::time::Duration;
 use flowtap_pipeline::{
     Endpoint, Events, FindingRecord, Flow, FlowKind, NodeInfo, Place, Role, TcpRecord, Transport, UdpRecord,
 };
-use opentelemetry_sdk::metrics::SdkMeterProvider;
 
 use super::*;
 use crate::testing::{Counters, context, counted_context};
@@ -489,7 +488,7 @@ fn each_name_server_of_a_resolver_that_is_on_the_black_list_is_found() {
 fn forged_clients_of_a_udp_port_take_the_place_of_one_contact() {
     let mut config = quick();
     config.max_contacts = 10.try_into().unwrap();
-    let (mut scene, counters, _provider) = counted(&config);
+    let (mut scene, counters) = counted(&config);
     scene.learn(([10, 1, 0, 5], 443), 10);
     for high in 0..100 {
         scene.talk_udp("shop", ([45, high, 0, 1], 40_001), false, 0, 10);
@@ -562,12 +561,12 @@ fn lists_are_judged_from_the_start_and_repeated_after_a_while() {
 }
 
 /// A scene whose counters are read, for as long as their provider is kept.
-fn counted(config: &Config) -> (Scene, Counters, SdkMeterProvider) {
-    let (context, counters, provider) = counted_context(NodeInfo::default());
+fn counted(config: &Config) -> (Scene, Counters) {
+    let (context, counters) = counted_context(NodeInfo::default());
     let mut scene = Scene::new(config);
     scene.watch = Watch::new(config, &context).unwrap();
     scene.watch.begin(Timestamp::from_nanos(START * 1_000_000_000));
-    (scene, counters, provider)
+    (scene, counters)
 }
 
 #[test]
@@ -575,7 +574,7 @@ fn a_flood_of_contacts_is_bounded_and_counted() {
     let mut config = quick();
     config.max_contacts = 100.try_into().unwrap();
     config.fan_out.enabled = false;
-    let (mut scene, counters, _provider) = counted(&config);
+    let (mut scene, counters) = counted(&config);
     assert_eq!(counters.dropped_records(FULL), 0);
     for high in 0..20 {
         for low in 0..50 {
@@ -590,7 +589,7 @@ fn a_flood_of_contacts_is_bounded_and_counted() {
 
 #[test]
 fn a_flood_of_subjects_is_bounded_and_counted() {
-    let (mut scene, counters, _provider) = counted(&quick());
+    let (mut scene, counters) = counted(&quick());
     let max = quick().max_subjects.get();
     let flood = max + 500;
     for name in 0..flood {
@@ -613,7 +612,7 @@ fn a_flood_of_subjects_is_bounded_and_counted() {
 fn a_flood_of_findings_is_bounded_and_counted() {
     let mut config = quick();
     config.fan_out.enabled = false;
-    let (mut scene, counters, _provider) = counted(&config);
+    let (mut scene, counters) = counted(&config);
     while scene.watch.is_learning() {
         scene.tick();
     }

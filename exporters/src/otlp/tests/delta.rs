@@ -235,7 +235,7 @@ async fn series_that_end_between_two_exporters_are_forgotten() {
     assert_eq!(values, [20, 10, 20]);
 }
 
-/// A series whose last increase is refused, and that then ends: what it owes comes in a request of its own. So does what a refused
+/// A series whose last increase is refused, and that then ends: what it owes comes in a separate request. So does what a refused
 /// request on disk had counted.
 #[tokio::test]
 async fn what_a_series_owes_is_delivered_after_its_end() {

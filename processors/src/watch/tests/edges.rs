@@ -105,7 +105,7 @@ fn a_scan_of_ports_has_a_flow_to_the_address_that_is_scanned() {
 fn traffic_of_subjects_that_have_no_room_is_that_of_other_and_lists_and_scans_are_judged() {
     let mut config = quick();
     config.max_subjects = 100.try_into().unwrap();
-    let (mut scene, counters, _provider) = counted(&config);
+    let (mut scene, counters) = counted(&config);
     for _ in 0..13 {
         for name in 0..100 {
             scene.talk(
@@ -226,13 +226,13 @@ fn a_state_file_that_is_a_link_is_that_of_its_target() {
 }
 
 /// A scene of this pipeline, and what its processor counts.
-fn of_pipeline(config: &Config, pipeline: &str, now: u64) -> (Scene, Counters, SdkMeterProvider) {
-    let (mut context, counters, provider) = counted_context(NodeInfo::default());
+fn of_pipeline(config: &Config, pipeline: &str, now: u64) -> (Scene, Counters) {
+    let (mut context, counters) = counted_context(NodeInfo::default());
     context.pipeline = pipeline.into();
     let mut scene = Scene::at(&quick(), now);
     scene.watch = Watch::new(config, &context).unwrap();
     scene.watch.begin(Timestamp::from_nanos(now * 1_000_000_000));
-    (scene, counters, provider)
+    (scene, counters)
 }
 
 #[test]
@@ -252,7 +252,7 @@ fn pipelines_with_one_state_file_keep_what_each_has_learned() {
     };
     for run in 0..4 {
         let now = START + run * 1_000;
-        let (mut metrics, _, _provider) = of_pipeline(&config, "metrics", now);
+        let (mut metrics, _) = of_pipeline(&config, "metrics", now);
         // The other one is not there in one of the runs.
         let mut logs = (run != 1).then(|| of_pipeline(&config, "logs", now));
         assert_eq!(talk(&mut metrics, 1), 0, "{run}");
@@ -273,7 +273,7 @@ fn pipelines_with_one_state_file_keep_what_each_has_learned() {
 
 #[test]
 fn jumps_and_contacts_are_counted_by_pipeline_from_the_start() {
-    let (mut scene, counters, _provider) = of_pipeline(&quick(), "logs/findings", START);
+    let (mut scene, counters) = of_pipeline(&quick(), "logs/findings", START);
     let labels = "pipeline=logs/findings,processor=test".to_owned();
     for (name, value) in [
         ("processor_watch_clock_jumps", 0),
@@ -499,7 +499,7 @@ fn a_clock_that_is_set_back_or_ahead_changes_neither_intervals_nor_what_was_lear
         &[20 * DAYS],
         &[-5 * 365 * DAYS],
     ] {
-        let (mut scene, _, _provider) = counted(&quick());
+        let (mut scene, _) = counted(&quick());
         live(&mut scene, 300);
         for jump in jumps {
             scene.now = scene.now.checked_add_signed(*jump).unwrap();

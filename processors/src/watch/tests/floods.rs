@@ -33,7 +33,7 @@ fn of_kind(scene: &Scene, kind: FindingKind) -> Vec<(&str, &[(&'static str, f64)
 
 #[test]
 fn a_flood_of_one_kind_or_subject_leaves_room_for_others_and_what_is_left_out_is_counted_by_kind() {
-    let (mut scene, counters, _provider) = counted(&quick());
+    let (mut scene, counters) = counted(&quick());
     scene.learn(([93, 184, 1, 34], 443), 512);
     flood(&mut scene, "sh", 0..5_000);
     scene.talk("evil", ([46, 9, 9, 9], 443), Events::OPENED, 10, 10);
@@ -99,7 +99,7 @@ fn a_decoy_of_ports_hides_no_addresses_and_a_number_beyond_the_bound_is_at_least
     let mut config = quick();
     config.first_contact.enabled = false;
     config.failure_surge.enabled = false;
-    let (mut scene, counters, _provider) = counted(&config);
+    let (mut scene, counters) = counted(&config);
     scene.learn(([93, 184, 1, 34], 443), 512);
     for port in 1..=20_000 {
         scene.talk("sh", ([127, 0, 0, 1], port), Events::FAILED, 0, 0);
