@@ -193,12 +193,12 @@ impl Writer {
         let partition = self.names.partition(part.first());
         self.finish_aged(part.start());
         if rows > 0 {
-            let mut open = match self.open.iter().position(|open| open.partition == partition) {
-                Some(index) => self.open.remove(index),
-                None => {
-                    self.make_room();
-                    self.create(part, partition)?
-                }
+            let kept = self.open.iter().position(|open| open.partition == partition);
+            let mut open = if let Some(index) = kept {
+                self.open.remove(index)
+            } else {
+                self.make_room();
+                self.create(part, partition)?
             };
             let written = open.output.write(&self.origin, part);
             match written {

@@ -141,7 +141,7 @@ fn choose<'a>(args: &HistoryArgs, fed: &'a [FileOfConfig]) -> Result<Vec<&'a Fil
     }
     if let Some(pipeline) = &args.pipeline {
         let feeds = |exporter: &&FileOfConfig| exporter.pipelines.contains(pipeline);
-        if !chosen.iter().any(|exporter| feeds(exporter)) {
+        if !chosen.iter().any(&feeds) {
             let pipelines: Vec<_> = chosen.iter().flat_map(|exporter| &*exporter.pipelines).collect();
             return Err(format!(
                 "no pipeline `{pipeline}` of the config writes to {}\n  hint: these do: {}",
