@@ -301,7 +301,8 @@ mod tests {
             let warnings = load(&[&set]).unwrap().warnings;
             assert_eq!(warnings.len(), 1, "{warnings:?}");
             assert_eq!(warnings[0].key, key);
-            assert!(warnings[0].to_string().contains(&format!("label `{label}`")));
+            let warning = warnings[0].to_string();
+            assert!(warning.contains(&format!("list `{label}`")), "{warning}");
             // Flow log records have them.
             let logs = [
                 &*set,

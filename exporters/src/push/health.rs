@@ -15,13 +15,8 @@ use tower::BoxError;
 
 use super::storage::StorageError;
 use super::verdict::{asked_delay, described, is_temporary};
+use super::warned::{Warned, is_news};
 use super::{Lane, Request};
-
-/// The same failure is a warning once in this time; in between it is logged at `debug`.
-const WARN_INTERVAL: Duration = Duration::from_secs(60);
-
-/// Causes that can be a warning within that time: the text of a peer may be another one each time, as one with the number of a request.
-const MAX_CAUSES: usize = 4;
 
 /// Cloning it shares it. Losses that no warning has counted are reported when the last clone is dropped.
 #[derive(Clone, Debug)]
@@ -140,10 +135,6 @@ struct Lost {
     /// Whether, and when, `storage` would have kept it.
     of_storage: &'static str,
 }
-
-/// When there were warnings of late, and of which causes.
-#[derive(Debug, Default)]
-pub(crate) struct Warned(Vec<(Instant, String)>);
 
 impl Health {
     pub(crate) fn new(context: &BuildContext, addresses: Addresses) -> Self {
@@ -368,16 +359,6 @@ const fn of_storage(is_temporary: bool) -> &'static str {
     } else {
         "`storage` does not keep requests that the peer refuses"
     }
-}
-
-/// Whether `error` has not been a warning for a while; then it is one now.
-pub(crate) fn is_news(Warned(causes): &mut Warned, error: &str) -> bool {
-    causes.retain(|(at, _)| at.elapsed() < WARN_INTERVAL);
-    let is_news = causes.len() < MAX_CAUSES && causes.iter().all(|(_, text)| text != error);
-    if is_news {
-        causes.push((Instant::now(), error.to_owned()));
-    }
-    is_news
 }
 
 #[cfg(test)]

@@ -39,6 +39,7 @@ pub mod storage;
 #[path = "no_storage.rs"]
 pub mod storage;
 mod verdict;
+mod warned;
 pub(crate) mod zeros;
 
 use std::collections::BTreeMap;

@@ -10,9 +10,10 @@ use tokio_util::sync::CancellationToken;
 use tower::{BoxError, Service, ServiceExt};
 
 use super::fate::Fate;
-use super::health::{Health, Warned, is_news};
+use super::health::Health;
 use super::storage::{Storage, StorageError, Stored};
 use super::verdict::{asked_delay, described, is_temporary};
+use super::warned::{Warned, is_news};
 use super::{Lane, Request, Sender};
 
 /// Pause after a failure that retries did not overcome, before the next round.

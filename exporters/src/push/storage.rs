@@ -29,7 +29,7 @@ pub use self::config::StorageConfig;
 use self::table::{REQUESTS, copy, count, each_value, footprint, is_damage, oldest, open};
 use self::value::{decode, encode, items_of};
 use super::fate::{Fate, Fates};
-use super::health::{Warned, is_news};
+use super::warned::{Warned, is_news};
 use super::{Lane, Request};
 
 /// Pause after a failure to remove what is delivered: after each, redb has to be reopened.

@@ -62,14 +62,15 @@ impl Violation {
 ///
 /// ```
 /// use flowtap_pipeline::BuildContext;
+/// use flowtap_pipeline::telemetry::ProcessorTelemetry;
 ///
 /// // With defaults, as in a test; the daemon fills in the rest.
 /// let context = BuildContext {
 ///     pipeline: "metrics".into(),
 ///     ..BuildContext::new("policy/dc".parse()?)
 /// };
-/// let changed = context.meter.u64_counter("processor_changed_records").build();
-/// changed.add(1, &[]);
+/// let dropped = ProcessorTelemetry::new(&context.meter, &context.id, &context.pipeline, &["size"]);
+/// dropped.dropped(1, 1448, "size");
 /// assert_eq!(context.id.to_string(), "policy/dc");
 /// # Ok::<_, Box<dyn std::error::Error>>(())
 /// ```

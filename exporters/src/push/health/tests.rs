@@ -1,6 +1,7 @@
 use super::*;
 use crate::push::error::Lost;
 use crate::push::retry::{Backoff, RetryConfig};
+use crate::push::warned::WARN_INTERVAL;
 use crate::testing::context;
 use tower::retry::Policy;
 
@@ -65,30 +66,6 @@ async fn of_one_address_the_kind_that_fails_is_named_once_there_are_both() {
     health.succeeded(LOGS);
     health.succeeded(POINTS);
     assert_eq!(error(), None);
-}
-
-#[tokio::test(start_paused = true)]
-async fn the_same_failure_is_news_once_a_minute_and_another_at_once() {
-    let mut warned = Warned::default();
-    assert!(is_news(&mut warned, "refused"));
-    assert!(!is_news(&mut warned, "refused"));
-    assert!(is_news(&mut warned, "reset"));
-    assert!(!is_news(&mut warned, "reset"));
-    tokio::time::advance(WARN_INTERVAL).await;
-    assert!(is_news(&mut warned, "reset"));
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_text_that_is_another_one_each_time_is_four_warnings_a_minute() {
-    let mut warned = Warned::default();
-    let mut news = |from| {
-        (from..from + 9)
-            .filter(|number| is_news(&mut warned, &format!("request {number}")))
-            .count()
-    };
-    assert_eq!(news(0), MAX_CAUSES);
-    tokio::time::advance(WARN_INTERVAL).await;
-    assert_eq!(news(9), MAX_CAUSES);
 }
 
 /// Counts the warnings of this thread.

@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use super::Violation;
+use super::document::Violation;
 
 /// Collects mistakes in one document.
 #[derive(Debug)]

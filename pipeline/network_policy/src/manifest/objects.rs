@@ -11,8 +11,8 @@ use flowtap_model::cluster_objects::{
 use flowtap_model::{Timestamp, cluster};
 use serde_json::Value;
 
+use super::document::{EmptyList, ManifestError, Violation, documents};
 use super::object_checks::check;
-use super::{EmptyList, ManifestError, Violation, documents};
 
 /// The kinds of objects that matter, of `v1`.
 const KINDS: [(&str, &str); 4] = [
