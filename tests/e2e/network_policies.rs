@@ -1135,7 +1135,12 @@ fn live_traffic_is_judged_suggested_and_compared_by_workload() {
     );
 
     let (port, output) = live(&[&["suggest"][..], &cluster].concat());
-    let suggested = text(&output, 0);
+    // A measurement that was cut short is not the whole.
+    let suggested = text(&output, 1);
+    assert!(
+        suggested.contains("a signal ended the measurement"),
+        "{suggested}"
+    );
     let db = suggested
         .split("---")
         .find(|policy| policy.contains("name: flowtap-db\n"));

@@ -171,9 +171,8 @@ fn with_ports_closed_the_daemon_works_and_a_reload_that_needs_another_is_refused
     assert!(!daemon.reload(&moved));
     daemon.wait_for("the new config is refused");
     let line = daemon.wait_for(&format!("listens on TCP port {}", after.port()));
-    for part in ["exporters.prometheus.endpoint", "hint: restart flowtap"] {
-        assert!(line.contains(part), "{line}");
-    }
+    assert!(line.contains("exporters.prometheus.endpoint"), "{line}");
+    daemon.wait_for("hint: restart flowtap");
     // The one before is at work, and another change with the same ports is taken.
     get(before, "/metrics");
     assert!(daemon.reload(&plain.replace("window: {interval: 200ms}", "window: {interval: 300ms}")));
@@ -201,8 +200,7 @@ fn a_reload_to_a_folder_that_the_sandbox_has_closed_is_refused_with_its_key_and_
     assert!(!daemon.reload(&moved));
     daemon.wait_for("the new config is refused");
     let line = daemon.wait_for(&format!("writes to {}", after.display()));
-    for part in ["exporters.file.path", "hint: restart flowtap"] {
-        assert!(line.contains(part), "{line}");
-    }
+    assert!(line.contains("exporters.file.path"), "{line}");
+    daemon.wait_for("hint: restart flowtap");
     assert_eq!(fs::read_dir(&after).unwrap().count(), 0);
 }

@@ -169,7 +169,7 @@ mod tests {
         let error = Lists::read(&config_with(Path::new("/nowhere")))
             .unwrap_err()
             .to_string();
-        assert!(error.starts_with("/nowhere: "), "{error}");
+        assert!(error.starts_with("can't read /nowhere: "), "{error}");
     }
 
     #[test]
