@@ -203,9 +203,9 @@ static __always_inline bool was_reset(struct sock *sk, int oldstate, int error)
 #define ORIGIN_ICMP 2  /* SO_EE_ORIGIN_ICMP */
 #define ORIGIN_ICMP6 3 /* SO_EE_ORIGIN_ICMP6 */
 
-/* The error of an ICMP answer to the SYN that is in the socket's error queue; 0 if there is none. The kernel puts it there
- * whether the application wants it or not. An answer that comes while connect() is at work does not end the connect: the
- * application reads the error by SO_ERROR, which clears it, and closes. */
+/* The error of an ICMP answer to the SYN that is in the socket's error queue; 0 if there is none. The kernel puts it
+ * there whether the application wants it or not. An answer that comes while connect() is at work does not end the
+ * connect: the application reads the error by SO_ERROR, which clears it, and closes. */
 static __always_inline int queued_error(struct sock *sk)
 {
 	struct sk_buff *first;
