@@ -4,7 +4,7 @@
 //! was delivered. It never follows a later sample of the series: a store would refuse the request. A request on disk counts as under way.
 //!
 //! A peer may have written a request although it answered with an error, or not at all. A request that repeats a 0 and is refused for
-//! what it has (`400`, for example) is therefore followed by one without; only if that fails also, the 0 is due again.
+//! what it has (`400`, for example) is therefore followed by one without; only if that one fails as well, the 0 is due again.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -80,7 +80,7 @@ impl Starts {
         zero_at(series, at).map(|zero| zero.max(Timestamp::from_nanos(oldest)))
     }
 
-    /// What [`Zeros::settle`] needs of a sample of `series`, which has a `zero` before it or not.
+    /// Input of [`Zeros::settle`] for a sample of `series`; `zero`: a 0 precedes it.
     pub(crate) fn carried(&self, series: &Series, zero: bool) -> Option<Carried> {
         let matters = zero || (!self.late.is_empty() && self.late.contains_key(&series.id()));
         matters.then(|| Carried {

@@ -122,7 +122,7 @@ impl<'a> Field<'a> {
         pairs
     }
 
-    /// What to write in place of a whole number that is not written as one.
+    /// Replacement for a whole number in another notation.
     pub(super) fn digits_hint(&self) -> &'static str {
         let is_fraction = self.value.as_i64().is_none() && self.value.as_u64().is_none();
         if self.value.is_number() && is_fraction {
