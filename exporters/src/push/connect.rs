@@ -287,6 +287,7 @@ pub(crate) struct Stream {
     /// The other end is a proxy that passes requests on.
     forwarded: bool,
     /// A duplicate of the TCP socket to the peer itself.
+    #[cfg_attr(not(feature = "ipfix"), expect(dead_code, reason = "`ipfix` alone asks the socket"))]
     socket: Option<OwnedFd>,
 }
 
@@ -300,6 +301,7 @@ impl Stream {
     }
 
     /// Takes a duplicate of the TCP socket, if the connection is one to the peer itself.
+    #[cfg(feature = "ipfix")]
     pub(crate) const fn take_socket(&mut self) -> Option<OwnedFd> {
         self.socket.take()
     }

@@ -1,5 +1,6 @@
 //! The fate of a request, for exporters that make up for what was not delivered.
 
+#[cfg(feature = "storage")]
 use std::collections::VecDeque;
 
 use tonic::Code;
@@ -19,6 +20,7 @@ pub(crate) enum Fate {
         content: bool,
     },
     /// It is on disk under this number; see [`Delivery::fates`](super::delivery::Delivery::fates).
+    #[cfg_attr(not(feature = "storage"), expect(dead_code, reason = "`storage` alone has a disk"))]
     Stored(u64),
 }
 
@@ -40,9 +42,11 @@ impl Fate {
 }
 
 /// Fates of requests on disk that no exporter has taken yet.
+#[cfg(feature = "storage")]
 #[derive(Debug, Default)]
 pub(crate) struct Fates(VecDeque<(u64, Fate)>);
 
+#[cfg(feature = "storage")]
 impl Fates {
     /// An exporter takes them with each snapshot; a bound for one that gets none.
     const MAX: usize = 100_000;
