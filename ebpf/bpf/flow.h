@@ -69,14 +69,24 @@ static __always_inline __u32 read_unread(struct tcp_sock *tcp)
 	return bytes && FIELD(sk, __sk_common.skc_flags) & SOCK_DONE_MASK ? bytes - 1 : bytes;
 }
 
-static __always_inline __u8 read_limits(struct tcp_sock *tcp, __u32 chrono, __u32 unsent)
+/*
+ * Whether unsent bytes wait for the network. In the middle of a sendmsg(), which holds the socket's lock, they may be
+ * on their way to it, and a scan often meets a client there that asks back to back. A process that waits for room in
+ * the buffer has released the lock; a close holds it, with bytes that have waited.
+ */
+static __always_inline bool is_send_waiting(struct sock *sk, __u32 unsent, __u8 tcp_state)
+{
+	return unsent && (tcp_state == TCP_CLOSE || !FIELD(sk, sk_lock.owned));
+}
+
+static __always_inline __u8 read_limits(struct tcp_sock *tcp, __u32 chrono, bool is_waiting)
 {
 	struct inet_connection_sock *connection = (struct inet_connection_sock *)tcp;
 	__u8 limits = chrono & LIMIT_CHRONO;
 
 	if (BPF_CORE_READ_BITFIELD_PROBED(tcp, rate_app_limited))
 		limits |= LIMIT_APPLICATION;
-	if (unsent)
+	if (is_waiting)
 		limits |= LIMIT_UNSENT;
 	return limits | (BPF_CORE_READ_BITFIELD_PROBED(connection, icsk_ca_state) & 7) << LIMIT_CA_STATE_SHIFT;
 }
@@ -88,7 +98,7 @@ static __always_inline void fill_queues(struct flow_event *event, struct socket_
 	__u32 next = FIELD(tcp, snd_nxt);
 	__u32 unsent = bytes_between(next, FIELD(tcp, write_seq));
 
-	event->limits = read_limits(tcp, chrono, unsent);
+	event->limits = read_limits(tcp, chrono, is_send_waiting((struct sock *)tcp, unsent, tcp_state));
 	if (tcp_state == TCP_CLOSE) {
 		event->unsent = event->unacked = event->unread = 0;
 		return;

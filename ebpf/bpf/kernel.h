@@ -176,8 +176,13 @@ struct rb_root {
 	struct rb_node *rb_node;
 } KERNEL_TYPE;
 
+typedef struct {
+	int owned; /* a process is in a system call for the socket, and does not wait there */
+} KERNEL_TYPE socket_lock_t;
+
 struct sock {
 	struct sock_common __sk_common;
+	socket_lock_t sk_lock;
 	struct sk_buff_head sk_error_queue;
 	struct rb_root tcp_rtx_queue; /* segments in flight, by sequence number */
 	__u16 sk_type;
