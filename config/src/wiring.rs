@@ -105,7 +105,7 @@ impl Checker<'_> {
                 ComponentKind::Receiver => reaching.extend(stage.contract.signals_out(stage.kind)),
                 ComponentKind::Processor | ComponentKind::Exporter if takes.is_disjoint(&reaching) => {
                     let message = format!(
-                        "`{}` takes {}, and what reaches it is {}",
+                        "`{}` takes {}, but receives {}",
                         stage.id,
                         listed(&takes),
                         listed(&reaching)

@@ -5,7 +5,7 @@
 //!
 //! 1. Only the newest snapshot of each pipeline is kept; a scrape shows one snapshot from its first line to its last. The first
 //!    after the start is that with which the pipeline's window opens, so that a scrape is not empty until it closes.
-//! 2. Labels were rendered when a series was made, so a scrape is a copy; it is made, and packed, in chunks as the peer reads
+//! 2. Labels were rendered when a series was made, so a scrape is a copy; it is made, and compressed, in chunks as the peer reads
 //!    them, so memory does not grow with the number of series.
 //! 3. Where the config feeds it from several pipelines, every series has the pipeline's name as a label, or two of them could be
 //!    the same.
@@ -204,7 +204,7 @@ async fn scrape(State(shared): State<Arc<Shared>>, headers: HeaderMap) -> Respon
     let format = Format::negotiate(&headers);
     let exposition = shared.exposition(format);
     let mut response = if negotiate::takes_gzip(&headers) {
-        let mut response = body(Packed::new(exposition)).into_response();
+        let mut response = body(Compressed::new(exposition)).into_response();
         response
             .headers_mut()
             .insert(header::CONTENT_ENCODING, HeaderValue::from_static("gzip"));
@@ -225,12 +225,12 @@ fn body(chunks: impl Iterator<Item = Bytes> + Send + 'static) -> Body {
 }
 
 /// Chunks of an exposition, compressed with gzip as they come.
-struct Packed {
+struct Compressed {
     chunks: Exposition,
     encoder: Option<GzEncoder<Vec<u8>>>,
 }
 
-impl Packed {
+impl Compressed {
     fn new(chunks: Exposition) -> Self {
         Self {
             chunks,
@@ -239,7 +239,7 @@ impl Packed {
     }
 }
 
-impl Iterator for Packed {
+impl Iterator for Compressed {
     type Item = Bytes;
 
     fn next(&mut self) -> Option<Bytes> {

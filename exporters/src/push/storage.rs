@@ -308,7 +308,7 @@ impl Storage {
         }
         if !orphaned.is_empty() {
             tracing::warn!(exporter = %self.telemetry.exporter(), %error, lost = ?orphaned,
-                "the file of requests was removed or replaced while flowtap used it: what waits in it is lost; \
+                "the file of requests was removed or replaced while flowtap used it: requests that wait in it are lost; \
                 hint: stop flowtap before `storage.directory` is moved or emptied");
         }
         orphaned
