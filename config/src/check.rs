@@ -3,13 +3,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use figment::value::{Dict, Value};
-use flowtap_pipeline::{ComponentKind, PipelineId, Registry};
+use flowtap_pipeline::{ComponentKind, Registry};
 use schemars::SchemaGenerator;
 use schemars::generate::SchemaSettings;
 
 use self::suggest::{Below, instead_of};
 use crate::aliases::{self, Meant};
-use crate::config::{Config, Origins, PipelineConfig};
+use crate::config::{Config, Origins};
 use crate::diagnostic::Diagnostic;
 use crate::layers::{Merged, SECTIONS};
 use crate::lenient::{self, Names, Outcome, Suggestion};
@@ -92,28 +92,7 @@ pub(crate) fn check(
         origins: Origins::default(),
     };
     checker.unused(&mut config);
-    // Of others some components are missing from the config, so what they fill is not known.
-    let count = |kind, list: &[String]| checker.wanted(kind, list).count();
-    let is_complete = |(name, pipeline): &(&PipelineId, &PipelineConfig)| {
-        written.get(*name).is_some_and(|written| {
-            pipeline.receivers.len() == count(ComponentKind::Receiver, &written.receivers)
-                && pipeline.processors.len() == count(ComponentKind::Processor, &written.processors)
-                && pipeline.exporters.len() == count(ComponentKind::Exporter, &written.exporters)
-        })
-    };
-    let complete: Vec<_> = config.pipelines.iter().filter(is_complete).collect();
-    for (id, pipeline) in complete {
-        for warning in checker.wiring(&config, id.as_str(), pipeline, registry) {
-            if !checker.warnings.contains(&warning) {
-                checker.warnings.push(warning);
-            }
-        }
-    }
-    for warning in checker.unused_fields(&config, registry) {
-        if !checker.warnings.contains(&warning) {
-            checker.warnings.push(warning);
-        }
-    }
+    checker.wirings(&config, &written, registry);
     checker.ports(&config);
     checker.places(&config);
     let warning = checker.collector_ports(&config);

@@ -50,7 +50,7 @@ pub fn page(registry: &Registry, head: &str) -> String {
     );
     text.push_str(
         "\n`service.pipelines.<id>` has the lists `receivers`, `processors` and `exporters`: ids, each defined in its section. The id of\n\
-         a pipeline says what it gives to its exporters: `metrics` or `metrics/name` series, `logs` or `logs/name` log records. The last\n\
+         a pipeline states its output: `metrics` or `metrics/name` series, `logs` or `logs/name` log records. The last\n\
          processor aggregates records into that (`window` into series, `connections` into log records), and no other one does.\n",
     );
     text

@@ -74,19 +74,9 @@ int BPF_PROG(state_guarded, struct sock *sk, int oldstate, int newstate)
 }
 
 /* Programs of one body: each is skipped for itself alone. */
-#define MISSED_GUARDED(name)                                                                                         \
-	SEC("tp_btf/inet_sock_set_state")                                                                            \
-	int BPF_PROG(name, struct sock *sk, int oldstate, int newstate)                                              \
-	{                                                                                                            \
-		preempt_disable();                                                                                   \
-		on_segments_state_missed(sk, oldstate, newstate);                                                    \
-		preempt_enable();                                                                                    \
-		return 0;                                                                                            \
-	}
-
-MISSED_GUARDED(state_missed1)
-MISSED_GUARDED(state_missed2)
-MISSED_GUARDED(state_missed3)
+MISSED_GUARDED(state_missed1, on_segments_state_missed)
+MISSED_GUARDED(state_missed2, on_segments_state_missed)
+MISSED_GUARDED(state_missed3, on_segments_state_missed)
 
 SEC("kprobe/tcp_connect")
 int BPF_KPROBE(connect_probe, struct sock *sk)

@@ -19,4 +19,15 @@ static __always_inline void preempt_enable(void)
 	asm volatile(".8byte 0x6bf7000300002085" : : : "r0", "r1", "r2", "r3", "r4", "r5", "memory");
 }
 
+/* A program at a change of state that calls `missed` without being preempted. */
+#define MISSED_GUARDED(name, missed)                                                                                 \
+	SEC("tp_btf/inet_sock_set_state")                                                                            \
+	int BPF_PROG(name, struct sock *sk, int oldstate, int newstate)                                              \
+	{                                                                                                            \
+		preempt_disable();                                                                                   \
+		missed(sk, oldstate, newstate);                                                                      \
+		preempt_enable();                                                                                    \
+		return 0;                                                                                            \
+	}
+
 #endif

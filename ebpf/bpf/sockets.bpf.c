@@ -57,19 +57,9 @@ int BPF_PROG(on_state_guarded, struct sock *sk, int oldstate, int newstate)
 }
 
 /* Programs of one body: each is skipped for itself alone. */
-#define MISSED_GUARDED(name)                                                                                         \
-	SEC("tp_btf/inet_sock_set_state")                                                                            \
-	int BPF_PROG(name, struct sock *sk, int oldstate, int newstate)                                              \
-	{                                                                                                            \
-		preempt_disable();                                                                                   \
-		on_state_missed(sk, oldstate, newstate);                                                             \
-		preempt_enable();                                                                                    \
-		return 0;                                                                                            \
-	}
-
-MISSED_GUARDED(on_state_missed1)
-MISSED_GUARDED(on_state_missed2)
-MISSED_GUARDED(on_state_missed3)
+MISSED_GUARDED(on_state_missed1, on_state_missed)
+MISSED_GUARDED(on_state_missed2, on_state_missed)
+MISSED_GUARDED(on_state_missed3, on_state_missed)
 
 SEC("tp_btf/tcp_destroy_sock")
 int BPF_PROG(on_destroyed, struct sock *sk)

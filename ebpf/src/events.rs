@@ -4,15 +4,19 @@
 //! In: received segments, state changes. Out: [`Event`]s from two rings, segments and connections apart. Each program is
 //! tried in the best way first: `tp_btf` before `raw_tp`; kprobes where the kernel has them.
 
+mod programs;
+
 use std::hash::{BuildHasher, RandomState};
 use std::io;
 use std::mem;
-use std::os::fd::AsFd;
 
-use aya::maps::{HashMap, MapData, PerCpuArray};
-use aya::programs::{BtfTracePoint, FEntry, Iter, KProbe, ProgramError, RawTracePoint};
+use aya::maps::{HashMap, MapData};
 use aya::{Btf, Ebpf, EbpfLoader};
 
+use self::programs::{
+    PROBES, SEGMENT, STATE_NAMES, attach_accept, attach_kprobe, attach_state_changes, attach_tracepoint,
+    link_walk,
+};
 use crate::abi::{Event, Losses, TrackedSocket};
 use crate::capability;
 use crate::control::Control;
@@ -22,38 +26,18 @@ use crate::iter::IterLink;
 use crate::jiffies;
 use crate::kernel_btf;
 use crate::kfunc::{self, Linked};
+use crate::losses::LossCounters;
 use crate::misses::{MissCounters, ProgramMisses};
-use crate::object::{Compressed, compressed};
+use crate::object::{Compressed, Object, compressed};
 use crate::preemption;
 use crate::replace::{Known, RingsInUse, await_detached, load_meanwhile};
 use crate::ring::{Ring, RingWatch, Rings};
-use crate::sharing::SharedMaps;
+use crate::sharing::{SharedMaps, not_shared};
 use crate::table_names::TableNames;
 use crate::tables::Tables;
 
 /// The compiled programs.
 pub(crate) const OBJECT: Compressed = compressed!("events");
-
-/// Programs at state changes where tracepoints are preemptible, in the order in which they are attached.
-const STATE_GUARDED: [&str; 4] = ["state_guarded", "state_missed1", "state_missed2", "state_missed3"];
-
-/// Every program at state changes.
-const STATE_NAMES: [&str; 8] = [
-    "state",
-    "state_raw",
-    "state_nested",
-    "state_nested_raw",
-    "state_guarded",
-    "state_missed1",
-    "state_missed2",
-    "state_missed3",
-];
-
-/// Programs at segments. Changes that these miss come with the next segment or the close.
-const SEGMENT: [&str; 2] = ["segment", "segment_raw"];
-
-/// Programs at connects and closes, for the process. A connect that the first misses is a client without a process.
-const PROBES: [&str; 2] = ["connect_probe", "close_probe"];
 
 /// The tables of connections.
 const TABLES: TableNames = TableNames {
@@ -96,7 +80,7 @@ pub struct Attachment {
 /// The programs, loaded and attached. Dropping it takes them out of the kernel.
 pub struct Events {
     rings: RingsInUse,
-    losses: PerCpuArray<MapData, Losses>,
+    losses: LossCounters,
     /// The newest table, then the older ones.
     tracked: Vec<HashMap<MapData, u64, TrackedSocket>>,
     attachment: Attachment,
@@ -118,6 +102,63 @@ impl std::fmt::Debug for Events {
             .field("attachment", &self.attachment)
             .finish_non_exhaustive()
     }
+}
+
+/// Constants of the programs that do not follow from the options alone.
+#[derive(Clone, Copy)]
+struct Globals {
+    kprobes: bool,
+    cookie_key: u64,
+    generation: u32,
+}
+
+/// Loads `object`, which continues with the maps of `known`.
+fn load(
+    options: EventsOptions,
+    btf: &Btf,
+    object: &Object,
+    globals: Globals,
+    known: Option<&Known>,
+) -> Result<(Ebpf, Tables), LoadError> {
+    let wakeup_bytes = u64::from(options.ring_buffer_bytes / 4);
+    let tables = match known {
+        Some(known) => known.tables.next(&TABLES, &known.maps, options.max_sockets)?,
+        None => Tables::first(options.max_sockets),
+    };
+    let ebpf = EbpfLoader::new()
+        .btf(Some(btf))
+        .map_max_entries(RINGS[0], options.ring_buffer_bytes)
+        .map_max_entries(RINGS[1], options.ring_buffer_bytes)
+        .map_max_entries(TABLES.newest, tables.capacity())
+        .override_global("reads_translation", &u8::from(options.translation), true)
+        .override_global("wakeup_bytes", &wakeup_bytes, true)
+        .override_global("has_kprobes", &u8::from(globals.kprobes), true)
+        .override_global("cookie_key", &globals.cookie_key, true)
+        .override_global("generation", &globals.generation, true)
+        .override_global("older_tables", &tables.older(), true)
+        .override_global("is_table_new", &u8::from(tables.is_added(known.is_some())), true)
+        .load(object.bytes())
+        .map_err(LoadError::Object)?;
+    if let Some(known) = known {
+        let put = known.maps.put_into(&ebpf, &TABLES, &tables.shared(&TABLES));
+        put.map_err(not_shared)?;
+    }
+    Ok((ebpf, tables))
+}
+
+/// The tables of connections, the newest first.
+fn take_tables(
+    ebpf: &mut Ebpf,
+    tables: &Tables,
+) -> Result<Vec<HashMap<MapData, u64, TrackedSocket>>, LoadError> {
+    let mut take = |map| ebpf.take_map(map).ok_or(LoadError::Absent(map));
+    let in_map = |map| move |source| LoadError::Map { map, source };
+    let older = TABLES.older.into_iter().take(tables.older() as usize);
+    let tracked = std::iter::once(TABLES.newest).chain(older).map(|name| {
+        let table = HashMap::try_from(take(name)?);
+        table.map_err(in_map(name))
+    });
+    tracked.collect()
 }
 
 impl Events {
@@ -198,40 +239,18 @@ impl Events {
         kprobes: bool,
         before: Option<(&Known, u64)>,
     ) -> Result<Self, LoadError> {
-        let wakeup_bytes = u64::from(options.ring_buffer_bytes / 4);
-        let has_kprobes = u8::from(kprobes);
         let cookie_key = before.map_or_else(|| RandomState::new().hash_one(0), |(_, key)| key);
         let known = before.map(|(known, _)| known);
         let generation = Known::next_generation(known);
-        let tables = match known {
-            Some(known) => known.tables.next(&TABLES, &known.maps, options.max_sockets)?,
-            None => Tables::first(options.max_sockets),
-        };
         let Linked {
             object, has_preempt, ..
         } = kfunc::link(OBJECT.unpack()?, btf);
-        let mut ebpf = EbpfLoader::new()
-            .btf(Some(btf))
-            .map_max_entries(RINGS[0], options.ring_buffer_bytes)
-            .map_max_entries(RINGS[1], options.ring_buffer_bytes)
-            .map_max_entries(TABLES.newest, tables.capacity())
-            .override_global("reads_translation", &u8::from(options.translation), true)
-            .override_global("wakeup_bytes", &wakeup_bytes, true)
-            .override_global("has_kprobes", &has_kprobes, true)
-            .override_global("cookie_key", &cookie_key, true)
-            .override_global("generation", &generation, true)
-            .override_global("older_tables", &tables.older(), true)
-            .override_global("is_table_new", &u8::from(tables.is_added(known.is_some())), true)
-            .load(object.bytes())
-            .map_err(LoadError::Object)?;
-        let not_shared = |source| LoadError::System {
-            what: "sharing maps",
-            source,
+        let globals = Globals {
+            kprobes,
+            cookie_key,
+            generation,
         };
-        if let Some(known) = known {
-            let put = known.maps.put_into(&ebpf, &TABLES, &tables.shared(&TABLES));
-            put.map_err(not_shared)?;
-        }
+        let (mut ebpf, tables) = load(options, btf, &object, globals, known)?;
         let maps = SharedMaps::of(&ebpf, &RINGS).map_err(not_shared)?;
         let mut control = Control::take(&mut ebpf)?;
         if known.is_none() {
@@ -256,15 +275,8 @@ impl Events {
         let names = STATE_NAMES.into_iter().chain(SEGMENT).chain(PROBES);
         let misses = MissCounters::new(&ebpf, names);
         let rings = RingsInUse::new(Rings::take(&mut ebpf, RINGS)?);
-        let mut take = |map| ebpf.take_map(map).ok_or(LoadError::Absent(map));
-        let in_map = |map| move |source| LoadError::Map { map, source };
-        let losses = PerCpuArray::try_from(take("losses")?).map_err(in_map("losses"))?;
-        let older = TABLES.older.into_iter().take(tables.older() as usize);
-        let tracked = std::iter::once(TABLES.newest).chain(older).map(|name| {
-            let table = HashMap::try_from(take(name)?);
-            table.map_err(in_map(name))
-        });
-        let tracked = tracked.collect::<Result<_, LoadError>>()?;
+        let losses = LossCounters::take(&mut ebpf)?;
+        let tracked = take_tables(&mut ebpf, &tables)?;
         Ok(Self {
             rings,
             losses,
@@ -339,11 +351,7 @@ impl Events {
     /// # Errors
     /// [`LoadError::Map`] if the map can't be read.
     pub fn losses(&self) -> Result<Losses, LoadError> {
-        let per_cpu = self.losses.get(&0, 0).map_err(|source| LoadError::Map {
-            map: "losses",
-            source,
-        })?;
-        Ok(Losses::sum(&per_cpu))
+        self.losses.read()
     }
 
     /// Runs of each program that the kernel skipped. Of those at state changes see
@@ -377,97 +385,4 @@ impl Events {
         }
         Ok(records)
     }
-}
-
-/// Attaches the programs at state changes, those that disable preemption if `guarded` and the kernel takes them. Returns
-/// `tp_btf` or `raw_tp`.
-fn attach_state_changes(ebpf: &mut Ebpf, btf: &Btf, guarded: bool) -> Result<&'static str, LoadError> {
-    const TRACEPOINT: &str = "inet_sock_set_state";
-    let mut load = |name| -> Result<(), ProgramError> {
-        let program: &mut BtfTracePoint = program_mut(ebpf, name)?.try_into()?;
-        program.load(TRACEPOINT, btf)
-    };
-    if guarded && STATE_GUARDED.iter().all(|name| load(name).is_ok()) {
-        for name in STATE_GUARDED {
-            let attach = |ebpf: &mut Ebpf| -> Result<(), ProgramError> {
-                let program: &mut BtfTracePoint = program_mut(ebpf, name)?.try_into()?;
-                program.attach().map(drop)
-            };
-            attach(ebpf).map_err(|source| LoadError::program(name, source))?;
-        }
-        return Ok("tp_btf");
-    }
-    let state = attach_tracepoint(ebpf, btf, ["state", "state_raw"], TRACEPOINT)?;
-    // After it: it does what the first was not run for.
-    attach_tracepoint(ebpf, btf, ["state_nested", "state_nested_raw"], TRACEPOINT)?;
-    Ok(state)
-}
-
-/// Attaches the first of `names` that the kernel takes, as `tp_btf`, or else the second, as raw tracepoint. Returns which.
-fn attach_tracepoint(
-    ebpf: &mut Ebpf,
-    btf: &Btf,
-    names: [&'static str; 2],
-    tracepoint: &str,
-) -> Result<&'static str, LoadError> {
-    let [typed, raw] = names;
-    let by_btf = |ebpf: &mut Ebpf| -> Result<(), ProgramError> {
-        let program: &mut BtfTracePoint = program_mut(ebpf, typed)?.try_into()?;
-        program.load(tracepoint, btf)?;
-        program.attach().map(drop)
-    };
-    if by_btf(ebpf).is_ok() {
-        return Ok("tp_btf");
-    }
-    let by_name = |ebpf: &mut Ebpf| -> Result<(), ProgramError> {
-        let program: &mut RawTracePoint = program_mut(ebpf, raw)?.try_into()?;
-        program.load()?;
-        program.attach(tracepoint).map(drop)
-    };
-    by_name(ebpf)
-        .map(|()| "raw_tp")
-        .map_err(|source| LoadError::program(raw, source))
-}
-
-fn attach_kprobe(ebpf: &mut Ebpf, name: &'static str, function: &str) -> Result<(), LoadError> {
-    let attach = |ebpf: &mut Ebpf| -> Result<(), ProgramError> {
-        let program: &mut KProbe = program_mut(ebpf, name)?.try_into()?;
-        program.load()?;
-        program.attach(function, 0).map(drop)
-    };
-    attach(ebpf).map_err(|source| LoadError::program(name, source))
-}
-
-/// Attaches the program that sees accepts, by a trampoline or a kprobe. Returns which.
-fn attach_accept(ebpf: &mut Ebpf, btf: &Btf, kprobes: bool) -> Option<&'static str> {
-    const HOOK: &str = "security_sock_graft";
-    let traced = |ebpf: &mut Ebpf| -> Result<(), ProgramError> {
-        let program: &mut FEntry = program_mut(ebpf, "accept")?.try_into()?;
-        program.load(HOOK, btf)?;
-        program.attach().map(drop)
-    };
-    if traced(ebpf).is_ok() {
-        return Some("fentry");
-    }
-    let probed = kprobes && attach_kprobe(ebpf, "accept_probe", HOOK).is_ok();
-    probed.then_some("kprobe")
-}
-
-fn link_walk(ebpf: &mut Ebpf, btf: &Btf) -> Result<IterLink, LoadError> {
-    const NAME: &str = "find_listeners";
-    let load = |ebpf: &mut Ebpf| -> Result<_, ProgramError> {
-        let program: &mut Iter = program_mut(ebpf, NAME)?.try_into()?;
-        program.load("task_file", btf)?;
-        program.fd()?.try_clone().map_err(ProgramError::IOError)
-    };
-    let program = load(ebpf).map_err(|source| LoadError::program(NAME, source))?;
-    IterLink::new(program.as_fd()).map_err(|source| LoadError::System {
-        what: "linking an iterator",
-        source,
-    })
-}
-
-fn program_mut<'a>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut aya::programs::Program, ProgramError> {
-    // A name that is not there counts as a program that is not loaded: the names are those of our own object.
-    ebpf.program_mut(name).ok_or(ProgramError::NotLoaded)
 }

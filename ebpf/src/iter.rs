@@ -4,9 +4,10 @@
 
 use std::fs::File;
 use std::io::{self, Read};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use crate::abi::{Event, MalformedEvent};
+use crate::bpf_call::{bpf_descriptor, raw};
 
 /// `enum bpf_cmd` and `enum bpf_attach_type`: include/uapi/linux/bpf.h.
 const BPF_LINK_CREATE: libc::c_long = 28;
@@ -79,7 +80,7 @@ impl IterLink {
         };
         // SAFETY: `attributes` has the layout of `bpf_attr.link_create`, and `info`, to which it points, outlives the
         // call.
-        unsafe { bpf(BPF_LINK_CREATE, &attributes) }.map(Self)
+        unsafe { bpf_descriptor(BPF_LINK_CREATE, &attributes) }.map(Self)
     }
 
     /// Runs an iterator once whose program writes nothing to the iterator's buffer. When it asks to be shown an element again
@@ -108,7 +109,7 @@ impl IterLink {
             flags: 0,
         };
         // SAFETY: `attributes` has the layout of `bpf_attr.iter_create`.
-        unsafe { bpf(BPF_ITER_CREATE, &attributes) }.map(File::from)
+        unsafe { bpf_descriptor(BPF_ITER_CREATE, &attributes) }.map(File::from)
     }
 
     /// Runs the iterator once: calls `each` for every record that its program writes, and returns how many there were.
@@ -150,30 +151,4 @@ impl IterLink {
 
 fn malformed(error: MalformedEvent) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, error)
-}
-
-#[expect(clippy::cast_sign_loss, reason = "an open descriptor is not negative")]
-fn raw(fd: BorrowedFd<'_>) -> u32 {
-    fd.as_raw_fd() as u32
-}
-
-/// `bpf(2)` for commands that return a descriptor.
-///
-/// # Safety
-/// `attributes` must have the layout of the command's part of `bpf_attr`, and whatever it points to must live.
-unsafe fn bpf<T>(command: libc::c_long, attributes: &T) -> io::Result<OwnedFd> {
-    // SAFETY: the kernel reads `size_of::<T>()` bytes from `attributes`; the caller answers for what they say.
-    let result = unsafe {
-        libc::syscall(
-            libc::SYS_bpf,
-            command,
-            std::ptr::from_ref(attributes),
-            size_of::<T>(),
-        )
-    };
-    match i32::try_from(result) {
-        // SAFETY: the kernel has just made this descriptor for us.
-        Ok(fd) if fd >= 0 => Ok(unsafe { OwnedFd::from_raw_fd(fd) }),
-        _ => Err(io::Error::last_os_error()),
-    }
 }

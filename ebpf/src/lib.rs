@@ -55,6 +55,7 @@
 //! | [`error`] | [`LoadError`]: the missing requirement, with the verifier's log |
 
 pub mod abi;
+mod bpf_call;
 pub mod capability;
 pub mod cgroups;
 mod control;
@@ -69,6 +70,7 @@ mod kernel_btf;
 mod kernel_types;
 mod kfunc;
 pub mod listeners;
+mod losses;
 pub mod misses;
 mod object;
 mod pages;

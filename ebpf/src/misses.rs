@@ -2,10 +2,12 @@
 //! (`recursion_misses`, Linux 5.12; of kprobes from 6.7 on).
 
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use aya::Ebpf;
 use aya_obj::generated::bpf_prog_info;
+
+use crate::bpf_call::{bpf, raw};
 
 /// `enum bpf_cmd`: include/uapi/linux/bpf.h.
 const BPF_OBJ_GET_INFO_BY_FD: libc::c_long = 15;
@@ -64,22 +66,12 @@ fn info(program: BorrowedFd<'_>) -> io::Result<bpf_prog_info> {
     // SAFETY: all fields are integers and arrays of them, for which zero is a value.
     let mut info: bpf_prog_info = unsafe { std::mem::zeroed() };
     let attributes = GetInfo {
-        bpf_fd: u32::try_from(program.as_raw_fd()).map_err(io::Error::other)?,
+        bpf_fd: raw(program),
         info_len: u32::try_from(size_of::<bpf_prog_info>()).map_err(io::Error::other)?,
         info: (&raw mut info) as u64,
     };
     // SAFETY: `attributes` has the layout of `bpf_attr.info`; the kernel writes at most `info_len` bytes to `info`, which lives
     // on this stack. Its arrays have length 0, so no pointer in it is followed.
-    let result = unsafe {
-        libc::syscall(
-            libc::SYS_bpf,
-            BPF_OBJ_GET_INFO_BY_FD,
-            &raw const attributes,
-            size_of::<GetInfo>(),
-        )
-    };
-    if result < 0 {
-        return Err(io::Error::last_os_error());
-    }
+    unsafe { bpf(BPF_OBJ_GET_INFO_BY_FD, &raw const attributes) }?;
     Ok(info)
 }

@@ -10,6 +10,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::ptr::{self, NonNull};
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use crate::bpf_call::{Element, bpf, raw};
 use crate::ring::RingWatch;
 
 /// `BPF_MAP_UPDATE_ELEM` of `enum bpf_cmd`: include/uapi/linux/bpf.h.
@@ -227,20 +228,10 @@ impl PerfBuffers {
     }
 }
 
-/// `bpf_attr` of commands for one element.
-#[repr(C)]
-struct Element {
-    map_fd: u32,
-    pad: u32,
-    key: u64,
-    value: u64,
-    flags: u64,
-}
-
 fn put(map: BorrowedFd<'_>, cpu: u32, event: BorrowedFd<'_>) -> io::Result<()> {
     let value = event.as_raw_fd();
     let element = Element {
-        map_fd: u32::try_from(map.as_raw_fd()).map_err(io::Error::other)?,
+        map_fd: raw(map),
         pad: 0,
         key: (&raw const cpu) as u64,
         value: (&raw const value) as u64,
@@ -248,16 +239,5 @@ fn put(map: BorrowedFd<'_>, cpu: u32, event: BorrowedFd<'_>) -> io::Result<()> {
     };
     // SAFETY: `element` has the layout of that part of `bpf_attr`; the kernel reads four bytes each at `key` and `value`, which live
     // on this stack.
-    let result = unsafe {
-        libc::syscall(
-            libc::SYS_bpf,
-            BPF_MAP_UPDATE_ELEM,
-            &raw const element,
-            size_of::<Element>(),
-        )
-    };
-    if result < 0 {
-        return Err(io::Error::last_os_error());
-    }
-    Ok(())
+    unsafe { bpf(BPF_MAP_UPDATE_ELEM, &raw const element) }.map(drop)
 }

@@ -10,6 +10,8 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use aya::Ebpf;
 use aya::maps::Map;
 
+use crate::bpf_call::{bpf, raw};
+use crate::error::LoadError;
 use crate::table_names::TableNames;
 
 /// `enum bpf_cmd`: include/uapi/linux/bpf.h.
@@ -22,6 +24,14 @@ struct NextKey {
     pad: u32,
     key: u64,
     next: u64,
+}
+
+/// The error of maps that can't be shared.
+pub(crate) fn not_shared(source: io::Error) -> LoadError {
+    LoadError::System {
+        what: "sharing maps",
+        source,
+    }
 }
 
 /// Maps by name.
@@ -87,28 +97,16 @@ impl SharedMaps {
         };
         let mut next = 0_u64;
         let attributes = NextKey {
-            map_fd: u32::try_from(map.as_raw_fd()).map_err(io::Error::other)?,
+            map_fd: raw(map),
             pad: 0,
             key: 0,
             next: (&raw mut next) as u64,
         };
         // SAFETY: the kernel reads the attributes and writes a key of 8 bytes to `next`, both of which live until it returns.
-        let result = unsafe {
-            libc::syscall(
-                libc::SYS_bpf,
-                BPF_MAP_GET_NEXT_KEY,
-                &raw const attributes,
-                size_of::<NextKey>(),
-            )
-        };
-        if result >= 0 {
-            return Ok(false);
-        }
-        let error = io::Error::last_os_error();
-        if error.raw_os_error() == Some(libc::ENOENT) {
-            Ok(true)
-        } else {
-            Err(error)
+        match unsafe { bpf(BPF_MAP_GET_NEXT_KEY, &raw const attributes) } {
+            Ok(_) => Ok(false),
+            Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(true),
+            Err(error) => Err(error),
         }
     }
 

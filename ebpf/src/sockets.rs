@@ -13,8 +13,7 @@ mod walks;
 use std::io;
 use std::mem;
 
-use aya::maps::{MapData, PerCpuArray};
-use aya::{Ebpf, EbpfLoader};
+use aya::{Btf, Ebpf, EbpfLoader};
 
 use self::programs::{DESTROYED, attach_accept, attach_state_changes, attach_tracepoint, load_tracepoint};
 use self::scans::{BEGIN_SCAN, Scans, StorageScans};
@@ -29,12 +28,13 @@ use crate::jiffies;
 use crate::kernel_btf;
 use crate::kfunc::{self, Linked};
 use crate::listeners::Listeners;
+use crate::losses::LossCounters;
 use crate::misses::{MissCounters, ProgramMisses};
-use crate::object::{Compressed, compressed};
+use crate::object::{Compressed, Object, compressed};
 use crate::preemption;
 use crate::replace::{Known, RingsInUse, await_detached, load_meanwhile};
 use crate::ring::{Ring, RingWatch, Rings, least_ring_bytes};
-use crate::sharing::SharedMaps;
+use crate::sharing::{SharedMaps, not_shared};
 use crate::table::{self, TableScan};
 use crate::table_names::TableNames;
 use crate::tables::Tables;
@@ -94,7 +94,7 @@ pub enum Store {
 /// The programs, loaded and attached. Dropping it takes them out of the kernel.
 pub struct Sockets {
     rings: RingsInUse,
-    losses: PerCpuArray<MapData, Losses>,
+    losses: LossCounters,
     scans: Scans,
     store: Store,
     walks: Walks,
@@ -133,12 +133,53 @@ fn scan_share(options: &SocketsOptions) -> u32 {
     (options.ring_buffer_bytes / 16).max(LEAST_SCAN_SHARE)
 }
 
-fn take_losses(ebpf: &mut Ebpf) -> Result<PerCpuArray<MapData, Losses>, LoadError> {
-    let losses = ebpf.take_map("losses").ok_or(LoadError::Absent("map losses"))?;
-    PerCpuArray::try_from(losses).map_err(|source| LoadError::Map {
-        map: "losses",
-        source,
-    })
+/// The inputs of loading the programs, which may be done twice.
+struct Source<'a> {
+    options: &'a SocketsOptions,
+    btf: &'a Btf,
+    object: &'a Object,
+    generation: u32,
+    guarded: bool,
+    known: Option<&'a Known>,
+}
+
+impl Source<'_> {
+    /// Loads the object, with a table of `entries`. `has_storage`: state is in sockets, and in the table only where it can't be there.
+    fn load(&self, has_storage: bool, entries: u32) -> Result<(Ebpf, Tables), LoadError> {
+        let Self { options, known, .. } = *self;
+        let wakeup_bytes = u64::from(options.ring_buffer_bytes / 4);
+        let scan_bytes = u64::from(options.ring_buffer_bytes / 2);
+        let scan_share = scan_share(options);
+        let change_bytes = u64::from(options.ring_buffer_bytes.saturating_sub(scan_share));
+        let tables = match known {
+            Some(known) => known.tables.next(&TABLES, &known.maps, entries)?,
+            None => Tables::first(entries),
+        };
+        let ebpf = EbpfLoader::new()
+            .btf(Some(self.btf))
+            .map_max_entries("lifecycle", options.ring_buffer_bytes)
+            .map_max_entries("segments", segment_ring_bytes(options))
+            .map_max_entries(TABLES.newest, tables.capacity())
+            .override_global("generation", &self.generation, true)
+            .override_global("per_segment", &u8::from(options.per_segment), true)
+            .override_global("reads_translation", &u8::from(options.translation), true)
+            .override_global("wakeup_bytes", &wakeup_bytes, true)
+            .override_global("scan_bytes", &scan_bytes, true)
+            .override_global("scan_share", &u64::from(scan_share), true)
+            .override_global("change_bytes", &change_bytes, true)
+            .override_global("has_storage", &u8::from(has_storage), true)
+            .override_global("may_be_preempted", &u8::from(self.guarded), true)
+            .override_global("older_tables", &tables.older(), true)
+            .override_global("is_table_new", &u8::from(tables.is_added(known.is_some())), true)
+            .load(self.object.bytes())
+            .map_err(LoadError::Object)?;
+        if let Some(known) = known {
+            let shared = tables.shared(&TABLES);
+            let put = known.maps.put_into(&ebpf, &TABLES, &shared);
+            put.map_err(not_shared)?;
+        }
+        Ok((ebpf, tables))
+    }
 }
 
 impl Sockets {
@@ -210,10 +251,6 @@ impl Sockets {
         capability::check().map_err(|missing| LoadError::Capability(missing.0))?;
         capability::raise_memlock();
         let btf = kernel_btf::parsed()?;
-        let wakeup_bytes = u64::from(options.ring_buffer_bytes / 4);
-        let scan_bytes = u64::from(options.ring_buffer_bytes / 2);
-        let scan_share = scan_share(&options);
-        let change_bytes = u64::from(options.ring_buffer_bytes.saturating_sub(scan_share));
         let generation = Known::next_generation(known);
         let Linked {
             object,
@@ -221,42 +258,16 @@ impl Sockets {
             has_preempt,
         } = kfunc::link(OBJECT.unpack()?, &btf);
         let guarded = has_preempt && preemption::tracepoints_are_preemptible();
-        let not_shared = |source| LoadError::System {
-            what: "sharing maps",
-            source,
-        };
-        let load = |has_storage: bool, entries: u32| -> Result<(Ebpf, Tables), LoadError> {
-            let tables = match known {
-                Some(known) => known.tables.next(&TABLES, &known.maps, entries)?,
-                None => Tables::first(entries),
-            };
-            let ebpf = EbpfLoader::new()
-                .btf(Some(&btf))
-                .map_max_entries("lifecycle", options.ring_buffer_bytes)
-                .map_max_entries("segments", segment_ring_bytes(&options))
-                .map_max_entries(TABLES.newest, tables.capacity())
-                .override_global("generation", &generation, true)
-                .override_global("per_segment", &u8::from(options.per_segment), true)
-                .override_global("reads_translation", &u8::from(options.translation), true)
-                .override_global("wakeup_bytes", &wakeup_bytes, true)
-                .override_global("scan_bytes", &scan_bytes, true)
-                .override_global("scan_share", &u64::from(scan_share), true)
-                .override_global("change_bytes", &change_bytes, true)
-                .override_global("has_storage", &u8::from(has_storage), true)
-                .override_global("may_be_preempted", &u8::from(guarded), true)
-                .override_global("older_tables", &tables.older(), true)
-                .override_global("is_table_new", &u8::from(tables.is_added(known.is_some())), true)
-                .load(object.bytes())
-                .map_err(LoadError::Object)?;
-            if let Some(known) = known {
-                let shared = tables.shared(&TABLES);
-                let put = known.maps.put_into(&ebpf, &TABLES, &shared);
-                put.map_err(not_shared)?;
-            }
-            Ok((ebpf, tables))
+        let source = Source {
+            options: &options,
+            btf: &btf,
+            object: &object,
+            generation,
+            guarded,
+            known,
         };
         // Whether there is a scan over storage shows only when it is loaded, and the other programs must know.
-        let (mut ebpf, mut tables) = load(true, FEW_WITHOUT_STORAGE)?;
+        let (mut ebpf, mut tables) = source.load(true, FEW_WITHOUT_STORAGE)?;
         let (scans, store) = match StorageScans::load(&mut ebpf, &btf, has_cast) {
             Ok((storage, program)) => {
                 let table = has_cast
@@ -267,7 +278,7 @@ impl Sockets {
             }
             Err(refused) if has_cast => {
                 drop(ebpf);
-                (ebpf, tables) = load(false, options.max_sockets)?;
+                (ebpf, tables) = source.load(false, options.max_sockets)?;
                 // If the table can't be scanned either, the first reason is the one to report.
                 let table = Some(TableScan::load(&mut ebpf, tables.older()).map_err(|_| refused)?);
                 let scans = Scans { storage: None, table };
@@ -292,7 +303,7 @@ impl Sockets {
         let rings = RingsInUse::new(Rings::take(&mut ebpf, ["segments", "lifecycle"])?);
         Ok(Self {
             rings,
-            losses: take_losses(&mut ebpf)?,
+            losses: LossCounters::take(&mut ebpf)?,
             scans,
             store,
             walks,
@@ -406,11 +417,7 @@ impl Sockets {
     /// # Errors
     /// [`LoadError::Map`] if the map can't be read.
     pub fn losses(&self) -> Result<Losses, LoadError> {
-        let per_cpu = self.losses.get(&0, 0).map_err(|source| LoadError::Map {
-            map: "losses",
-            source,
-        })?;
-        Ok(Losses::sum(&per_cpu))
+        self.losses.read()
     }
 
     /// Runs of each program that the kernel skipped at state changes. If all of them were skipped a change is seen late, when the

@@ -191,7 +191,7 @@ fn date(text: &str) -> Result<Option<SystemTime>, String> {
         Ok(time) => Ok(Some(time)),
         Err(humantime::TimestampError::OutOfRange) => Err(match full.get(..4).map(str::parse::<u32>) {
             Some(Ok(..1970)) => OUT_OF_RANGE.to_owned(),
-            _ => "there is no such day or time; expected a month from 01 to 12, a day that the month has, and a time from 00:00:00 to 23:59:59"
+            _ => "not a valid day or time; expected a month from 01 to 12, a day that the month has, and a time from 00:00:00 to 23:59:59"
                 .to_owned(),
         }),
         Err(_) => Ok(None),
@@ -324,7 +324,7 @@ mod tests {
             ("1000y", "from 1970 to 2554"),
             ("2026-02-30", "no such day"),
             ("2026-13-01", "no such day"),
-            ("2026-01-02T25:00:00Z", "no such day or time"),
+            ("2026-01-02T25:00:00Z", "not a valid day or time"),
             ("yesterday", "expected a time of day"),
         ] {
             let error = moment_at(text, now).unwrap_err();

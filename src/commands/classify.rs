@@ -50,7 +50,7 @@ pub(crate) fn diff(
     for id in ids {
         let class = |list: &[(ComponentId, Tables)], address| match find(list, id) {
             Some(index) => explained(&list[index].1, address),
-            None => ("no class", format!("there is no processor {id}")),
+            None => ("no class", format!("no processor `{id}`")),
         };
         for address in addresses {
             let (before, why_before) = class(&live, *address);

@@ -22,7 +22,7 @@ pub(crate) fn doctor(proc_root: &Path, json: bool) -> (String, Result<(), ExitEr
             };
             Err(ExitError::new(
                 code,
-                "eBPF is not available here; see what is `missing`",
+                "eBPF is not available on this host; see the items marked `missing`",
             ))
         }
     };

@@ -32,7 +32,7 @@ use flowtap_pipeline::Registry;
 use self::config::{load, load_at_start, load_for};
 use self::output::print;
 use crate::cli::sources::ConfigArgs;
-use crate::cli::{Cli, Command};
+use crate::cli::{ClassifyArgs, Cli, Command};
 use crate::components;
 use crate::daemon::{self, Signals};
 use crate::exit::{Code, ExitError};
@@ -82,30 +82,7 @@ pub(crate) fn dispatch(arguments: Cli, registry: &Registry) -> Result<(), ExitEr
                 None => explain::explain_live(&config, args.duration)?,
             })
         }
-        Some(Command::Classify(args)) => {
-            let load = |config: &ConfigArgs| load_for(config, registry, &["processors.policy"]);
-            let config = load(&args.config)?;
-            let Some(candidate) = args.diff else {
-                return print(&classify::classify(&config, &args.addresses)?);
-            };
-            let candidate = ConfigArgs {
-                config: vec![candidate],
-                set: Vec::new(),
-            };
-            // A file of an argument, like those that other commands compare.
-            File::open(&candidate.config[0]).map_err(|error| {
-                ExitError::new(
-                    Code::NoInput,
-                    format!(
-                        "can't read {}: {error}\n  hint: name a config file",
-                        candidate.config[0].display()
-                    ),
-                )
-            })?;
-            let (text, found) = classify::diff(&config, &load(&candidate)?, &args.addresses)?;
-            print(&text)?;
-            found
-        }
+        Some(Command::Classify(args)) => classify(args, registry),
         #[cfg(feature = "analysis")]
         Some(Command::Policy(command)) => policy::policy(&command, registry),
         #[cfg(feature = "top")]
@@ -131,4 +108,30 @@ pub(crate) fn dispatch(arguments: Cli, registry: &Registry) -> Result<(), ExitEr
             Err(ExitError::new(Code::Usage, message))
         }
     }
+}
+
+/// Prints the classes of addresses, or those that differ with another config.
+fn classify(args: ClassifyArgs, registry: &Registry) -> Result<(), ExitError> {
+    let load = |config: &ConfigArgs| load_for(config, registry, &["processors.policy"]);
+    let config = load(&args.config)?;
+    let Some(candidate) = args.diff else {
+        return print(&classify::classify(&config, &args.addresses)?);
+    };
+    let candidate = ConfigArgs {
+        config: vec![candidate],
+        set: Vec::new(),
+    };
+    // A file of an argument, like those that other commands compare.
+    File::open(&candidate.config[0]).map_err(|error| {
+        ExitError::new(
+            Code::NoInput,
+            format!(
+                "can't read {}: {error}\n  hint: name a config file",
+                candidate.config[0].display()
+            ),
+        )
+    })?;
+    let (text, found) = classify::diff(&config, &load(&candidate)?, &args.addresses)?;
+    print(&text)?;
+    found
 }

@@ -94,78 +94,113 @@ pub(crate) fn build(
     environment: &Environment,
     strict: bool,
 ) -> Result<Graph, BuildError> {
-    let feeding = |id: &ComponentId| {
-        let pipelines = config.pipelines.iter();
-        let feeding = pipelines.filter(|(_, pipeline)| pipeline.exporters.contains(id));
-        feeding.map(|(pipeline, _)| pipeline.kind()).collect::<Vec<_>>()
-    };
-    // Only series can be mistaken for those of another pipeline.
-    let with_series = |id: &ComponentId| {
-        let kinds = feeding(id).into_iter();
-        kinds.filter(|kind| *kind == PipelineKind::Metrics).count()
-    };
-    let context = |id: &ComponentId, pipeline: &str| BuildContext {
-        several_pipelines: with_series(id) > 1,
-        pipeline: pipeline.into(),
-        ..environment.context(id, meter, strict)
+    let builder = Builder {
+        config,
+        meter,
+        environment,
+        strict,
     };
     let mut graph = Graph::default();
-    for (id, receiver) in &config.receivers {
-        if config
-            .pipelines
-            .values()
-            .any(|pipeline| pipeline.receivers.contains(id))
-        {
-            graph.receivers.push(ReceiverNode {
-                id: id.clone(),
-                fingerprint: fingerprint(&**receiver),
-                receiver: receiver.build(&context(id, ""))?,
-            });
+    builder.receivers(&mut graph)?;
+    builder.exporters(&mut graph)?;
+    builder.pipelines(&mut graph)?;
+    Ok(graph)
+}
+
+/// Builds the nodes of a graph, kind by kind.
+struct Builder<'a> {
+    config: &'a Config,
+    meter: &'a Meter,
+    environment: &'a Environment,
+    strict: bool,
+}
+
+impl Builder<'_> {
+    /// The kinds of the pipelines that feed an exporter.
+    fn feeding(&self, id: &ComponentId) -> Vec<PipelineKind> {
+        let pipelines = self.config.pipelines.iter();
+        let feeding = pipelines.filter(|(_, pipeline)| pipeline.exporters.contains(id));
+        feeding.map(|(pipeline, _)| pipeline.kind()).collect()
+    }
+
+    /// The number of those with series: only these can be mistaken for those of another pipeline.
+    fn with_series(&self, id: &ComponentId) -> usize {
+        let kinds = self.feeding(id).into_iter();
+        kinds.filter(|kind| *kind == PipelineKind::Metrics).count()
+    }
+
+    fn context(&self, id: &ComponentId, pipeline: &str) -> BuildContext {
+        BuildContext {
+            several_pipelines: self.with_series(id) > 1,
+            pipeline: pipeline.into(),
+            ..self.environment.context(id, self.meter, self.strict)
         }
     }
-    let wanted = &config.service.telemetry.metrics.exporters;
-    let takes_own_metrics = |id: &ComponentId| wanted.iter().any(|wanted| wanted == id.as_str());
-    for (id, exporter) in &config.exporters {
-        let mut kinds = feeding(id);
-        if takes_own_metrics(id) {
-            graph.telemetry.push(id.clone());
-            kinds.push(PipelineKind::Metrics);
+
+    fn receivers(&self, graph: &mut Graph) -> Result<(), BuildError> {
+        for (id, receiver) in &self.config.receivers {
+            let mut pipelines = self.config.pipelines.values();
+            if pipelines.any(|pipeline| pipeline.receivers.contains(id)) {
+                graph.receivers.push(ReceiverNode {
+                    id: id.clone(),
+                    fingerprint: fingerprint(&**receiver),
+                    receiver: receiver.build(&self.context(id, ""))?,
+                });
+            }
         }
-        kinds.sort_unstable();
-        kinds.dedup();
-        if !kinds.is_empty() {
+        Ok(())
+    }
+
+    fn exporters(&self, graph: &mut Graph) -> Result<(), BuildError> {
+        let wanted = &self.config.service.telemetry.metrics.exporters;
+        for (id, exporter) in &self.config.exporters {
+            let takes_own_metrics = wanted.iter().any(|wanted| wanted == id.as_str());
+            let mut kinds = self.feeding(id);
+            let feeding = kinds.len() + usize::from(takes_own_metrics);
+            if takes_own_metrics {
+                graph.telemetry.push(id.clone());
+                kinds.push(PipelineKind::Metrics);
+            }
+            kinds.sort_unstable();
+            kinds.dedup();
+            if kinds.is_empty() {
+                continue;
+            }
             let is_pulled = is_pulled(&exporter.contract());
-            let feeding = feeding(id).len() + usize::from(takes_own_metrics(id));
             graph.exporters.push(ExporterNode {
                 id: id.clone(),
                 // With a second pipeline its series have a label more: it begins anew.
-                fingerprint: format!("{} {}", fingerprint(&**exporter), with_series(id) > 1),
-                exporter: exporter.build(&context(id, ""))?,
+                fingerprint: format!("{} {}", fingerprint(&**exporter), self.with_series(id) > 1),
+                exporter: exporter.build(&self.context(id, ""))?,
                 queue: queue_of(exporter.queue(), is_pulled, feeding),
                 kinds,
                 is_pulled,
                 wants_opening: is_pulled,
             });
         }
+        Ok(())
     }
-    for (name, pipeline) in &config.pipelines {
-        let configs = pipeline
-            .processors
-            .iter()
-            .filter_map(|id| Some((id, &**config.processors.get(id)?)));
-        // The config's check has made sure of the ids and of the aggregator at the end.
-        let Some(stages) = Stages::build(configs, |id| context(id, name.as_str()))? else {
-            continue;
-        };
-        graph.pipelines.push(PipelineNode {
-            name: name.as_str().into(),
-            kind: name.kind(),
-            receivers: pipeline.receivers.clone(),
-            stages,
-            exporters: pipeline.exporters.clone(),
-        });
+
+    fn pipelines(&self, graph: &mut Graph) -> Result<(), BuildError> {
+        for (name, pipeline) in &self.config.pipelines {
+            let configs = pipeline
+                .processors
+                .iter()
+                .filter_map(|id| Some((id, &**self.config.processors.get(id)?)));
+            // The config's check has made sure of the ids and of the aggregator at the end.
+            let Some(stages) = Stages::build(configs, |id| self.context(id, name.as_str()))? else {
+                continue;
+            };
+            graph.pipelines.push(PipelineNode {
+                name: name.as_str().into(),
+                kind: name.kind(),
+                receivers: pipeline.receivers.clone(),
+                stages,
+                exporters: pipeline.exporters.clone(),
+            });
+        }
+        Ok(())
     }
-    Ok(graph)
 }
 
 /// Whether an exporter of this contract waits for its clients, and connects to none.

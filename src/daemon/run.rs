@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use axum::Router;
 use flowtap_config::Config;
-use flowtap_engine::runner::Runner;
+use flowtap_engine::runner::{Graph, Runner};
 use flowtap_extensions::admin::status_page::{self, Pipelines};
 use flowtap_extensions::admin::{self, ReloadRecorder, net_flow};
 use flowtap_extensions::live::tap::Tap;
@@ -174,13 +174,27 @@ async fn supervise(
         let collect = Box::new(move |reading| own.read(reading));
         runner.push_own_metrics(interval, collect);
     }
-    let mut running = Running {
+    let running = Running {
         runner,
         services,
         config,
         parts,
         limits,
     };
+    measure(running, graph, started, &mut reload_trigger, load, stopping).await
+}
+
+/// Measures with the pipelines of `graph`, if the services have `started`, until the stop or a failure; then stops everything.
+async fn measure(
+    mut running: Running,
+    graph: Graph,
+    started: Result<(), ExitError>,
+    reload_trigger: &mut ReloadTrigger,
+    load: Load<'_>,
+    stopping: Stop,
+) -> Result<(), ExitError> {
+    let stop = stopping.token().clone();
+    let board = running.parts.environment.status.clone();
     let mut outcome = match started {
         Ok(()) => {
             let applied = stop.run_until_cancelled(running.runner.apply(graph)).await;
@@ -193,7 +207,7 @@ async fn supervise(
         systemd::ready();
         tracing::info!(version = env!("CARGO_PKG_VERSION"), "measuring");
         flowtap_ebpf::unmap_program();
-        outcome = running.follow(&stop, &mut reload_trigger, load).await;
+        outcome = running.follow(&stop, reload_trigger, load).await;
     }
     // Whatever has ended the run, from here on the deadline counts.
     stopping.begin();

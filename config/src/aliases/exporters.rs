@@ -70,7 +70,7 @@ pub(super) const TABLE: &[Alias] = &[
         "resource_to_telemetry_conversion",
         Written(
             "labels",
-            "write `labels: {NAME: VALUE}`; what `service.telemetry.resource` has is in `target_info`",
+            "write `labels: {NAME: VALUE}`; attributes of `service.telemetry.resource` are in `target_info`",
         ),
     ),
     alias(

@@ -13,6 +13,7 @@ use serde::Deserialize;
 use super::{Checker, path};
 use crate::aliases::{self, Meant};
 use crate::config::{Config, PipelineConfig};
+use crate::diagnostic::Diagnostic;
 use crate::suggest::closest;
 
 /// A pipeline as it is written.
@@ -25,6 +26,39 @@ pub(super) struct RawPipeline {
 }
 
 impl Checker<'_> {
+    /// Checks the components of the pipelines against each other.
+    pub(super) fn wirings(
+        &mut self,
+        config: &Config,
+        written: &BTreeMap<PipelineId, RawPipeline>,
+        registry: &Registry,
+    ) {
+        // Of others some components are missing from the config, so what they fill is not known.
+        let count = |kind, list: &[String]| self.wanted(kind, list).count();
+        let is_complete = |(name, pipeline): &(&PipelineId, &PipelineConfig)| {
+            written.get(*name).is_some_and(|written| {
+                pipeline.receivers.len() == count(ComponentKind::Receiver, &written.receivers)
+                    && pipeline.processors.len() == count(ComponentKind::Processor, &written.processors)
+                    && pipeline.exporters.len() == count(ComponentKind::Exporter, &written.exporters)
+            })
+        };
+        let complete: Vec<_> = config.pipelines.iter().filter(is_complete).collect();
+        for (id, pipeline) in complete {
+            let warnings = self.wiring(config, id.as_str(), pipeline, registry);
+            self.warn_once(warnings);
+        }
+        let warnings = self.unused_fields(config, registry);
+        self.warn_once(warnings);
+    }
+
+    fn warn_once(&mut self, warnings: Vec<Diagnostic>) {
+        for warning in warnings {
+            if !self.warnings.contains(&warning) {
+                self.warnings.push(warning);
+            }
+        }
+    }
+
     pub(super) fn pipeline(
         &mut self,
         id: &PipelineId,

@@ -71,7 +71,7 @@ impl Checker<'_> {
                 self.report(
                     at,
                     format!("{} is already used by {}", path.display(), key_of(other)),
-                    Some("choose another path: each would spoil what the other writes".to_owned()),
+                    Some("choose another path: each would overwrite the other's files".to_owned()),
                 );
             }
         }

@@ -18,7 +18,7 @@ use figment::value::Value;
 use flowtap_pipeline::catalog::{FAMILIES, Label};
 use flowtap_pipeline::{ComponentKind, PipelineId, PipelineKind, RecordField};
 
-use super::{Stage, place, quoted, stages};
+use super::stage::{Stage, place, quoted, stages};
 use crate::check::path;
 use crate::config::Config;
 use crate::diagnostic::{Diagnostic, key_of};

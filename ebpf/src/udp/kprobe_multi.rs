@@ -6,12 +6,13 @@
 use std::collections::HashSet;
 use std::ffi::CString;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 
 use aya::maps::Map;
 use aya::{Btf, Ebpf};
 use aya_obj::Object;
 
+use crate::bpf_call::{bpf_descriptor, raw};
 use crate::error::LoadError;
 
 /// `enum bpf_cmd`, `enum bpf_prog_type` and `enum bpf_attach_type`: include/uapi/linux/bpf.h.
@@ -97,7 +98,7 @@ impl Probes {
         let symbol = CString::new(function).map_err(|_| LoadError::Absent(name))?;
         let symbols = [symbol.as_ptr() as u64];
         let attributes = LinkCreate {
-            prog_fd: raw(program.as_raw_fd()),
+            prog_fd: raw(program.as_fd()),
             target_fd: 0,
             attach_type: BPF_TRACE_KPROBE_MULTI,
             flags: 0,
@@ -108,7 +109,7 @@ impl Probes {
             cookies: 0,
         };
         // SAFETY: `attributes` has the layout of `bpf_attr.link_create`; the names that it points to live on this stack.
-        let link = unsafe { bpf(BPF_LINK_CREATE, &attributes) };
+        let link = unsafe { bpf_descriptor(BPF_LINK_CREATE, &attributes) };
         let link = link.map_err(|source| LoadError::System {
             what: "attaching a program through fprobe",
             source,
@@ -141,7 +142,7 @@ impl Probes {
         };
         // SAFETY: `attributes` has the layout of the beginning of `bpf_attr`; the instructions and the license live as long as
         // `self`.
-        let loaded = unsafe { bpf(BPF_PROG_LOAD, &attributes) };
+        let loaded = unsafe { bpf_descriptor(BPF_PROG_LOAD, &attributes) };
         let Err(source) = loaded else {
             return loaded.map_err(|source| LoadError::System {
                 what: "loading a program",
@@ -152,7 +153,7 @@ impl Probes {
         attributes.log_size = u32::try_from(LOG_BYTES).unwrap_or(0);
         attributes.log_buf = log.as_mut_ptr() as u64;
         // SAFETY: as above; the log lives on this stack.
-        let _ = unsafe { bpf(BPF_PROG_LOAD, &attributes) };
+        let _ = unsafe { bpf_descriptor(BPF_PROG_LOAD, &attributes) };
         let end = log.iter().position(|&byte| byte == 0).unwrap_or(LOG_BYTES);
         Err(LoadError::Verifier {
             program: name,
@@ -167,30 +168,4 @@ fn descriptor(map: &Map) -> Option<RawFd> {
         return None;
     };
     Some(map.fd().as_fd().as_raw_fd())
-}
-
-#[expect(clippy::cast_sign_loss, reason = "an open descriptor is not negative")]
-const fn raw(fd: RawFd) -> u32 {
-    fd as u32
-}
-
-/// `bpf(2)` for commands that return a descriptor.
-///
-/// # Safety
-/// `attributes` must have the layout of the command's part of `bpf_attr`, and whatever it points to must live.
-unsafe fn bpf<T>(command: libc::c_long, attributes: &T) -> io::Result<OwnedFd> {
-    // SAFETY: the kernel reads `size_of::<T>()` bytes from `attributes`; the caller answers for what they say.
-    let result = unsafe {
-        libc::syscall(
-            libc::SYS_bpf,
-            command,
-            std::ptr::from_ref(attributes),
-            size_of::<T>(),
-        )
-    };
-    match i32::try_from(result) {
-        // SAFETY: the kernel has just made this descriptor for us.
-        Ok(fd) if fd >= 0 => Ok(unsafe { OwnedFd::from_raw_fd(fd) }),
-        _ => Err(io::Error::last_os_error()),
-    }
 }

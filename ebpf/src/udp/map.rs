@@ -4,13 +4,14 @@
 
 use std::io;
 use std::marker::PhantomData;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 
 use aya::Ebpf;
 use aya::maps::Map as AyaMap;
 use bytemuck::{Pod, Zeroable};
 
 use super::abi::UdpFlow;
+use crate::bpf_call::{Element, bpf, raw};
 use crate::error::LoadError;
 
 /// `enum bpf_cmd`: include/uapi/linux/bpf.h.
@@ -21,16 +22,6 @@ const BPF_MAP_LOOKUP_BATCH: libc::c_long = 24;
 
 /// Entries that are read at once. A bucket of the kernel's table must fit.
 const BATCH: usize = 1024;
-
-/// `bpf_attr` of commands for one element.
-#[repr(C)]
-struct Element {
-    map_fd: u32,
-    pad: u32,
-    key: u64,
-    value: u64,
-    flags: u64,
-}
 
 /// `bpf_attr.batch`.
 #[repr(C)]
@@ -94,7 +85,7 @@ impl<K: Pod> Map<K> {
             // two vectors, which have room for as many of the map's sizes, and a position of 4 bytes.
             let result = unsafe { bpf(BPF_MAP_LOOKUP_BATCH, &raw mut batch) };
             let is_last = match result {
-                Ok(()) => false,
+                Ok(_) => false,
                 // All has been read.
                 Err(error) if error.raw_os_error() == Some(libc::ENOENT) => true,
                 Err(error) if error.raw_os_error() == Some(libc::EINTR) => continue,
@@ -133,7 +124,7 @@ impl<K: Pod> Map<K> {
     fn command(&self, command: libc::c_long, key: &K) -> io::Result<Option<UdpFlow>> {
         let mut value = UdpFlow::zeroed();
         let with_value = command != BPF_MAP_DELETE_ELEM;
-        let mut element = Element {
+        let element = Element {
             map_fd: raw(self.fd.as_fd()),
             pad: 0,
             key: std::ptr::from_ref(key) as u64,
@@ -142,28 +133,10 @@ impl<K: Pod> Map<K> {
         };
         // SAFETY: `element` has the layout of that part of `bpf_attr`; the kernel reads a key of the map's size from `key`, and
         // writes a value of its size to `value`.
-        match unsafe { bpf(command, &raw mut element) } {
-            Ok(()) => Ok(Some(value)),
+        match unsafe { bpf(command, &raw const element) } {
+            Ok(_) => Ok(Some(value)),
             Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(None),
             Err(error) => Err(error),
         }
     }
-}
-
-#[expect(clippy::cast_sign_loss, reason = "an open descriptor is not negative")]
-fn raw(fd: BorrowedFd<'_>) -> u32 {
-    fd.as_raw_fd() as u32
-}
-
-/// `bpf(2)`.
-///
-/// # Safety
-/// `attributes` must have the layout of the command's part of `bpf_attr`, and whatever it points to must live.
-unsafe fn bpf<T>(command: libc::c_long, attributes: *mut T) -> io::Result<()> {
-    // SAFETY: the kernel accesses `size_of::<T>()` bytes at `attributes`; the caller answers for what they say.
-    let result = unsafe { libc::syscall(libc::SYS_bpf, command, attributes, size_of::<T>()) };
-    if result < 0 {
-        return Err(io::Error::last_os_error());
-    }
-    Ok(())
 }

@@ -4,19 +4,19 @@
 //! `{host}` and `{kind}` for either. The first two and `{time}` are when a file's first rows are from, so a file's folder follows
 //! from its name.
 
+mod folder;
+mod name;
+mod placeholder;
+
 use std::ffi::OsStr;
 use std::path::{Component, Path, PathBuf};
-use std::time::{Duration, UNIX_EPOCH};
 use std::{fs, io};
 
 use flowtap_pipeline::{PipelineKind, Timestamp};
 
-/// Stands for the time in a pattern.
-const TIME: &str = "{time}";
-
-/// Placeholders that have the same value in all names of a writer.
-const KIND: &str = "{kind}";
-const HOST: &str = "{host}";
+use self::folder::Folder;
+pub(super) use self::name::Name;
+use self::placeholder::{HOST, KIND, TIME, unknown};
 
 /// Extension of a file that is being written.
 const PARTIAL: &str = ".partial";
@@ -27,80 +27,6 @@ const CONVERTING: &str = ".converting";
 /// Marks the name of a file that a crash left, before its extension.
 const RECOVERED: &str = ".recovered";
 
-/// A part of a folder's name.
-#[derive(Clone, Debug, PartialEq, Eq)]
-enum Part {
-    Text(String),
-    /// `2026-01-02`
-    Date,
-    /// `03`
-    Hour,
-}
-
-/// The name of a folder, by time.
-#[derive(Clone, Debug, PartialEq, Eq)]
-struct Folder(Vec<Part>);
-
-impl Folder {
-    fn parse(mut text: &str) -> Result<Self, String> {
-        let mut parts = Vec::new();
-        while let Some(begin) = text.find('{') {
-            let (before, rest) = text.split_at(begin);
-            let end = rest.find('}').map_or(rest.len(), |end| end + 1);
-            parts.push(Part::Text(before.to_owned()));
-            parts.push(match &rest[..end] {
-                "{date}" => Part::Date,
-                "{hour}" => Part::Hour,
-                other => return Err(unknown(other)),
-            });
-            text = &rest[end..];
-        }
-        parts.push(Part::Text(text.to_owned()));
-        parts.retain(|part| *part != Part::Text(String::new()));
-        Ok(Self(parts))
-    }
-
-    fn is_fixed(&self) -> bool {
-        self.0.iter().all(|part| matches!(part, Part::Text(_)))
-    }
-
-    fn at(&self, name: &Name) -> String {
-        let mut text = String::new();
-        for part in &self.0 {
-            match part {
-                Part::Text(part) => text.push_str(part),
-                Part::Date => text.push_str(&name.date()),
-                Part::Hour => text.push_str(name.hour()),
-            }
-        }
-        text
-    }
-
-    /// Whether a folder of this name can be one of ours.
-    fn matches(&self, mut text: &str) -> bool {
-        let digits = |text: &str, length: usize| {
-            text.get(..length)
-                .is_some_and(|text| text.bytes().all(|byte| byte.is_ascii_digit() || byte == b'-'))
-        };
-        for part in &self.0 {
-            let length = match part {
-                Part::Text(part) if text.starts_with(&**part) => part.len(),
-                Part::Date if digits(text, 10) => 10,
-                Part::Hour if digits(text, 2) => 2,
-                Part::Text(_) | Part::Date | Part::Hour => return false,
-            };
-            text = &text[length..];
-        }
-        text.is_empty()
-    }
-}
-
-fn unknown(placeholder: &str) -> String {
-    format!(
-        "unknown placeholder `{placeholder}`; folders take {{date}}, {{hour}}, {HOST} and {KIND}, the file name {TIME}, {HOST} and {KIND}"
-    )
-}
-
 /// The pattern of the names: a folder that is always the same, folders in it by time, and the text before and after the time.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Names {
@@ -108,62 +34,6 @@ pub(super) struct Names {
     folders: Vec<Folder>,
     prefix: String,
     suffix: String,
-}
-
-/// One name that fits the pattern. They sort by age.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Name {
-    /// When its first window began, such as `20260102T030405Z`.
-    time: String,
-    /// Distinguishes files that began in the same second.
-    number: u32,
-    recovered: bool,
-}
-
-impl Name {
-    /// The first name of a file whose first window begins at `start`.
-    pub(super) fn starting(start: Timestamp) -> Self {
-        let time = UNIX_EPOCH + Duration::from_nanos(start.as_nanos());
-        let mut time = humantime::format_rfc3339_seconds(time).to_string();
-        time.retain(|c| c != '-' && c != ':');
-        Self {
-            time,
-            number: 0,
-            recovered: false,
-        }
-    }
-
-    /// The next, if this one is taken.
-    pub(super) fn next(self) -> Self {
-        Self {
-            number: self.number.saturating_add(1),
-            ..self
-        }
-    }
-
-    /// Whether it begins after a file that begins at `moment` would.
-    pub(super) fn is_after(&self, moment: Timestamp) -> bool {
-        self.time > Self::starting(moment).time
-    }
-
-    /// The file that is kept of it after a crash.
-    pub(super) fn recovered(self) -> Self {
-        Self {
-            recovered: true,
-            ..self
-        }
-    }
-
-    /// `2026-01-02`
-    fn date(&self) -> String {
-        let part = |range| self.time.get(range).unwrap_or_default();
-        format!("{}-{}-{}", part(0..4), part(4..6), part(6..8))
-    }
-
-    /// `03`
-    fn hour(&self) -> &str {
-        self.time.get(9..11).unwrap_or_default()
-    }
 }
 
 /// Whether the names of files that `path` gives differ from node to node: a folder has names of ours in it.
@@ -211,28 +81,7 @@ impl Names {
         if path.contains('\0') {
             return Err("a path can't hold a zero byte".to_owned());
         }
-        let given = Path::new(path);
-        let text = |name: Option<&OsStr>| name.and_then(OsStr::to_str).unwrap_or_default().to_owned();
-        let (folder, file) = if path.contains(TIME) {
-            let folder = match given.parent() {
-                Some(folder) if folder != Path::new("") => folder,
-                _ => Path::new("."),
-            };
-            let mut file = text(given.file_name());
-            if !path.contains(KIND) && kind == PipelineKind::Logs {
-                // Files of series and of log records never share a name.
-                file = file.replacen(TIME, &format!("logs-{TIME}"), 1);
-            }
-            (folder, file)
-        } else {
-            let known = [".json", ".jsonl", ".ndjson", ".gz", ".parquet"];
-            if known.iter().any(|ending| path.ends_with(ending)) {
-                return Err(format!(
-                    "`{path}` would be a folder; hint: put {TIME} into the file name, as several files are written"
-                ));
-            }
-            (given, in_folder(extension))
-        };
+        let (folder, file) = split(path, extension, kind)?;
         let kind = match kind {
             PipelineKind::Metrics => "metrics",
             PipelineKind::Logs => "logs",
@@ -389,6 +238,32 @@ impl Names {
     }
 }
 
+/// The folder that `path` names, and the name of the files in it, both with their placeholders.
+fn split<'a>(path: &'a str, extension: &str, kind: PipelineKind) -> Result<(&'a Path, String), String> {
+    let given = Path::new(path);
+    let text = |name: Option<&OsStr>| name.and_then(OsStr::to_str).unwrap_or_default().to_owned();
+    if path.contains(TIME) {
+        let folder = match given.parent() {
+            Some(folder) if folder != Path::new("") => folder,
+            _ => Path::new("."),
+        };
+        let mut file = text(given.file_name());
+        if !path.contains(KIND) && kind == PipelineKind::Logs {
+            // Files of series and of log records never share a name.
+            file = file.replacen(TIME, &format!("logs-{TIME}"), 1);
+        }
+        Ok((folder, file))
+    } else {
+        let known = [".json", ".jsonl", ".ndjson", ".gz", ".parquet"];
+        if known.iter().any(|ending| path.ends_with(ending)) {
+            return Err(format!(
+                "`{path}` would be a folder; hint: put {TIME} into the file name, as several files are written"
+            ));
+        }
+        Ok((given, in_folder(extension)))
+    }
+}
+
 /// A host's name as a part of a file name: no separators, no placeholders. One that can't be a file's name as it is ends in a hash of
 /// the whole name, so that two hosts never write to the same files.
 fn file_safe(host: &str) -> String {
@@ -410,6 +285,8 @@ fn fnv1a(bytes: &[u8]) -> u32 {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     const AT: Timestamp = Timestamp::from_nanos(1_767_323_045_999_000_000);

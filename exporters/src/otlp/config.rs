@@ -1,5 +1,6 @@
 //! Config of the exporter `otlp`.
 
+mod checks;
 mod options;
 mod resolved;
 
@@ -10,7 +11,6 @@ use std::time::Duration;
 use flowtap_net::tls::ClientTls;
 use flowtap_pipeline::schema::{DurationText, SizeText};
 use flowtap_pipeline::{ComponentConfig, Contract, QueueConfig, Signal, Violation};
-use http::{HeaderName, HeaderValue};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -19,7 +19,6 @@ pub(super) use self::resolved::Resolved;
 use crate::naming;
 use crate::push::connect::Proxy;
 pub use crate::push::retry::RetryConfig;
-use crate::push::secrets;
 use crate::push::storage::StorageConfig;
 
 /// Message of a build without zstd.
@@ -169,43 +168,8 @@ impl ComponentConfig for Config {
                 resolved
             }
         };
-        if self.metrics_endpoint.is_some() && resolved.protocol == Protocol::Grpc {
-            let message = "is only for HTTP; hint: use `endpoint` with `protocol: grpc`";
-            faults.push(Violation::new("metrics_endpoint", message));
-        }
-        if self.logs_endpoint.is_some() && resolved.protocol == Protocol::Grpc {
-            let message = "is only for HTTP; hint: use `endpoint` with `protocol: grpc`";
-            faults.push(Violation::new("logs_endpoint", message));
-        }
-        if let Some(url) = &self.proxy_url
-            && Proxy::parse(url).is_none()
-        {
-            let message =
-                "invalid proxy: expected `http://host:port`, `https://host:port` or `socks5://host:port`";
-            faults.push(Violation::new("proxy_url", message));
-        }
-        let blank = self
-            .proxy_url
-            .as_ref()
-            .filter(|url| secrets::has_empty_password(url));
-        faults.extend(blank.map(|_| Violation::new("proxy_url", secrets::EMPTY_PASSWORD)));
-        if resolved.connect_timeout > resolved.timeout {
-            faults.push(Violation::new(
-                "connect_timeout",
-                "must not be longer than `timeout`",
-            ));
-        }
-        for (key, duration) in [
-            ("interval", self.interval),
-            ("timeout", resolved.timeout),
-            ("connect_timeout", self.connect_timeout.unwrap_or(Duration::MAX)),
-            ("keepalive.time", resolved.keepalive.0),
-            ("keepalive.timeout", resolved.keepalive.1),
-        ] {
-            if duration.is_zero() {
-                faults.push(Violation::new(key, "must be longer than 0s"));
-            }
-        }
+        self.validate_endpoints(&resolved, &mut faults);
+        self.validate_times(&resolved, &mut faults);
         faults.extend(self.retry.validate());
         faults.extend(resolved.tls.validate());
         if resolved.compression == Compression::Zstd && cfg!(not(feature = "zstd")) {
@@ -220,19 +184,7 @@ impl ComponentConfig for Config {
         if self.max_request_bytes < 16 << 10 {
             faults.push(Violation::new("max_request_bytes", "must be at least 16384"));
         }
-        for (name, value) in &resolved.headers {
-            let valid = HeaderName::from_bytes(name.to_ascii_lowercase().as_bytes()).is_ok()
-                && HeaderValue::from_str(value).is_ok();
-            let message = if valid {
-                secrets::header_fault(name, value)
-            } else {
-                Some("is not a valid header: printable ASCII only")
-            };
-            faults.extend(message.map(|message| Violation {
-                path: vec!["headers".to_owned(), name.clone()],
-                message: message.to_owned(),
-            }));
-        }
+        resolved.validate_headers(&mut faults);
         faults
     }
 

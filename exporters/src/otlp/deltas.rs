@@ -6,6 +6,11 @@
 //! their own. An exporter that replaces another continues from the totals that its predecessor delivered. One added to a running
 //! pipeline starts from those of its first snapshot.
 
+mod increase;
+mod owed;
+mod rest;
+mod total;
+
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::ops::Range;
 use std::sync::Arc;
@@ -17,13 +22,11 @@ use flowtap_pipeline::{
 use opentelemetry::KeyValue;
 use opentelemetry::metrics::Counter;
 
+use self::increase::{Amount, Increase};
+use self::total::{Delivered, HistogramTotals, Total};
 use super::ended::Ended;
 use crate::push::fate::Fate;
-use crate::push::{ended_at, nanos};
-
-/// Points whose increase is kept apart from the series: of requests on disk, and of series that have ended. Beyond, what a request
-/// on disk had counted is lost if that fails.
-const MAX_KEPT: usize = 500_000;
+use crate::push::nanos;
 
 /// A difference of a counter.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -62,129 +65,6 @@ pub(super) struct Deltas {
     /// By pipeline: increases that series that have ended still owe.
     rest: HashMap<Arc<str>, HashMap<SeriesId, Increase>>,
     lost: Option<(Counter<u64>, [KeyValue; 1])>,
-}
-
-#[derive(Debug)]
-struct Delivered<T> {
-    /// Keeps the address, which is the key, from being another series's.
-    series: Series,
-    until: Timestamp,
-    total: T,
-    /// The newest total that is known.
-    seen: T,
-    /// The increase reported by requests that failed after they counted as delivered.
-    owed: T,
-}
-
-/// A value that grows.
-trait Total: Clone + Default {
-    fn since(&self, before: &Self) -> Self;
-    fn add(&mut self, more: &Self);
-}
-
-impl Total for u64 {
-    fn since(&self, before: &Self) -> Self {
-        self.saturating_sub(*before)
-    }
-
-    fn add(&mut self, more: &Self) {
-        *self = self.saturating_add(*more);
-    }
-}
-
-impl Total for f64 {
-    fn since(&self, before: &Self) -> Self {
-        (self - before).max(0.0)
-    }
-
-    fn add(&mut self, more: &Self) {
-        *self += more;
-    }
-}
-
-#[derive(Clone, Debug, Default)]
-struct HistogramTotals {
-    buckets: Buckets,
-    sum: f64,
-}
-
-impl Total for HistogramTotals {
-    fn since(&self, before: &Self) -> Self {
-        Self {
-            buckets: self.buckets.since(&before.buckets),
-            sum: self.sum - before.sum,
-        }
-    }
-
-    fn add(&mut self, more: &Self) {
-        self.buckets.merge(&more.buckets);
-        self.sum += more.sum;
-    }
-}
-
-impl<T: Total> Delivered<T> {
-    /// Delivered up to `until`, when it was `total`.
-    fn new(series: &Series, until: Timestamp, total: T) -> Self {
-        Self {
-            series: series.clone(),
-            until,
-            seen: total.clone(),
-            total,
-            owed: T::default(),
-        }
-    }
-
-    /// The increase to be reported once it is `total`.
-    fn increase(&self, total: &T) -> T {
-        let mut increase = total.since(&self.total);
-        increase.add(&self.owed);
-        increase
-    }
-}
-
-/// The increase that a point reports.
-#[derive(Clone, Debug)]
-struct Increase {
-    family: &'static Family,
-    series: Series,
-    start: Timestamp,
-    amount: Amount,
-}
-
-#[derive(Clone, Debug)]
-enum Amount {
-    Sum(u64),
-    Value(f64),
-    Histogram(Box<HistogramTotals>),
-}
-
-impl Amount {
-    fn is_nothing(&self) -> bool {
-        match self {
-            Self::Sum(value) => *value == 0,
-            Self::Value(value) => *value <= 0.0,
-            Self::Histogram(totals) => totals.buckets.count() == 0,
-        }
-    }
-
-    fn add(&mut self, more: &Self) {
-        match (self, more) {
-            (Self::Sum(value), Self::Sum(more)) => value.add(more),
-            (Self::Value(value), Self::Value(more)) => value.add(more),
-            (Self::Histogram(totals), Self::Histogram(more)) => totals.add(more),
-            // A series has values of one kind.
-            _ => {}
-        }
-    }
-}
-
-/// The increases that ended series still owe, as a snapshot that they would have been in, and the deltas that it is encoded with.
-#[derive(Debug)]
-pub(super) struct Rest {
-    pub(super) snapshot: Snapshot,
-    pub(super) deltas: Deltas,
-    /// By family of that snapshot.
-    increases: Vec<Vec<Increase>>,
 }
 
 impl Deltas {
@@ -258,10 +138,7 @@ impl Deltas {
 
     /// The same of a histogram.
     pub(super) fn of_histogram(&self, point: &HistogramPoint) -> Option<HistogramPart> {
-        let total = HistogramTotals {
-            buckets: point.buckets.clone(),
-            sum: point.sum,
-        };
+        let total = HistogramTotals::of(point);
         let (start, HistogramTotals { buckets, sum }) = match self.histograms.get(&point.series.id()) {
             Some(delivered) => (delivered.until, delivered.increase(&total)),
             None => (point.series.start(), total),
@@ -318,165 +195,6 @@ impl Deltas {
         })
     }
 
-    /// The request on disk of this `number` reports `increases`.
-    fn keep(&mut self, number: u64, pipeline: &Arc<str>, mut increases: Vec<Increase>) {
-        let stored: usize = self.stored.values().map(|(_, kept, _)| kept.len()).sum();
-        let rest: usize = self.rest.values().map(HashMap::len).sum();
-        let room = MAX_KEPT.saturating_sub(stored + rest);
-        let without = increases.len().saturating_sub(room);
-        increases.truncate(room);
-        self.stored
-            .insert(number, (Arc::clone(pipeline), increases, without));
-    }
-
-    /// The request on disk of this `number` has met `fate`.
-    pub(super) fn settle_stored(&mut self, number: u64, fate: Fate) {
-        let Some((pipeline, increases, without)) = self.stored.remove(&number) else {
-            return;
-        };
-        if fate == Fate::Delivered {
-            return;
-        }
-        self.count_lost(without);
-        for increase in increases {
-            self.owe(&pipeline, increase);
-        }
-    }
-
-    fn owe(&mut self, pipeline: &Arc<str>, increase: Increase) {
-        let id = increase.series.id();
-        match &increase.amount {
-            Amount::Sum(value) => {
-                if let Some(delivered) = self.sums.get_mut(&id) {
-                    return delivered.owed.add(value);
-                }
-            }
-            Amount::Value(value) => {
-                if let Some(delivered) = self.values.get_mut(&id) {
-                    return delivered.owed.add(value);
-                }
-            }
-            Amount::Histogram(totals) => {
-                if let Some(delivered) = self.histograms.get_mut(&id) {
-                    return delivered.owed.add(totals);
-                }
-            }
-        }
-        self.leave(pipeline, increase);
-    }
-
-    /// The series of `increase` has ended.
-    fn leave(&mut self, pipeline: &Arc<str>, increase: Increase) {
-        if increase.amount.is_nothing() {
-            return;
-        }
-        let rest = self.rest.entry(Arc::clone(pipeline)).or_default();
-        if let Some(known) = rest.get_mut(&increase.series.id()) {
-            known.amount.add(&increase.amount);
-        } else if rest.len() < MAX_KEPT {
-            rest.insert(increase.series.id(), increase);
-        } else {
-            self.count_lost(1);
-        }
-    }
-
-    /// Takes what ended series of the pipeline of `snapshot` owe, as points of the start of its window: theirs are not after it.
-    pub(super) fn take_rest(&mut self, snapshot: &Snapshot) -> Rest {
-        let at = ended_at(snapshot);
-        let mut deltas = Self::new(self.began);
-        let mut families: Vec<FamilySnapshot> = Vec::new();
-        let mut increases: Vec<Vec<Increase>> = Vec::new();
-        let owed = self.rest.remove(&snapshot.pipeline).unwrap_or_default();
-        for increase in owed.into_values() {
-            let Increase {
-                family,
-                series,
-                start,
-                amount,
-            } = increase.clone();
-            let id = series.id();
-            let known = families.iter().position(|known| known.family == family);
-            let place = known.unwrap_or_else(|| {
-                let points = match amount {
-                    Amount::Sum(_) => Points::Sums(Vec::new()),
-                    Amount::Value(_) => Points::Values(Vec::new()),
-                    Amount::Histogram(_) => Points::Histograms(Vec::new()),
-                };
-                families.push(FamilySnapshot {
-                    family,
-                    points,
-                    ended: Vec::new(),
-                });
-                increases.push(Vec::new());
-                families.len() - 1
-            });
-            match (&mut families[place].points, amount) {
-                (Points::Sums(points), Amount::Sum(total)) => {
-                    deltas.sums.insert(id, Delivered::new(&series, start, 0));
-                    points.push(SumPoint {
-                        series,
-                        total,
-                        delta: total,
-                        updated: at,
-                    });
-                }
-                (Points::Values(points), Amount::Value(value)) => {
-                    deltas.values.insert(id, Delivered::new(&series, start, 0.0));
-                    points.push(ValuePoint {
-                        series,
-                        value,
-                        updated: at,
-                    });
-                }
-                (Points::Histograms(points), Amount::Histogram(totals)) => {
-                    let nothing = HistogramTotals::default();
-                    deltas
-                        .histograms
-                        .insert(id, Delivered::new(&series, start, nothing));
-                    let HistogramTotals { buckets, sum } = *totals;
-                    points.push(HistogramPoint {
-                        series,
-                        buckets,
-                        sum,
-                        updated: at,
-                    });
-                }
-                // A family has values of one kind.
-                _ => continue,
-            }
-            increases[place].push(increase);
-        }
-        Rest {
-            snapshot: Snapshot {
-                pipeline: Arc::clone(&snapshot.pipeline),
-                at,
-                window: snapshot.window,
-                last: snapshot.last,
-                replaced: false,
-                families,
-            },
-            deltas,
-            increases,
-        }
-    }
-
-    /// These points of `rest` have met `fate`.
-    pub(super) fn settle_rest(&mut self, rest: &Rest, reported: &[(usize, Range<usize>)], fate: Fate) {
-        if fate == Fate::Delivered {
-            return;
-        }
-        let increases = reported
-            .iter()
-            .flat_map(|(family, range)| rest.increases[*family][range.clone()].iter().cloned());
-        if let Fate::Stored(number) = fate {
-            self.keep(number, &rest.snapshot.pipeline, increases.collect());
-        } else {
-            for increase in increases {
-                self.leave(&rest.snapshot.pipeline, increase);
-            }
-        }
-    }
-
     /// The totals of these points, which were not delivered: the last ones of their series, perhaps.
     fn see(&mut self, snapshot: &Snapshot, family: usize, range: Range<usize>) {
         fn seen<T: Total>(known: &mut HashMap<SeriesId, Delivered<T>>, series: &Series, total: T) {
@@ -498,10 +216,7 @@ impl Deltas {
             }
             Points::Histograms(points) => {
                 for point in &points[range] {
-                    let total = HistogramTotals {
-                        buckets: point.buckets.clone(),
-                        sum: point.sum,
-                    };
+                    let total = HistogramTotals::of(point);
                     seen(&mut self.histograms, &point.series, total);
                 }
             }
@@ -534,10 +249,7 @@ impl Deltas {
             }
             Points::Histograms(points) => {
                 for point in points[range].iter().filter(|point| wanted(&point.series)) {
-                    let total = HistogramTotals {
-                        buckets: point.buckets.clone(),
-                        sum: point.sum,
-                    };
+                    let total = HistogramTotals::of(point);
                     let delivered = Delivered::new(&point.series, until, total);
                     self.histograms.insert(point.series.id(), delivered);
                 }

@@ -264,6 +264,32 @@ impl OtlpService {
         .boxed()
     }
 
+    /// Settles the fates of requests on disk, and notes `snapshot`, which came after `before`. Returns the series that have ended, if
+    /// it is `due`, and the points 0 from the time that the last one `passed`.
+    fn note(
+        &self,
+        snapshot: &Snapshot,
+        before: Option<&Snapshot>,
+        passed: Option<Timestamp>,
+        due: bool,
+    ) -> (Option<Ended>, Starts) {
+        let (mut markers, mut zeros) = (lock(&self.markers), lock(&self.zeros));
+        for (number, fate) in self.delivery.fates() {
+            markers.settle_stored(number, fate);
+            zeros.settle_stored(number, fate);
+            if let Some(deltas) = &self.deltas {
+                lock(deltas).settle_stored(number, fate);
+            }
+        }
+        markers.note(snapshot, before);
+        zeros.forget_ended(snapshot);
+        let zeros_from = self.began.filter(|_| self.deltas.is_none());
+        let starts = zeros_from.map_or_else(Starts::default, |began| {
+            zeros.starts(passed.map_or(began, |passed| passed.max(began)))
+        });
+        (due.then(|| Ended::new(markers.take(snapshot))), starts)
+    }
+
     fn push_snapshot(&mut self, snapshot: Arc<Snapshot>) -> BoxFuture<'static, Result<Exported, BoxError>> {
         let passed = self.passed.get(&snapshot.pipeline).copied();
         if let Some(deltas) = &self.deltas {
@@ -277,23 +303,7 @@ impl OtlpService {
         let held = self.held.entry(Arc::clone(&snapshot.pipeline)).or_default();
         let held = held.clone();
         let due = self.is_due(&snapshot);
-        let (ended, starts) = {
-            let (mut markers, mut zeros) = (lock(&self.markers), lock(&self.zeros));
-            for (number, fate) in self.delivery.fates() {
-                markers.settle_stored(number, fate);
-                zeros.settle_stored(number, fate);
-                if let Some(deltas) = &self.deltas {
-                    lock(deltas).settle_stored(number, fate);
-                }
-            }
-            markers.note(&snapshot, held.before(&snapshot).as_deref());
-            zeros.forget_ended(&snapshot);
-            let zeros_from = self.began.filter(|_| self.deltas.is_none());
-            let starts = zeros_from.map_or_else(Starts::default, |began| {
-                zeros.starts(passed.map_or(began, |passed| passed.max(began)))
-            });
-            (due.then(|| Ended::new(markers.take(&snapshot))), starts)
-        };
+        let (ended, starts) = self.note(&snapshot, held.before(&snapshot).as_deref(), passed, due);
         let Some(ended) = ended else {
             return futures::future::ready(Ok(Exported::default())).boxed();
         };

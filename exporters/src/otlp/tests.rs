@@ -83,6 +83,15 @@ pub(super) fn config(endpoint: &str) -> Config {
     }
 }
 
+/// Requests on disk in `folder`.
+pub(super) fn storage_in(folder: &std::path::Path) -> push::storage::StorageConfig {
+    push::storage::StorageConfig {
+        directory: folder.to_owned(),
+        max_bytes: 1 << 20,
+        when_full: flowtap_pipeline::WhenFull::DropOldest,
+    }
+}
+
 pub(super) async fn export(config: Config, snapshot: Snapshot) -> Exported {
     let mut service = OtlpExporter::new(config, &context())
         .unwrap()
@@ -475,11 +484,7 @@ async fn what_is_stored_is_delivered_by_the_next_run_in_its_order() {
         .local_addr()
         .unwrap();
     let stored = |endpoint: &str| Config {
-        storage: Some(push::storage::StorageConfig {
-            directory: folder.path().to_owned(),
-            max_bytes: 1 << 20,
-            when_full: flowtap_pipeline::WhenFull::DropOldest,
-        }),
+        storage: Some(storage_in(folder.path())),
         interval: Duration::from_nanos(1),
         ..config(endpoint)
     };
@@ -538,11 +543,7 @@ async fn a_request_that_is_under_way_when_the_exporter_stops_is_not_sent_again()
     *collector.pause.lock().unwrap() = Duration::from_millis(200);
     let endpoint = serve(&collector).await;
     let config = Config {
-        storage: Some(push::storage::StorageConfig {
-            directory: folder.path().to_owned(),
-            max_bytes: 1 << 20,
-            when_full: flowtap_pipeline::WhenFull::DropOldest,
-        }),
+        storage: Some(storage_in(folder.path())),
         ..config(&endpoint)
     };
     let mut exporter = OtlpExporter::new(config, &context()).unwrap();
@@ -565,11 +566,7 @@ async fn a_queue_that_is_refused_as_a_whole_is_not_gone_in_a_second() {
     *collector.answers.lock().unwrap() = (0..REQUESTS).map(refused).collect();
     let endpoint = serve(&collector).await;
     let config = Config {
-        storage: Some(push::storage::StorageConfig {
-            directory: folder.path().to_owned(),
-            max_bytes: 1 << 20,
-            when_full: flowtap_pipeline::WhenFull::DropOldest,
-        }),
+        storage: Some(storage_in(folder.path())),
         interval: Duration::from_nanos(1),
         ..config(&endpoint)
     };

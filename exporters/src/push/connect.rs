@@ -287,7 +287,10 @@ pub(crate) struct Stream {
     /// The other end is a proxy that passes requests on.
     forwarded: bool,
     /// A duplicate of the TCP socket to the peer itself.
-    #[cfg_attr(not(feature = "ipfix"), expect(dead_code, reason = "`ipfix` alone asks the socket"))]
+    #[cfg_attr(
+        not(feature = "ipfix"),
+        expect(dead_code, reason = "`ipfix` alone asks the socket")
+    )]
     socket: Option<OwnedFd>,
 }
 

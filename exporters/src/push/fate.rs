@@ -20,7 +20,10 @@ pub(crate) enum Fate {
         content: bool,
     },
     /// It is on disk under this number; see [`Delivery::fates`](super::delivery::Delivery::fates).
-    #[cfg_attr(not(feature = "storage"), expect(dead_code, reason = "`storage` alone has a disk"))]
+    #[cfg_attr(
+        not(feature = "storage"),
+        expect(dead_code, reason = "`storage` alone has a disk")
+    )]
     Stored(u64),
 }
 

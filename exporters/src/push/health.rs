@@ -219,8 +219,8 @@ impl Health {
         };
         if is_warning {
             tracing::warn!(exporter = %id, endpoint, %error, items, ?wait, "delivery failed and is retried; \
-                hint: fix the cause that the error names; what comes meanwhile waits in `sending_queue`, or in `storage` if that is set; \
-                what they can't hold is dropped, with a warning, and counted in `flowtap_exporter_enqueue_failed_*`, or `…_send_failed_*` of `storage`");
+                hint: fix the cause that the error names; new data waits in `sending_queue`, or in `storage` if that is set; \
+                data beyond their limits is dropped, with a warning, and counted in `flowtap_exporter_enqueue_failed_*`, or `…_send_failed_*` of `storage`");
         } else {
             tracing::debug!(exporter = %id, endpoint, %error, items, ?wait, "delivery failed and is retried");
         }

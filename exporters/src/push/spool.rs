@@ -1,6 +1,6 @@
 //! The tasks that send what is stored, oldest first: one for each lane.
 
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -34,53 +34,40 @@ pub(super) async fn drain(
     health: Health,
     stop: CancellationToken,
 ) {
+    let has_failed = follow(&storage, lane, &mut sender, &health, &stop).await;
+    let (requests, bytes) = storage.waiting();
+    if requests > 0 {
+        tracing::info!(
+            requests,
+            bytes,
+            "requests wait on disk; those that can't be sent before the end are sent after the next start"
+        );
+    }
+    // A peer that is silent may take a whole `timeout` for each attempt: it has had its last one.
+    if !has_failed {
+        send_rest(&storage, lane, &mut sender, &health).await;
+    }
+    count_orphaned(&storage, lane, &health).await;
+    remove_rest(&storage).await;
+}
+
+/// Sends requests as they come until `stop`, and ends the attempt that is under way then. Returns whether it failed.
+async fn follow(
+    storage: &Arc<Storage>,
+    lane: Lane,
+    sender: &mut Sender,
+    health: &Health,
+    stop: &CancellationToken,
+) -> bool {
     let mut refusals = 0;
     let mut warned = Warned::default();
-    let mut failed_last = false;
     while !stop.is_cancelled() {
-        let delivering = AtomicBool::new(false);
-        let round = async {
-            let Some(stored) = first(&storage, lane).await? else {
-                storage.changed(lane).await;
-                return Ok(());
-            };
-            if refusals >= MAX_REFUSALS {
-                tokio::time::sleep(RETRY_PAUSE).await;
-            }
-            delivering.store(true, Ordering::Relaxed);
-            if deliver(&storage, &mut sender, &health, stored).await? {
-                refusals = 0;
-            } else {
-                refusals += 1;
-                if refusals == MAX_REFUSALS {
-                    tracing::warn!(
-                        requests = storage.waiting().0,
-                        "the peer permanently rejected {MAX_REFUSALS} requests in a row; requests on disk are sent at one per second; \
-                hint: look for the reason in the peer's log"
-                    );
-                }
-            }
-            Ok::<_, BoxError>(())
-        };
+        let is_delivering = AtomicBool::new(false);
+        let round = send_next(storage, lane, sender, health, &mut refusals, &is_delivering);
         let mut round = pin!(round);
         let outcome = tokio::select! {
             biased;
-            () = stop.cancelled() => {
-                // An attempt that were cut here, or its removal, would be made once more below: the peer would have it twice.
-                let retries = health.retries(lane);
-                // By their number: the wait before a retry may be shorter than the time between two looks.
-                let has_failed = || health.retries(lane) != retries;
-                while delivering.load(Ordering::Relaxed) && health.is_attempting(lane) && !has_failed() {
-                    tokio::select! {
-                        outcome = &mut round => {
-                            failed_last = outcome.is_err();
-                            break;
-                        }
-                        () = tokio::time::sleep(LOOK_INTERVAL) => failed_last = has_failed(),
-                    }
-                }
-                break;
-            }
+            () = stop.cancelled() => return last_attempt_fails(round, lane, health, &is_delivering).await,
             outcome = &mut round => outcome,
         };
         if let Err(error) = outcome {
@@ -91,24 +78,71 @@ pub(super) async fn drain(
             }
         }
     }
-    let (requests, bytes) = storage.waiting();
-    if requests > 0 {
-        tracing::info!(
-            requests,
-            bytes,
-            "requests wait on disk; those that can't be sent before the end are sent after the next start"
-        );
+    false
+}
+
+/// Sends the oldest request, or waits until there is one. `refusals`: of requests in a row; `is_delivering`: set once it is with the
+/// peer.
+async fn send_next(
+    storage: &Arc<Storage>,
+    lane: Lane,
+    sender: &mut Sender,
+    health: &Health,
+    refusals: &mut u32,
+    is_delivering: &AtomicBool,
+) -> Result<(), BoxError> {
+    let Some(stored) = first(storage, lane).await? else {
+        storage.changed(lane).await;
+        return Ok(());
+    };
+    if *refusals >= MAX_REFUSALS {
+        tokio::time::sleep(RETRY_PAUSE).await;
     }
-    loop {
-        // A peer that is silent may take a whole `timeout` for each attempt: it has had its last one.
-        if failed_last {
-            break;
+    is_delivering.store(true, Ordering::Relaxed);
+    if deliver(storage, sender, health, stored).await? {
+        *refusals = 0;
+    } else {
+        *refusals += 1;
+        if *refusals == MAX_REFUSALS {
+            tracing::warn!(
+                requests = storage.waiting().0,
+                "the peer permanently rejected {MAX_REFUSALS} requests in a row; requests on disk are sent at one per second; \
+                hint: look for the reason in the peer's log"
+            );
         }
-        let outcome = match first(&storage, lane).await {
+    }
+    Ok(())
+}
+
+/// Waits for the attempt of `round` that is under way. Cut here, it or its removal would be made once more: the peer would have it
+/// twice. Returns whether it failed.
+async fn last_attempt_fails(
+    mut round: Pin<&mut impl Future<Output = Result<(), BoxError>>>,
+    lane: Lane,
+    health: &Health,
+    is_delivering: &AtomicBool,
+) -> bool {
+    let retries = health.retries(lane);
+    // By their number: the wait before a retry may be shorter than the time between two looks.
+    let has_failed = || health.retries(lane) != retries;
+    let mut failed_last = false;
+    while is_delivering.load(Ordering::Relaxed) && health.is_attempting(lane) && !has_failed() {
+        tokio::select! {
+            outcome = &mut round => return outcome.is_err(),
+            () = tokio::time::sleep(LOOK_INTERVAL) => failed_last = has_failed(),
+        }
+    }
+    failed_last
+}
+
+/// Sends once more what waits, up to the first failure.
+async fn send_rest(storage: &Arc<Storage>, lane: Lane, sender: &mut Sender, health: &Health) {
+    loop {
+        let outcome = match first(storage, lane).await {
             Ok(None) => break,
             Ok(Some(mut stored)) => {
                 stored.request.last = true;
-                deliver(&storage, &mut sender, &health, stored).await.map(|_| ())
+                deliver(storage, sender, health, stored).await.map(|_| ())
             }
             Err(error) => Err(error),
         };
@@ -119,9 +153,12 @@ pub(super) async fn drain(
             break;
         }
     }
-    count_orphaned(&storage, lane, &health).await;
+}
+
+/// Removes what is delivered, and logs what can't be removed.
+async fn remove_rest(storage: &Arc<Storage>) {
     if storage.unremoved() > 0 {
-        let last = Arc::clone(&storage);
+        let last = Arc::clone(storage);
         // One that panicked has said so itself.
         let _ = tokio::task::spawn_blocking(move || last.remove_rest()).await;
     }

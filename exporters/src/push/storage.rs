@@ -6,72 +6,36 @@
 //! checksum; one that does not match it is removed and counted. A file that can't be read as a
 //! whole is set aside under another name, and replaced by a new one, also while flowtap runs.
 
+mod access;
 mod config;
+mod error;
+mod removal;
 mod table;
+mod telemetry;
 mod value;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::fs;
-use std::os::unix::fs::MetadataExt;
-use std::panic::AssertUnwindSafe;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use flowtap_pipeline::{BuildContext, PipelineKind, Replaced, Timestamp, WhenFull, WrittenFolder};
-use opentelemetry::KeyValue;
-use opentelemetry::metrics::Counter;
+use flowtap_pipeline::{BuildContext, PipelineKind, WhenFull, WrittenFolder};
 use redb::Database;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
 pub use self::config::StorageConfig;
-use self::table::{REQUESTS, copy, count, each_value, footprint, is_damage, oldest, open};
+pub use self::error::StorageError;
+use self::table::{REQUESTS, each_value, footprint, oldest};
+use self::telemetry::Telemetry;
 use self::value::{decode, encode, items_of};
 use super::fate::{Fate, Fates};
-use super::warned::{Warned, is_news};
+use super::warned::Warned;
 use super::{Lane, Request};
 
 /// Pause after a failure to remove what is delivered: after each, redb has to be reopened.
 const REMOVAL_PAUSE: Duration = Duration::from_secs(5);
-
-/// Why requests can't be kept.
-#[derive(Debug)]
-pub struct StorageError {
-    path: PathBuf,
-    /// Part of the message.
-    source: Box<redb::Error>,
-    /// The cause, if the folder was replaced.
-    replaced: Option<String>,
-}
-
-impl StorageError {
-    /// Whether another process has the file, or an exporter of this one that has not ended yet.
-    pub(crate) fn is_in_use(&self) -> bool {
-        matches!(*self.source, redb::Error::DatabaseAlreadyOpen)
-    }
-}
-
-impl std::error::Error for StorageError {}
-
-impl std::fmt::Display for StorageError {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let path = self.path.display();
-        // redb speaks of a lock, which nobody knows from the config.
-        if self.is_in_use() {
-            return write!(
-                f,
-                "storage.directory: another process, or another exporter of this one, uses {path}; \
-                 hint: stop the other flowtap, or choose another `storage.directory`"
-            );
-        }
-        write!(f, "storage.directory: {path}: {}", self.source)?;
-        match &self.replaced {
-            Some(replaced) => write!(f, ": {replaced}"),
-            None => Ok(()),
-        }
-    }
-}
 
 /// A request that waits, with its number.
 #[derive(Debug)]
@@ -145,13 +109,6 @@ impl Changed {
     }
 }
 
-#[derive(Debug)]
-struct Telemetry {
-    corrupt: Counter<u64>,
-    dropped: Counter<u64>,
-    exporter: KeyValue,
-}
-
 impl Storage {
     /// Opens or creates the file. One that can't be opened now, such as on a disk that is mounted
     /// later, is opened by the first request that can: that must not prevent measuring, unless
@@ -160,28 +117,6 @@ impl Storage {
     /// # Errors
     /// [`StorageError`] with the path, if another process has the file or flowtap is strict.
     pub(crate) fn open(config: &StorageConfig, context: &BuildContext) -> Result<Arc<Self>, StorageError> {
-        let exporter = KeyValue::new("exporter", context.id.to_string());
-        let counter = |name, description| {
-            let counter = context
-                .meter
-                .u64_counter(name)
-                .with_description(description)
-                .with_unit("{request}")
-                .build();
-            counter.add(0, std::slice::from_ref(&exporter));
-            counter
-        };
-        let telemetry = Telemetry {
-            corrupt: counter(
-                "exporter_storage_corrupt_requests",
-                "Requests on disk that did not match their checksum, and files that could not be read.",
-            ),
-            dropped: counter(
-                "exporter_storage_dropped_requests",
-                "Requests dropped because the requests on disk had reached their limit.",
-            ),
-            exporter,
-        };
         // If that fails, so does what follows, with the message.
         let _ = fs::create_dir_all(&config.directory);
         let storage = Arc::new(Self {
@@ -190,7 +125,7 @@ impl Storage {
             config: config.clone(),
             state: Mutex::default(),
             changed: Changed::default(),
-            telemetry,
+            telemetry: Telemetry::new(context),
         });
         let opened = storage.with(&mut storage.lock(), |_| Ok(()));
         if let Err(error) = opened {
@@ -203,38 +138,11 @@ impl Storage {
         if requests > 0 {
             tracing::info!(exporter = %context.id, requests, bytes, "requests of an earlier run wait on disk");
         }
-        storage.show(context);
+        let shown = Arc::downgrade(&storage);
+        storage
+            .telemetry
+            .show(context, move || shown.upgrade().map(|storage| storage.waiting()));
         Ok(storage)
-    }
-
-    /// Gauges of what waits.
-    fn show(self: &Arc<Self>, context: &BuildContext) {
-        let gauge = |name, description, unit, value: fn((u64, u64)) -> u64| {
-            let (storage, exporter) = (Arc::downgrade(self), self.telemetry.exporter.clone());
-            context
-                .meter
-                .u64_observable_gauge(name)
-                .with_description(description)
-                .with_unit(unit)
-                .with_callback(move |observer| {
-                    if let Some(storage) = storage.upgrade() {
-                        observer.observe(value(storage.waiting()), std::slice::from_ref(&exporter));
-                    }
-                })
-                .build();
-        };
-        gauge(
-            "exporter_storage_requests",
-            "Requests that wait on disk.",
-            "{request}",
-            |(requests, _)| requests,
-        );
-        gauge(
-            "exporter_storage_size",
-            "Bytes of the waiting requests on disk.",
-            "By",
-            |(_, bytes)| bytes,
-        );
     }
 
     /// [`Self::keep`] without the request's fate.
@@ -256,40 +164,10 @@ impl Storage {
         self.with(&mut state, |_| Ok(()))?;
         self.follow(&mut state)?;
         let mut dropped = Vec::new();
-        while state.items > 0 && state.bytes + size > self.config.max_bytes {
-            if self.config.when_full == WhenFull::DropNewest {
-                // Those that are delivered must not be in the way of a new one. If they can't be removed, it is sent from memory.
-                if !state.delivered.is_empty() {
-                    self.try_to_remove_delivered(&mut state)?;
-                    continue;
-                }
-                self.count_dropped();
-                dropped.push((request.kind, request.items));
-                return Ok((Fate::Failed { content: false }, dropped));
-            }
-            let under_way: Vec<_> = state.under_way.values().copied().collect();
-            let found = self.with(&mut state, |database| {
-                let mut found = oldest(database, 0, None)?;
-                // The peer may have these by now: counted as lost, they would be counted twice.
-                while let Some((number, _)) = found.as_ref().filter(|(number, _)| under_way.contains(number))
-                {
-                    found = oldest(database, number + 1, None)?;
-                }
-                Ok(found)
-            })?;
-            let Some((number, oldest)) = found else {
-                break;
-            };
-            self.remove_number(&mut state, number, oldest.len())?;
-            if state.delivered.remove(&number).is_some() {
-                continue;
-            }
-            self.count_dropped();
-            let (kind, items) = items_of(&oldest);
-            if kind == PipelineKind::Metrics {
-                state.fates.push(number, Fate::Failed { content: false });
-            }
-            dropped.push((kind, items));
+        if !self.make_room(&mut state, size, &mut dropped)? {
+            self.telemetry.count_dropped();
+            dropped.push((request.kind, request.items));
+            return Ok((Fate::Failed { content: false }, dropped));
         }
         let number = state.next;
         self.write(&mut state, |database| {
@@ -307,6 +185,49 @@ impl Storage {
         Ok((Fate::Stored(number), dropped))
     }
 
+    /// Makes room for `size` bytes, and adds the items that are dropped for them to `dropped`, by kind. Returns whether there is room.
+    fn make_room(
+        &self,
+        state: &mut State,
+        size: u64,
+        dropped: &mut Vec<(PipelineKind, u64)>,
+    ) -> Result<bool, StorageError> {
+        while state.items > 0 && state.bytes + size > self.config.max_bytes {
+            if self.config.when_full == WhenFull::DropNewest {
+                // Those that are delivered must not be in the way of a new one. If they can't be removed, it is sent from memory.
+                if !state.delivered.is_empty() {
+                    self.try_to_remove_delivered(state)?;
+                    continue;
+                }
+                return Ok(false);
+            }
+            let under_way: Vec<_> = state.under_way.values().copied().collect();
+            let found = self.with(state, |database| {
+                let mut found = oldest(database, 0, None)?;
+                // The peer may have these by now: counted as lost, they would be counted twice.
+                while let Some((number, _)) = found.as_ref().filter(|(number, _)| under_way.contains(number))
+                {
+                    found = oldest(database, number + 1, None)?;
+                }
+                Ok(found)
+            })?;
+            let Some((number, oldest)) = found else {
+                break;
+            };
+            self.remove_number(state, number, oldest.len())?;
+            if state.delivered.remove(&number).is_some() {
+                continue;
+            }
+            self.telemetry.count_dropped();
+            let (kind, items) = items_of(&oldest);
+            if kind == PipelineKind::Metrics {
+                state.fates.push(number, Fate::Failed { content: false });
+            }
+            dropped.push((kind, items));
+        }
+        Ok(true)
+    }
+
     /// `stored` has met `fate`.
     pub(crate) fn settle(&self, stored: &Stored, fate: Fate) {
         if stored.request.kind == PipelineKind::Metrics {
@@ -317,12 +238,6 @@ impl Storage {
     /// The fates of requests with points since the last call.
     pub(crate) fn fates(&self) -> VecDeque<(u64, Fate)> {
         self.lock().fates.take()
-    }
-
-    fn count_dropped(&self) {
-        self.telemetry
-            .dropped
-            .add(1, std::slice::from_ref(&self.telemetry.exporter));
     }
 
     /// The oldest request of `lane` that is not delivered; `None` if none waits. Requests that do not match their checksum are
@@ -354,9 +269,7 @@ impl Storage {
             }
             tracing::error!(file = %self.path.display(), number, "a request on disk is damaged and is skipped; \
                 hint: check the disk");
-            self.telemetry
-                .corrupt
-                .add(1, std::slice::from_ref(&self.telemetry.exporter));
+            self.telemetry.count_corrupt(1);
             // Of either kind: that of log records is in nobody's books.
             state.fates.push(number, Fate::Failed { content: false });
             state.from.insert(lane, number + 1);
@@ -372,23 +285,6 @@ impl Storage {
             () = self.changed.of(lane).notified() => {}
             () = tokio::time::sleep(REMOVAL_PAUSE), if unremoved => {}
         }
-    }
-
-    /// Takes `stored` away: it is delivered, or given up. One that can't be removed for want of room is skipped from now on; another
-    /// run would send it a second time.
-    pub(crate) fn remove(&self, stored: &Stored) {
-        let mut state = self.lock();
-        state.under_way.remove(&stored.lane);
-        state.from.insert(stored.lane, stored.number + 1);
-        state.delivered.insert(stored.number, stored.value_len);
-        self.remove_delivered(&mut state);
-    }
-
-    /// Tries a last time to remove what is delivered.
-    pub(crate) fn remove_rest(&self) {
-        let mut state = self.lock();
-        state.removal_at = None;
-        self.remove_delivered(&mut state);
     }
 
     /// The items of `lane` that wait in a file that somebody removed or replaced, and that can't be written again: no later start finds it.
@@ -411,54 +307,11 @@ impl Storage {
             });
         }
         if !orphaned.is_empty() {
-            tracing::warn!(exporter = %self.telemetry.exporter.value, %error, lost = ?orphaned,
-                "the file of requests was removed or replaced while flowtap used it: what waits in it is lost; \
+            tracing::warn!(exporter = %self.telemetry.exporter(), %error, lost = ?orphaned,
+                "the file of requests was removed or replaced while flowtap used it: requests that wait in it are lost; \
                 hint: stop flowtap before `storage.directory` is moved or emptied");
         }
         orphaned
-    }
-
-    /// Writes the requests to a new file if that in use is no longer at its path: it would be gone when flowtap stops.
-    fn follow(&self, state: &mut State) -> Result<(), StorageError> {
-        if state.file.is_none() || identity(&self.path) == state.file {
-            return Ok(());
-        }
-        let Some(database) = state.database.take() else {
-            return Ok(());
-        };
-        let moved = self.rewrite(&database);
-        match moved {
-            Ok(new) => {
-                state.database = Some(new);
-                state.file = identity(&self.path);
-                tracing::warn!(exporter = %self.telemetry.exporter.value, file = %self.path.display(), requests = state.items,
-                    "the file of requests was removed or replaced while flowtap used it, and is written again; \
-                    hint: stop flowtap before `storage.directory` is moved or emptied");
-                Ok(())
-            }
-            Err(source) => {
-                state.database = Some(database);
-                Err(self.failed(source))
-            }
-        }
-    }
-
-    /// A new file at the path, with the requests of `database`. What is there is renamed.
-    fn rewrite(&self, database: &Database) -> Result<Database, redb::Error> {
-        fs::create_dir_all(&self.config.directory)?;
-        let beside = self.path.with_extension("redb-new");
-        let new = copy(database, &beside)?;
-        if self.path.exists() {
-            let now = Timestamp::now().as_nanos() / 1_000_000_000;
-            fs::rename(&self.path, self.path.with_extension(format!("replaced-{now}")))?;
-        }
-        fs::rename(beside, &self.path)?;
-        Ok(new)
-    }
-
-    /// Number of delivered requests that are still in the file.
-    pub(crate) fn unremoved(&self) -> usize {
-        self.lock().delivered.len()
     }
 
     /// Number of requests that wait, and their bytes.
@@ -471,209 +324,10 @@ impl Storage {
         )
     }
 
-    /// Removes what is delivered, unless that has failed a moment ago.
-    fn remove_delivered(&self, state: &mut State) {
-        let early = state.removal_at.is_some_and(|at| Instant::now() < at);
-        if state.delivered.is_empty() || early {
-            return;
-        }
-        let Err(error) = self.try_to_remove_delivered(state) else {
-            return;
-        };
-        if is_news(&mut state.warned, &error.to_string()) {
-            tracing::warn!(
-                exporter = %self.telemetry.exporter.value,
-                %error,
-                requests = state.delivered.len(),
-                "delivered requests can't be removed from disk, and are skipped; \
-                    hint: make room, or the right to write, in `storage.directory`; if flowtap stops before, they are sent a second time"
-            );
-        }
-    }
-
-    /// The same at once; the next attempt is later if it fails.
-    fn try_to_remove_delivered(&self, state: &mut State) -> Result<(), StorageError> {
-        let delivered = std::mem::take(&mut state.delivered);
-        let removed = self.write(state, |database| {
-            let transaction = database.begin_write()?;
-            let mut removed = Vec::with_capacity(delivered.len());
-            let mut table = transaction.open_table(REQUESTS)?;
-            for (number, value_len) in &delivered {
-                // It may have given way to newer ones while it was sent.
-                if table.remove(number)?.is_some() {
-                    removed.push(*value_len);
-                }
-            }
-            drop(table);
-            transaction.commit()?;
-            Ok(removed)
-        });
-        match removed {
-            Ok(removed) => {
-                for value_len in removed {
-                    state.items = state.items.saturating_sub(1);
-                    state.bytes = state.bytes.saturating_sub(footprint(value_len));
-                }
-                state.removal_at = None;
-                state.warned = Warned::default();
-                Ok(())
-            }
-            Err(error) => {
-                state.delivered = delivered;
-                state.removal_at = Some(Instant::now() + REMOVAL_PAUSE);
-                Err(error)
-            }
-        }
-    }
-
-    fn remove_number(&self, state: &mut State, number: u64, value_len: usize) -> Result<(), StorageError> {
-        let removed = self.write(state, |database| {
-            let transaction = database.begin_write()?;
-            let removed = transaction.open_table(REQUESTS)?.remove(number)?.is_some();
-            transaction.commit()?;
-            Ok(removed)
-        })?;
-        // It may have given way to newer ones while it was sent.
-        if removed {
-            state.items = state.items.saturating_sub(1);
-            state.bytes = state.bytes.saturating_sub(footprint(value_len));
-        }
-        Ok(())
-    }
-
-    /// The same as [`Storage::with`], of work that needs room on the disk.
-    fn write<T>(
-        &self,
-        state: &mut State,
-        work: impl Fn(&Database) -> Result<T, redb::Error>,
-    ) -> Result<T, StorageError> {
-        #[cfg(test)]
-        if state.full {
-            return self.with(state, |_| {
-                Err(redb::Error::Io(std::io::ErrorKind::StorageFull.into()))
-            });
-        }
-        self.with(state, work)
-    }
-
-    /// Does `work` with the file, which is opened first if that has failed before: redb must be reopened after any write that
-    /// failed, as on a full disk. A file that turns out to be damaged is set aside, and `work` done with a new one.
-    fn with<T>(
-        &self,
-        state: &mut State,
-        work: impl Fn(&Database) -> Result<T, redb::Error>,
-    ) -> Result<T, StorageError> {
-        let failed = |source| self.failed(source);
-        match self.attempt(state, &work) {
-            Err(error) if is_damage(&error) => {
-                self.set_aside(state, &error).map_err(failed)?;
-                self.attempt(state, &work).map_err(failed)
-            }
-            outcome => outcome.map_err(failed),
-        }
-    }
-
-    fn failed(&self, source: redb::Error) -> StorageError {
-        StorageError {
-            path: self.path.clone(),
-            replaced: match &source {
-                redb::Error::Io(error) => self
-                    .folder
-                    .explain(error)
-                    .map(|replaced| format!("{replaced}; hint: {}", Replaced::HINT)),
-                _ => None,
-            },
-            source: Box::new(source),
-        }
-    }
-
-    fn attempt<T>(
-        &self,
-        state: &mut State,
-        work: impl Fn(&Database) -> Result<T, redb::Error>,
-    ) -> Result<T, redb::Error> {
-        // Of a damaged file redb's debug assertions may fail; in a release they are errors.
-        let guarded = || {
-            let database = if let Some(database) = state.database.take() {
-                database
-            } else {
-                fs::create_dir_all(&self.config.directory)?;
-                let database = open(&self.path)?;
-                state.file = identity(&self.path);
-                database
-            };
-            if !state.counted {
-                let next;
-                (next, state.items, state.bytes) = count(&database)?;
-                state.next = state.next.max(next);
-                state.counted = true;
-            }
-            let done = work(&database)?;
-            state.database = Some(database);
-            Ok(done)
-        };
-        std::panic::catch_unwind(AssertUnwindSafe(guarded)).unwrap_or_else(|_| {
-            let message = "redb panicked; the message is above".to_owned();
-            Err(redb::Error::Corrupted(message))
-        })
-    }
-
-    /// Gives a damaged file a name that none has, so that it can be looked at, and forgets what it held.
-    fn set_aside(&self, state: &mut State, why: &redb::Error) -> Result<(), redb::Error> {
-        let now = Timestamp::now().as_nanos() / 1_000_000_000;
-        let names = (0..).map(|attempt| {
-            let suffix = if attempt == 0 {
-                String::new()
-            } else {
-                format!("-{attempt}")
-            };
-            self.path.with_extension(format!("corrupt-{now}{suffix}"))
-        });
-        for aside in names {
-            if aside.exists() {
-                continue;
-            }
-            tracing::error!(
-                file = %self.path.display(),
-                aside = %aside.display(),
-                error = %why,
-                requests = state.items,
-                "the file of requests is damaged; it is set aside, and a new one is created; \
-                hint: check the disk; the file that was set aside can be deleted"
-            );
-            fs::rename(&self.path, aside)?;
-            break;
-        }
-        self.telemetry
-            .corrupt
-            .add(state.items.max(1), std::slice::from_ref(&self.telemetry.exporter));
-        // Numbers go on: one that is under way must not be taken for another in the new file.
-        // Of the newest numbers; that of one under way comes with its answer.
-        let mut fates = std::mem::take(&mut state.fates);
-        let held = state.next.saturating_sub(state.items)..state.next;
-        let under_way = std::mem::take(&mut state.under_way);
-        for number in held.filter(|number| under_way.values().all(|sent| sent != number)) {
-            fates.push(number, Fate::Failed { content: false });
-        }
-        *state = State {
-            next: state.next,
-            under_way,
-            fates,
-            ..State::default()
-        };
-        Ok(())
-    }
-
     fn lock(&self) -> MutexGuard<'_, State> {
         // Counts that a panic elsewhere left are off by one at worst.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-/// The device and the inode of the file at `path`.
-fn identity(path: &Path) -> Option<(u64, u64)> {
-    let metadata = fs::metadata(path).ok()?;
-    Some((metadata.dev(), metadata.ino()))
 }
 
 #[cfg(test)]

@@ -25,7 +25,7 @@ pub(super) const PAGE: u32 = 100;
 /// An answer, or a line of a watch, that exceeds [`MAX_ANSWER_BYTES`].
 #[derive(Debug, thiserror::Error)]
 #[error(
-    "{what} of the Kubernetes API exceeds {} MiB, the most that flowtap reads; hint: check what answers at the address of the API server, \
+    "{what} of the Kubernetes API exceeds {} MiB, the most that flowtap reads; hint: check which server answers at the address of the API server, \
      and the size of its objects",
     MAX_ANSWER_BYTES >> 20
 )]

@@ -292,6 +292,15 @@ fn slowed(evidence: &Evidence, limit: Cause, share: &str) -> (Cause, String) {
 /// The numbers, the weightiest first.
 fn findings(evidence: &Evidence) -> Vec<String> {
     let mut lines = Vec::new();
+    add_times(evidence, &mut lines);
+    add_bytes(evidence, &mut lines);
+    add_connections(evidence, &mut lines);
+    add_listening(&evidence.listening, &mut lines);
+    lines
+}
+
+/// Times of what was sent, and what was lost.
+fn add_times(evidence: &Evidence, lines: &mut Vec<String>) {
     let total = evidence.shares.total();
     if total > 0.0 {
         lines.push(shares_line(&evidence.shares, total));
@@ -325,6 +334,9 @@ fn findings(evidence: &Evidence) -> Vec<String> {
     if evidence.answers.count > 0 {
         lines.push(answers_line(evidence.answers));
     }
+}
+
+fn add_bytes(evidence: &Evidence, lines: &mut Vec<String>) {
     if evidence.sent_bytes + evidence.received_bytes > 0 {
         lines.push(format!(
             "{} sent, {} received",
@@ -341,6 +353,9 @@ fn findings(evidence: &Evidence) -> Vec<String> {
             bytes(evidence.unread)
         ));
     }
+}
+
+fn add_connections(evidence: &Evidence, lines: &mut Vec<String>) {
     if evidence.opened + evidence.failed.total() > 0 {
         lines.push(format!(
             "{} opened, {} failed",
@@ -367,7 +382,10 @@ fn findings(evidence: &Evidence) -> Vec<String> {
             evidence.reset_by_local
         ));
     }
-    let listening = &evidence.listening;
+}
+
+/// Queues of sockets that listen.
+fn add_listening(listening: &Listening, lines: &mut Vec<String>) {
     if listening.limit > 0 {
         lines.push(format!(
             "{} of at most {} connections wait to be accepted, the oldest for {}; {} dropped",
@@ -385,7 +403,6 @@ fn findings(evidence: &Evidence) -> Vec<String> {
         };
         lines.push(format!("{socket}: {} dropped, {queue}", socket.drops));
     }
-    lines
 }
 
 fn answers_line(answers: Answers) -> String {

@@ -248,7 +248,7 @@ pub struct Contract {
     pub reads: Vec<PathBuf>,
     /// Directories that it writes to. They are created before the sandbox is entered.
     pub writes: Vec<PathBuf>,
-    /// Places that it has for itself: with two components on one, each would spoil what the other writes.
+    /// Places that it has for itself: with two components on one, each would overwrite the other's files.
     pub owns: Vec<Place>,
     /// The root of a proc file system that it looks into.
     pub proc_root: Option<PathBuf>,

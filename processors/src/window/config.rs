@@ -175,7 +175,7 @@ impl FamilyConfig {
         if self.top.is_some() && definition.named(naming).kind.can_fall() {
             faults.push(Violation {
                 path: path(&["top"]),
-                message: "only a counter or a histogram can have it: what is open has to be in the series that counts it"
+                message: "only a counter or a histogram can have it: an open connection must stay in the series that counts it"
                     .to_owned(),
             });
         }

@@ -58,7 +58,7 @@ impl DropCapture {
     /// Changes to another mode, in which packets are counted.
     pub(super) fn set_mode(&mut self, mode: DropsMode) {
         if let Err(error) = self.programs.set_with_flows(mode == DropsMode::Flows) {
-            tracing::warn!(%error, "`drops` stays as it was; hint: fix what the error names, then reload");
+            tracing::warn!(%error, "`drops` stays as it was; hint: fix the cause that the error names, then reload");
         }
     }
 

@@ -64,7 +64,7 @@ pub(crate) fn diagnose(args: &DiagnoseArgs, registry: &Registry) -> Result<Strin
         && !Path::new("/proc").join(pid.to_string()).exists()
     {
         let message =
-            format!("there is no process {pid}; hint: process ids are those of the initial pid namespace");
+            format!("process {pid} does not exist; hint: process ids are those of the initial pid namespace");
         return Err(ExitError::new(Code::Usage, message));
     }
     let gathered = match &args.file {

@@ -20,6 +20,21 @@ pub(super) enum Target {
     Name(String),
 }
 
+/// Addresses of a host. A name that does not resolve is one of a process or of the cluster.
+fn resolve(host: &str) -> Vec<IpNet> {
+    let found = (host, 0).to_socket_addrs().into_iter().flatten();
+    found
+        .map(|address| IpNet::from(address.ip().to_canonical()))
+        .collect()
+}
+
+/// Whether `text` is an address with a mistake in it: names of processes are not numbers with dots, and those of namespaces have neither
+/// dots nor colons.
+fn is_meant_as_address(text: &str) -> bool {
+    let is_v4 = text.contains('.') && text.chars().all(|c| c.is_ascii_digit() || c == '.');
+    is_v4 || text.matches(':').count() > 1 && text.chars().all(|c| c.is_ascii_hexdigit() || c == ':')
+}
+
 impl Target {
     /// Reads `text`: an address, a range, `ADDRESS:PORT`, a process id, a name that resolves to addresses (`HOST` or
     /// `HOST:PORT`), or any other name.
@@ -33,13 +48,6 @@ impl Target {
                     .to_owned(),
             );
         }
-        let resolve = |host: &str| -> Vec<IpNet> {
-            // A name that does not resolve is one of a process or of the cluster.
-            let found = (host, 0).to_socket_addrs().into_iter().flatten();
-            found
-                .map(|address| IpNet::from(address.ip().to_canonical()))
-                .collect()
-        };
         if let Ok(pid) = text.parse() {
             return Ok(Self::Process(pid));
         }
@@ -53,11 +61,6 @@ impl Target {
         if let Ok(range) = text.parse() {
             return Ok(Self::Peer(vec![range], None));
         }
-        // Names of processes are not numbers with dots, and those of namespaces have neither dots nor colons.
-        let is_meant_as_address = |text: &str| {
-            let is_v4 = text.contains('.') && text.chars().all(|c| c.is_ascii_digit() || c == '.');
-            is_v4 || text.matches(':').count() > 1 && text.chars().all(|c| c.is_ascii_hexdigit() || c == ':')
-        };
         if text
             .split_once('/')
             .is_some_and(|(addr, _)| is_meant_as_address(addr))
@@ -72,6 +75,11 @@ impl Target {
                 Some(address.port()),
             ));
         }
+        Self::parse_name(text)
+    }
+
+    /// Reads a name: of a host if it resolves, with or without a port.
+    fn parse_name(text: &str) -> Result<Self, String> {
         let (host, port) = match text.rsplit_once(':') {
             Some((host, port)) => {
                 let port = port.parse::<u16>();

@@ -32,7 +32,7 @@ impl Limits {
             let key = capability_key(config, *capability);
             let key: Vec<_> = key.iter().map(String::as_str).collect();
             let message = format!(
-                "this needs {capability}, which the sandbox has given up at the start; hint: restart flowtap"
+                "this needs {capability}, which the sandbox has dropped at the start; hint: restart flowtap"
             );
             return Err(config.error_at(&key, &message));
         }

@@ -89,67 +89,20 @@ impl Config {
         ignored: &mut Vec<Violation>,
     ) -> Result<Resolved, Violation> {
         let given = |name: &str| variable(name).filter(|value| !value.is_empty());
-        let named = |suffix: &str| {
-            let both = ["OTEL_EXPORTER_OTLP_METRICS_", "OTEL_EXPORTER_OTLP_"];
-            both.into_iter()
-                .map(|prefix| format!("{prefix}{suffix}"))
-                .find_map(|name| given(&name).map(|value| (name, value)))
+        let mut environment = Environment {
+            given: &given,
+            ignored,
         };
-        let mut ignore = |key: &str, (name, value): (&str, &str), expected: &str, used: &str| {
-            let message = format!("{name} is ignored, {used} is used: expected {expected}, found `{value}`");
-            ignored.push(Violation::new(key, message));
-        };
-        let protocol = self.protocol.or_else(|| {
-            let (name, value) = named("PROTOCOL")?;
-            let protocol = Protocol::from_variable(&value);
-            if protocol.is_none() {
-                let used = format!("`{}`", Protocol::default().name());
-                ignore(
-                    "protocol",
-                    (&name, &value),
-                    "`grpc`, `http/protobuf` or `http/json`",
-                    &used,
-                );
-            }
-            protocol
-        });
-        let compression = self.compression.or_else(|| {
-            let (name, value) = named("COMPRESSION")?;
-            let compression = Compression::from_variable(&value);
-            if compression.is_none() {
-                ignore("compression", (&name, &value), Compression::VALUES, "`gzip`");
-            }
-            compression
-        });
-        let timeout = self.timeout.or_else(|| {
-            let (name, value) = named("TIMEOUT")?;
-            let timeout = value.parse().ok().filter(|&millis| millis > 0);
-            if timeout.is_none() {
-                ignore("timeout", (&name, &value), "milliseconds", "10s");
-            }
-            timeout.map(Duration::from_millis)
-        });
-        let temporality = self.temporality.or_else(|| {
-            let name = "OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE";
-            let value = given(name)?;
-            let temporality = Temporality::from_variable(&value);
-            if temporality.is_none() {
-                let expected = "`cumulative`, `delta` or `lowmemory`";
-                ignore("temporality", (name, &value), expected, "`cumulative`");
-            }
-            temporality
-        });
-        let mut headers = BTreeMap::new();
-        if let Some((name, value)) = named("HEADERS") {
-            if let Some(parsed) = parse_headers(&value) {
-                headers = parsed;
-            } else {
-                let expected = "`name=value` pairs, separated by commas";
-                ignore("headers", (&name, "[redacted]"), expected, "no header");
-            }
-        }
+        let protocol = self.protocol.or_else(|| environment.protocol());
+        let compression = self.compression.or_else(|| environment.compression());
+        let timeout = self.timeout.or_else(|| environment.timeout());
+        let temporality = self.temporality.or_else(|| environment.temporality());
+        let mut headers = environment.headers();
         headers.extend(self.headers.clone());
-        let file = |own: &Option<PathBuf>, suffix| own.clone().or_else(|| Some(named(suffix)?.1.into()));
+        let file = |own: &Option<PathBuf>, suffix| {
+            let named = || Some(environment.named(suffix)?.1.into());
+            own.clone().or_else(named)
+        };
         let tls = ClientTls {
             ca_file: file(&self.tls.ca_file, "CERTIFICATE"),
             cert_file: file(&self.tls.cert_file, "CLIENT_CERTIFICATE"),
@@ -160,6 +113,7 @@ impl Config {
         let endpoint = self.endpoint_of(protocol, &given, !headers.is_empty())?;
         let logs_endpoint = self.logs_endpoint_of(protocol, &endpoint, &given)?;
         let timeout = timeout.unwrap_or(Duration::from_secs(10));
+        let keepalive_time = self.keepalive.time;
         Ok(Resolved {
             endpoint,
             logs_endpoint,
@@ -169,9 +123,7 @@ impl Config {
             timeout,
             connect_timeout: self.connect_timeout.unwrap_or(timeout / 2),
             keepalive: (
-                self.keepalive
-                    .time
-                    .unwrap_or((self.interval / 2).max(Duration::from_secs(10))),
+                keepalive_time.unwrap_or((self.interval / 2).max(Duration::from_secs(10))),
                 self.keepalive.timeout,
             ),
             proxy_url: self.proxy_url.clone(),
@@ -250,6 +202,79 @@ impl Config {
             endpoint
         } else {
             endpoint.below(METRICS_PATH)
+        })
+    }
+}
+
+/// Variables of OpenTelemetry. One that can't be read is ignored, and reported with what is used instead.
+struct Environment<'a> {
+    /// The value of a variable, unless it is empty.
+    given: &'a dyn Fn(&str) -> Option<String>,
+    ignored: &'a mut Vec<Violation>,
+}
+
+impl Environment<'_> {
+    /// The variable of metrics that ends in `suffix`, else that of all signals: its name and value.
+    fn named(&self, suffix: &str) -> Option<(String, String)> {
+        let both = ["OTEL_EXPORTER_OTLP_METRICS_", "OTEL_EXPORTER_OTLP_"];
+        both.into_iter()
+            .map(|prefix| format!("{prefix}{suffix}"))
+            .find_map(|name| (self.given)(&name).map(|value| (name, value)))
+    }
+
+    fn ignore(&mut self, key: &str, (name, value): (&str, &str), expected: &str, used: &str) {
+        let message = format!("{name} is ignored, {used} is used: expected {expected}, found `{value}`");
+        self.ignored.push(Violation::new(key, message));
+    }
+
+    fn protocol(&mut self) -> Option<Protocol> {
+        let (name, value) = self.named("PROTOCOL")?;
+        let protocol = Protocol::from_variable(&value);
+        if protocol.is_none() {
+            let expected = "`grpc`, `http/protobuf` or `http/json`";
+            let used = format!("`{}`", Protocol::default().name());
+            self.ignore("protocol", (&name, &value), expected, &used);
+        }
+        protocol
+    }
+
+    fn compression(&mut self) -> Option<Compression> {
+        let (name, value) = self.named("COMPRESSION")?;
+        let compression = Compression::from_variable(&value);
+        if compression.is_none() {
+            self.ignore("compression", (&name, &value), Compression::VALUES, "`gzip`");
+        }
+        compression
+    }
+
+    fn timeout(&mut self) -> Option<Duration> {
+        let (name, value) = self.named("TIMEOUT")?;
+        let timeout = value.parse().ok().filter(|&millis| millis > 0);
+        if timeout.is_none() {
+            self.ignore("timeout", (&name, &value), "milliseconds", "10s");
+        }
+        timeout.map(Duration::from_millis)
+    }
+
+    fn temporality(&mut self) -> Option<Temporality> {
+        let name = "OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE";
+        let value = (self.given)(name)?;
+        let temporality = Temporality::from_variable(&value);
+        if temporality.is_none() {
+            let expected = "`cumulative`, `delta` or `lowmemory`";
+            self.ignore("temporality", (name, &value), expected, "`cumulative`");
+        }
+        temporality
+    }
+
+    fn headers(&mut self) -> BTreeMap<String, String> {
+        let Some((name, value)) = self.named("HEADERS") else {
+            return BTreeMap::new();
+        };
+        parse_headers(&value).unwrap_or_else(|| {
+            let expected = "`name=value` pairs, separated by commas";
+            self.ignore("headers", (&name, "[redacted]"), expected, "no header");
+            BTreeMap::new()
         })
     }
 }

@@ -244,11 +244,7 @@ async fn what_a_series_owes_is_delivered_after_its_end() {
         let config = Config {
             temporality: Some(Temporality::Delta),
             interval: Duration::from_nanos(1),
-            storage: storage.then(|| push::storage::StorageConfig {
-                directory: folder.path().to_owned(),
-                max_bytes: 1 << 20,
-                when_full: flowtap_pipeline::WhenFull::default(),
-            }),
+            storage: storage.then(|| storage_in(folder.path())),
             ..config(&serve(&collector).await)
         };
         let mut exporter = OtlpExporter::new(config, &context()).unwrap();

@@ -287,11 +287,7 @@ async fn a_zero_is_sent_until_a_request_with_its_series_is_delivered() {
     for storage in [false, true] {
         let (collector, folder) = (Collector::default(), tempfile::tempdir().unwrap());
         let config = Config {
-            storage: storage.then(|| push::storage::StorageConfig {
-                directory: folder.path().to_owned(),
-                max_bytes: 1 << 20,
-                when_full: flowtap_pipeline::WhenFull::default(),
-            }),
+            storage: storage.then(|| storage_in(folder.path())),
             ..config(&serve(&collector).await)
         };
         let mut exporter = OtlpExporter::new(config, &context()).unwrap();

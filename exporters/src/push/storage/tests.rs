@@ -1,5 +1,6 @@
 //! Tests of requests on disk, with real files.
 
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use bytes::Bytes;

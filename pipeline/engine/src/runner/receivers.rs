@@ -148,56 +148,66 @@ impl Runner {
     }
 }
 
+/// Result of a start; an error includes the state that the receiver had taken over.
+type Started = Result<(), (RunError, Option<Inheritance>)>;
+
+/// Runs a receiver to its end, on this thread.
+fn run_receiver(
+    id: ComponentId,
+    mut receiver: Box<dyn Receiver>,
+    mut sink: ChainSink,
+    stop: CancellationToken,
+    started: oneshot::Sender<Started>,
+    ended: oneshot::Sender<ReceiverEnd>,
+) {
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(source) => {
+            let error = RunError::Thread { id, source };
+            let _ = started.send(Err((error, receiver.hand_over())));
+            return;
+        }
+    };
+    let receive = async {
+        if let Err(source) = receiver.start() {
+            let error = RunError::Start {
+                id: id.clone(),
+                source,
+            };
+            let _ = started.send(Err((error, receiver.hand_over())));
+            return Ok(None);
+        }
+        // The run may have been given up meanwhile; then `stop` is also cancelled.
+        let _ = started.send(Ok(()));
+        let ran = receiver.run(&mut sink, stop).await;
+        ran.map(|()| receiver.hand_over())
+            .map_err(|source| RunError::Failed {
+                id: id.clone(),
+                source,
+            })
+    };
+    let outcome = runtime.block_on(AssertUnwindSafe(receive).catch_unwind());
+    let outcome = outcome.unwrap_or_else(|panic| {
+        Err(RunError::Panicked {
+            id,
+            message: panic_message(&*panic),
+        })
+    });
+    let _ = ended.send(outcome);
+}
+
 /// Starts a receiver on its own thread and waits until it is attached. Returns a handle to its end;
 /// an error includes the state that the receiver had taken over.
 async fn start_receiver(
     id: &ComponentId,
-    mut receiver: Box<dyn Receiver>,
-    mut sink: ChainSink,
+    receiver: Box<dyn Receiver>,
+    sink: ChainSink,
     stop: CancellationToken,
 ) -> Result<oneshot::Receiver<ReceiverEnd>, (RunError, Option<Inheritance>)> {
     let (started, starts) = oneshot::channel();
     let (ended, ends) = oneshot::channel();
     let thread_id = id.clone();
-    let work = move || {
-        let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
-            Ok(runtime) => runtime,
-            Err(source) => {
-                let error = RunError::Thread {
-                    id: thread_id,
-                    source,
-                };
-                let _ = started.send(Err((error, receiver.hand_over())));
-                return;
-            }
-        };
-        let receive = async {
-            if let Err(source) = receiver.start() {
-                let error = RunError::Start {
-                    id: thread_id.clone(),
-                    source,
-                };
-                let _ = started.send(Err((error, receiver.hand_over())));
-                return Ok(None);
-            }
-            // The run may have been given up meanwhile; then `stop` is also cancelled.
-            let _ = started.send(Ok(()));
-            let ran = receiver.run(&mut sink, stop).await;
-            ran.map(|()| receiver.hand_over())
-                .map_err(|source| RunError::Failed {
-                    id: thread_id.clone(),
-                    source,
-                })
-        };
-        let outcome = runtime.block_on(AssertUnwindSafe(receive).catch_unwind());
-        let outcome = outcome.unwrap_or_else(|panic| {
-            Err(RunError::Panicked {
-                id: thread_id,
-                message: panic_message(&*panic),
-            })
-        });
-        let _ = ended.send(outcome);
-    };
+    let work = move || run_receiver(thread_id, receiver, sink, stop, started, ended);
     // The kernel keeps 15 bytes of a thread's name.
     let name = format!("recv-{id}").chars().take(15).collect();
     if let Err(source) = thread::Builder::new().name(name).spawn(work) {

@@ -1,8 +1,7 @@
 //! The definition of a metric family: its names, and its labels.
 
 use super::label::Label;
-use crate::family::{Family, FamilyKind, Naming};
-use crate::unit::Unit;
+use crate::family::{Family, Naming};
 
 /// A family, and the labels that it has and can have.
 #[derive(Clone, Copy, Debug)]
@@ -22,16 +21,6 @@ pub struct Definition {
     pub enabled: bool,
     /// The only naming that has it; `None` if each has.
     pub only: Option<Naming>,
-}
-
-pub(super) const fn otel(name: &'static str, help: &'static str, unit: Unit, kind: FamilyKind) -> Family {
-    Family {
-        name,
-        naming: Naming::Otel,
-        help,
-        unit,
-        kind,
-    }
 }
 
 /// Labels that do not change while a connection lives. Others would let a gauge count up in one

@@ -12,6 +12,7 @@ mod tcp;
 mod udp;
 
 use super::definition::Definition;
+use super::entry::Entry;
 
 macro_rules! family_ids {
     ($($id:ident,)*) => {
@@ -103,12 +104,12 @@ family_ids! {
 
 /// Every family that a window can fill.
 pub const FAMILIES: [Definition; COUNT] = {
-    let mut all = [tcp::FAMILIES[0]; COUNT];
+    let mut all = [Entry::EMPTY.definition(); COUNT];
     let (mut group, mut next) = (0, 0);
     while group < GROUPS.len() {
         let mut place = 0;
         while place < GROUPS[group].len() {
-            all[next] = GROUPS[group][place];
+            all[next] = GROUPS[group][place].definition();
             (place, next) = (place + 1, next + 1);
         }
         group += 1;
@@ -117,7 +118,7 @@ pub const FAMILIES: [Definition; COUNT] = {
 };
 
 /// A signal's families each, in the order of [`FamilyId`].
-const GROUPS: &[&[Definition]] = &[
+const GROUPS: &[&[Entry]] = &[
     tcp::FAMILIES,
     limits::FAMILIES,
     exchanges::FAMILIES,
@@ -263,5 +264,21 @@ mod tests {
                 "{seconds} {microseconds}"
             );
         }
+    }
+
+    #[test]
+    fn a_help_is_written_once() {
+        let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/src/catalog/families");
+        let mut helps = Vec::new();
+        for file in std::fs::read_dir(folder).unwrap() {
+            let source = std::fs::read_to_string(file.unwrap().path()).unwrap();
+            let literals = source.split('"').skip(1).step_by(2);
+            helps.extend(literals.filter(|text| text.contains(' ')).map(str::to_owned));
+        }
+        let count = helps.len();
+        assert!(count >= FAMILIES.len(), "{count} in {folder}");
+        helps.sort_unstable();
+        let repeated: Vec<_> = helps.windows(2).filter(|pair| pair[0] == pair[1]).collect();
+        assert!(repeated.is_empty(), "{repeated:#?}");
     }
 }

@@ -4,6 +4,7 @@
 //! unit or labels.
 
 mod definition;
+mod entry;
 mod families;
 mod label;
 

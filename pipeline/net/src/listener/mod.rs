@@ -12,44 +12,35 @@
 //! 7. Every connection that is closed for one of these reasons is counted; the log has a line per episode.
 
 mod connections;
+mod episode;
 mod hosts;
+mod service;
 
-use std::convert::Infallible;
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::AsRawFd;
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use axum::Router;
-use axum::body::Body;
-use axum::http::{HeaderName, HeaderValue, Request, Response, header};
-use axum::response::IntoResponse;
-use bytes::Bytes;
 use futures::FutureExt;
 use futures::future::BoxFuture;
-use hyper::body::{Frame, Incoming, SizeHint};
-use hyper::server::conn::http1;
-use hyper::service::service_fn;
-use hyper_util::rt::{TokioIo, TokioTimer};
-use hyper_util::server::graceful::{GracefulShutdown, Watcher};
+use hyper_util::server::graceful::GracefulShutdown;
 use nix::errno::Errno;
 use nix::sys::resource::{Resource, getrlimit};
 use opentelemetry::KeyValue;
 use opentelemetry::metrics::{Counter, Meter};
 use socket2::SockRef;
-use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{AcquireError, OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
-use tower::ServiceExt;
 
-use self::connections::{Connection, Connections, Peer, Reason};
+use self::connections::{Connections, Peer, Reason};
+use self::episode::Episode;
 pub use self::hosts::AllowedHosts;
+use self::service::Service;
 use crate::tls::ListenerTls;
 
 /// Connections that a listener holds at a time, unless its config has another number.
@@ -61,25 +52,17 @@ pub const TIMEOUT: Duration = Duration::from_secs(30);
 /// The part of a listener's connections that one client address may have: one in so many.
 const PEER_SHARE: usize = 2;
 
-/// Upper bound of a request's head.
-const MAX_REQUEST_BYTES: usize = 16 * 1024;
-
 /// Delay after a failed accept, such as for want of descriptors.
 const ACCEPT_BACKOFF: Duration = Duration::from_millis(100);
 
 /// Interval at which certificates and authorities are checked for renewal, and episodes for their end.
 const TICK: Duration = Duration::from_secs(2);
 
-/// An episode of closed connections is over when this has passed since the last one.
-const EPISODE: Duration = Duration::from_secs(30);
-
 /// Time that requests under way may take to end when flowtap stops.
 const DRAIN_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// Descriptors that no listener takes, as long as the limit has so many: a receiver needs a few for each scan.
 const RESERVED_DESCRIPTORS: u64 = 32;
-
-const CROSS_ORIGIN_RESOURCE_POLICY: HeaderName = HeaderName::from_static("cross-origin-resource-policy");
 
 /// Counts the connections that a listener closed to stay within its bounds.
 #[derive(Clone, Debug)]
@@ -242,28 +225,12 @@ impl Listener {
             let acceptor = self.tls.as_ref().map(|tls| TlsAcceptor::from(tls.config()));
             let (routes, timeout) = (routes.clone(), self.timeout);
             let watcher = graceful.watcher();
-            tokio::spawn(async move {
-                let service = Service {
-                    routes,
-                    hosts,
-                    connection,
-                };
-                let serving = async {
-                    match acceptor {
-                        None => serve(stream, service.clone(), timeout, watcher).await,
-                        Some(acceptor) => {
-                            if let Some(stream) = handshake(&acceptor, stream, timeout).await {
-                                serve(stream, service.clone(), timeout, watcher).await;
-                            }
-                        }
-                    }
-                };
-                tokio::select! {
-                    () = service.connection.closed() => {}
-                    () = serving => {}
-                }
-                drop(permit);
-            });
+            let service = Service {
+                routes,
+                hosts,
+                connection,
+            };
+            tokio::spawn(service.run(stream, acceptor, timeout, watcher, permit));
         }
         draining.spawn(graceful.shutdown());
         let _ = tokio::time::timeout(DRAIN_TIMEOUT, draining.join_all()).await;
@@ -371,148 +338,6 @@ fn is_reserved(stream: &TcpStream) -> bool {
     };
     let first = limit.saturating_sub(RESERVED_DESCRIPTORS.min(limit / 4));
     u64::try_from(stream.as_raw_fd()).is_ok_and(|descriptor| descriptor >= first)
-}
-
-/// A run of closed connections, logged once at its begin and once at its end.
-#[derive(Debug)]
-struct Episode {
-    address: SocketAddr,
-    last: Option<Instant>,
-    connections: u64,
-}
-
-impl Episode {
-    const fn new(address: SocketAddr) -> Self {
-        Self {
-            address,
-            last: None,
-            connections: 0,
-        }
-    }
-
-    fn closed(&mut self, reason: Reason) {
-        if self.last.replace(Instant::now()).is_none() {
-            let (address, reason) = (self.address, reason.as_str());
-            tracing::warn!(
-                %address,
-                reason,
-                "a listener is at its limit of connections: those without a request are closed; \
-                 flowtap_listener_closed_connections_total counts them; \
-                hint: raise its `max_connections`, or find the client that leaves connections idle"
-            );
-        }
-        self.connections += 1;
-    }
-
-    fn tick(&mut self) {
-        if self.last.is_some_and(|last| last.elapsed() >= EPISODE) {
-            let (address, connections) = (self.address, self.connections);
-            tracing::info!(%address, connections, "a listener is below its limit of connections again");
-            *self = Self::new(self.address);
-        }
-    }
-}
-
-async fn handshake(
-    acceptor: &TlsAcceptor,
-    stream: TcpStream,
-    timeout: Duration,
-) -> Option<tokio_rustls::server::TlsStream<TcpStream>> {
-    match tokio::time::timeout(timeout, acceptor.accept(stream)).await {
-        Ok(Ok(stream)) => Some(stream),
-        Ok(Err(error)) => {
-            tracing::debug!(%error, "a TLS handshake failed");
-            None
-        }
-        Err(_) => None,
-    }
-}
-
-async fn serve(
-    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
-    service: Service,
-    timeout: Duration,
-    watcher: Watcher,
-) {
-    let connection = http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(timeout)
-        .max_buf_size(MAX_REQUEST_BYTES)
-        .serve_connection(
-            TokioIo::new(stream),
-            service_fn(move |request| service.clone().respond(request)),
-        );
-    if let Err(error) = watcher.watch(connection).await {
-        tracing::debug!(%error, "a connection ended early");
-    }
-}
-
-/// The routes as one connection sees them.
-#[derive(Clone, Debug)]
-struct Service {
-    routes: Router,
-    /// Names that `Host` may have, if it is checked.
-    hosts: Option<AllowedHosts>,
-    connection: Arc<Connection>,
-}
-
-impl Service {
-    async fn respond(self, request: Request<Incoming>) -> Result<Response<Tracked>, Infallible> {
-        self.connection.handling();
-        let (parts, body) = request.into_parts();
-        let checked = self.hosts.as_ref().map_or(Ok(()), |hosts| hosts.check(&parts));
-        let mut response = match checked {
-            Ok(()) => self.routes.oneshot(Request::from_parts(parts, body)).await?,
-            Err(refusal) => refusal.into_response(),
-        };
-        let headers = response.headers_mut();
-        for (name, value) in [
-            (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
-            (CROSS_ORIGIN_RESOURCE_POLICY, "same-origin"),
-        ] {
-            headers.entry(name).or_insert(HeaderValue::from_static(value));
-        }
-        self.connection.responding();
-        let connection = self.connection;
-        Ok(response.map(|body| Tracked { body, connection }))
-    }
-}
-
-/// A response's body, which shows how far its client has read: hyper asks for the next chunk when it has room for it.
-struct Tracked {
-    body: Body,
-    connection: Arc<Connection>,
-}
-
-impl hyper::body::Body for Tracked {
-    type Data = Bytes;
-    type Error = axum::Error;
-
-    fn poll_frame(
-        self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
-        let this = self.get_mut();
-        let polled = Pin::new(&mut this.body).poll_frame(context);
-        if polled.is_ready() {
-            this.connection.responding();
-        }
-        polled
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
-    }
-}
-
-impl Drop for Tracked {
-    fn drop(&mut self) {
-        self.connection.idle();
-    }
 }
 
 #[cfg(test)]

@@ -12,98 +12,119 @@ use super::document::{Document, Violation};
 /// The mistakes in an object of a known kind.
 pub(super) fn check(document: &Document) -> Vec<Violation> {
     let mut report = Report::new(document.named_place());
-    let root = Field::root(&document.value);
-    let at = |keys: &[&str]| keys.iter().try_fold(root.clone(), |field, key| field.get(key));
+    let root = Object(Field::root(&document.value));
     let report = &mut report;
-    if let Some(namespace) = at(&["metadata", "namespace"]) {
+    if let Some(namespace) = root.at(&["metadata", "namespace"]) {
         namespace.text(report);
     }
-    labels(at(&["metadata", "labels"]), report);
+    labels(root.at(&["metadata", "labels"]), report);
     match document.kind().1 {
-        "Pod" => {
-            for field in [at(&["status", "podIP"]), at(&["status", "hostIP"])] {
-                addresses(field, report);
-            }
-            for list in [at(&["status", "podIPs"]), at(&["status", "hostIPs"])] {
-                for element in elements(list, report) {
-                    addresses(element.get("ip"), report);
-                }
-            }
-            if let Some(host) = at(&["spec", "hostNetwork"])
-                && !host.value.is_boolean()
-            {
-                report.add(
-                    &host.key,
-                    format!("expected true or false, found {}", host.found()),
-                );
-            }
-            for text in [at(&["spec", "nodeName"]), at(&["status", "phase"])]
-                .into_iter()
-                .flatten()
-            {
-                text.text(report);
-            }
-            for list in [at(&["spec", "containers"]), at(&["spec", "initContainers"])] {
-                for container in elements(list, report) {
-                    for port in elements(container.get("ports"), report) {
-                        // Rules and services name it.
-                        if let Some(name) = port.get("name") {
-                            name.text(report);
-                        }
-                        number(port.get("containerPort"), report);
-                        protocol(port.get("protocol"), report);
-                    }
-                }
-            }
-        }
-        "Service" => {
-            labels(at(&["spec", "selector"]), report);
-            addresses(at(&["spec", "clusterIP"]), report);
-            for list in [at(&["spec", "clusterIPs"]), at(&["spec", "externalIPs"])] {
-                for element in elements(list, report) {
-                    addresses(Some(element), report);
-                }
-            }
-            for element in elements(at(&["status", "loadBalancer", "ingress"]), report) {
-                addresses(element.get("ip"), report);
-            }
-            for port in elements(at(&["spec", "ports"]), report) {
-                number(port.get("port"), report);
-                if port
-                    .get("targetPort")
-                    .is_some_and(|target| !target.value.is_string())
-                {
-                    number(port.get("targetPort"), report);
-                }
-                protocol(port.get("protocol"), report);
-            }
-        }
-        "Node" => {
-            for range in elements(at(&["spec", "podCIDRs"]), report) {
-                if range
-                    .value
-                    .as_str()
-                    .and_then(|text| text.parse::<IpNet>().ok())
-                    .is_none()
-                {
-                    let found = range.found();
-                    report.add(
-                        &range.key,
-                        format!("expected a range such as 10.244.1.0/24, found {found}"),
-                    );
-                }
-            }
-            for element in elements(at(&["status", "addresses"]), report) {
-                // Others are names.
-                let kind = element.get("type");
-                if kind.is_some_and(|kind| matches!(kind.value.as_str(), Some("InternalIP" | "ExternalIP"))) {
-                    addresses(element.get("address"), report);
-                }
-            }
-        }
+        "Pod" => pod(&root, report),
+        "Service" => service(&root, report),
+        "Node" => node(&root, report),
         _ => {}
     }
     std::mem::take(&mut report.violations)
+}
+
+/// The fields of an object.
+struct Object<'a>(Field<'a>);
+
+impl<'a> Object<'a> {
+    /// The field below `keys`, if there is one.
+    fn at(&self, keys: &[&str]) -> Option<Field<'a>> {
+        keys.iter().try_fold(self.0.clone(), |field, key| field.get(key))
+    }
+}
+
+fn pod(root: &Object<'_>, report: &mut Report) {
+    for field in [root.at(&["status", "podIP"]), root.at(&["status", "hostIP"])] {
+        addresses(field, report);
+    }
+    for list in [root.at(&["status", "podIPs"]), root.at(&["status", "hostIPs"])] {
+        for element in elements(list, report) {
+            addresses(element.get("ip"), report);
+        }
+    }
+    if let Some(host) = root.at(&["spec", "hostNetwork"])
+        && !host.value.is_boolean()
+    {
+        report.add(
+            &host.key,
+            format!("expected true or false, found {}", host.found()),
+        );
+    }
+    for text in [root.at(&["spec", "nodeName"]), root.at(&["status", "phase"])]
+        .into_iter()
+        .flatten()
+    {
+        text.text(report);
+    }
+    for list in [
+        root.at(&["spec", "containers"]),
+        root.at(&["spec", "initContainers"]),
+    ] {
+        for container in elements(list, report) {
+            for port in elements(container.get("ports"), report) {
+                // Rules and services name it.
+                if let Some(name) = port.get("name") {
+                    name.text(report);
+                }
+                number(port.get("containerPort"), report);
+                protocol(port.get("protocol"), report);
+            }
+        }
+    }
+}
+
+fn service(root: &Object<'_>, report: &mut Report) {
+    labels(root.at(&["spec", "selector"]), report);
+    addresses(root.at(&["spec", "clusterIP"]), report);
+    for list in [
+        root.at(&["spec", "clusterIPs"]),
+        root.at(&["spec", "externalIPs"]),
+    ] {
+        for element in elements(list, report) {
+            addresses(Some(element), report);
+        }
+    }
+    for element in elements(root.at(&["status", "loadBalancer", "ingress"]), report) {
+        addresses(element.get("ip"), report);
+    }
+    for port in elements(root.at(&["spec", "ports"]), report) {
+        number(port.get("port"), report);
+        if port
+            .get("targetPort")
+            .is_some_and(|target| !target.value.is_string())
+        {
+            number(port.get("targetPort"), report);
+        }
+        protocol(port.get("protocol"), report);
+    }
+}
+
+fn node(root: &Object<'_>, report: &mut Report) {
+    for range in elements(root.at(&["spec", "podCIDRs"]), report) {
+        if range
+            .value
+            .as_str()
+            .and_then(|text| text.parse::<IpNet>().ok())
+            .is_none()
+        {
+            let found = range.found();
+            report.add(
+                &range.key,
+                format!("expected a range such as 10.244.1.0/24, found {found}"),
+            );
+        }
+    }
+    for element in elements(root.at(&["status", "addresses"]), report) {
+        // Others are names.
+        let kind = element.get("type");
+        if kind.is_some_and(|kind| matches!(kind.value.as_str(), Some("InternalIP" | "ExternalIP"))) {
+            addresses(element.get("address"), report);
+        }
+    }
 }
 
 fn elements<'a>(list: Option<Field<'a>>, report: &mut Report) -> Vec<Field<'a>> {

@@ -98,6 +98,25 @@ impl Window {
             families[family as usize].ended.push(series);
         }
         families.append(&mut self.gone);
+        self.close_series(at, &mut families);
+        self.catalog.sweep();
+        self.connections.shrink();
+        self.record();
+        let window = at.since(self.opened);
+        self.opened = at;
+        self.closes = at.next_multiple(self.interval);
+        Snapshot {
+            pipeline: Arc::clone(&self.pipeline),
+            at,
+            window,
+            last,
+            replaced: false,
+            families,
+        }
+    }
+
+    /// Adds a point of each series to its family, and removes those that have expired.
+    fn close_series(&mut self, at: Timestamp, families: &mut [FamilySnapshot]) {
         let expiration = self.expiration;
         let expired = |family: FamilyId, updated: Timestamp| at.since(updated) >= expiration[family as usize];
         let is_permanent = self.permanent();
@@ -125,8 +144,9 @@ impl Window {
             }
             close_histogram(&mut families[family as usize], &slot, expired)
         });
-        self.catalog.sweep();
-        self.connections.shrink();
+    }
+
+    fn record(&mut self) {
         let folded = [self.sums.take_folded(), self.histograms.take_folded()];
         // A family is in one of the two.
         let live = |family: usize| (self.sums.live()[family] + self.histograms.live()[family]) as u64;
@@ -134,17 +154,6 @@ impl Window {
         let outranked = [self.sums.take_outranked(), self.histograms.take_outranked()];
         self.telemetry.record_outranked(&outranked);
         self.telemetry.record_connections(self.connections.len() as u64);
-        let window = at.since(self.opened);
-        self.opened = at;
-        self.closes = at.next_multiple(self.interval);
-        Snapshot {
-            pipeline: Arc::clone(&self.pipeline),
-            at,
-            window,
-            last,
-            replaced: false,
-            families,
-        }
     }
 }
 

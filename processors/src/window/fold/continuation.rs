@@ -23,7 +23,7 @@ impl Window {
             opened,
             ..
         } = before;
-        let families: [&Family; FAMILIES.len()] = FamilyId::ALL.map(|id| catalog.family(id));
+        let families: [&'static Family; FAMILIES.len()] = FamilyId::ALL.map(|id| catalog.family(id));
         let stays = self.catalog.continues(&catalog);
         let ended = &mut self.ended;
         let mut keep = |family: FamilyId, series: &Series, is_exposed: bool| {
@@ -45,22 +45,7 @@ impl Window {
         histograms.sweep(opened, &mut catalog, |slot, is_exposed| {
             keep(slot.key.family(), slot.series, is_exposed)
         });
-        // Of a family that has another name or other buckets, or is not exposed any more, the series end under the name and with the
-        // buckets that they had.
-        let is_exposed = |family: FamilyId| {
-            let now = self.catalog.family(family);
-            self.catalog.is_enabled(family) && *families[family as usize] == *now
-        };
-        let mut gone = FamilyId::ALL.map(|id| empty(families[id as usize]));
-        self.ended.retain(|(family, series)| {
-            let stays = is_exposed(*family);
-            if !stays {
-                gone[*family as usize].ended.push(series.clone());
-            }
-            stays
-        });
-        let gone = gone.into_iter().filter(|family| !family.ended.is_empty());
-        self.gone.extend(gone);
+        self.end_renamed(&families);
         sums.set_budgets(&self.max_series, &self.tops);
         histograms.set_budgets(&self.max_series, &self.tops);
         if stays[FamilyId::Totals as usize] {
@@ -84,5 +69,24 @@ impl Window {
         self.catalog.take_over(catalog);
         self.sums = sums;
         self.histograms = histograms;
+    }
+
+    /// Of a family that has another name or other buckets than in `families`, or is not exposed any more, the series end under the name
+    /// and with the buckets that they had.
+    fn end_renamed(&mut self, families: &[&'static Family; FAMILIES.len()]) {
+        let is_exposed = |family: FamilyId| {
+            let now = self.catalog.family(family);
+            self.catalog.is_enabled(family) && *families[family as usize] == *now
+        };
+        let mut gone = FamilyId::ALL.map(|id| empty(families[id as usize]));
+        self.ended.retain(|(family, series)| {
+            let stays = is_exposed(*family);
+            if !stays {
+                gone[*family as usize].ended.push(series.clone());
+            }
+            stays
+        });
+        let gone = gone.into_iter().filter(|family| !family.ended.is_empty());
+        self.gone.extend(gone);
     }
 }

@@ -26,77 +26,64 @@ pub(super) struct Telemetry {
 
 impl Telemetry {
     pub(super) fn new(context: &BuildContext) -> Self {
+        let counter = |name, description, unit| {
+            let counter = context.meter.u64_counter(name);
+            counter.with_description(description).with_unit(unit).build()
+        };
+        let gauge = |name, description, unit| {
+            let gauge = context.meter.u64_gauge(name);
+            gauge.with_description(description).with_unit(unit).build()
+        };
         let telemetry = Self {
-            live: context
-                .meter
-                .u64_gauge("processor_live_series")
-                .with_description("Series that a window holds, by family.")
-                .with_unit("{series}")
-                .build(),
+            live: gauge(
+                "processor_live_series",
+                "Series that a window holds, by family.",
+                "{series}",
+            ),
             recorded: [false; FAMILIES.len()],
-            folded: context
-                .meter
-                .u64_counter("processor_folded_records")
-                .with_description(
-                    "Changes folded into a series `other` because their family is at `max_series`.",
-                )
-                .with_unit("{record}")
-                .build(),
-            outranked: context
-                .meter
-                .u64_counter("processor_outranked_series")
-                .with_description(
-                    "Series whose changes of a window went to `other`, as others rank above them (`top`); each counts once per window.",
-                )
-                .with_unit("{series}")
-                .build(),
-            connections: context
-                .meter
-                .u64_gauge("processor_tracked_connections")
-                .with_description("Open connections that an aggregator follows one by one.")
-                .with_unit("{connection}")
-                .build(),
-            untracked: context
-                .meter
-                .u64_counter("processor_untracked_connections")
-                .with_description(
-                    "Open connections beyond those that a window can follow one by one, and counts by series alone.",
-                )
-                .with_unit("{connection}")
-                .build(),
-            unqueued: context
-                .meter
-                .u64_counter("processor_unqueued_records")
-                .with_description(
-                    "Records of connections with queued bytes beyond those that a window can follow one by one; the gauge of \
+            folded: counter(
+                "processor_folded_records",
+                "Changes folded into a series `other` because their family is at `max_series`.",
+                "{record}",
+            ),
+            outranked: counter(
+                "processor_outranked_series",
+                "Series whose changes of a window went to `other`, as others rank above them (`top`); each counts once per window.",
+                "{series}",
+            ),
+            connections: gauge(
+                "processor_tracked_connections",
+                "Open connections that an aggregator follows one by one.",
+                "{connection}",
+            ),
+            untracked: counter(
+                "processor_untracked_connections",
+                "Open connections beyond those that a window can follow one by one, and counts by series alone.",
+                "{connection}",
+            ),
+            unqueued: counter(
+                "processor_unqueued_records",
+                "Records of connections with queued bytes beyond those that a window can follow one by one; the gauge of \
                      queued bytes lacks theirs.",
-                )
-                .with_unit("{record}")
-                .build(),
-            uncounted_connects: context
-                .meter
-                .u64_counter("processor_uncounted_connecting_records")
-                .with_description(
-                    "Records of connects that wait for an answer beyond those that a window can follow one by one; the gauges of \
+                "{record}",
+            ),
+            uncounted_connects: counter(
+                "processor_uncounted_connecting_records",
+                "Records of connects that wait for an answer beyond those that a window can follow one by one; the gauges of \
                      these lack theirs.",
-                )
-                .with_unit("{record}")
-                .build(),
-            unsized_connections: context
-                .meter
-                .u64_counter("processor_unsized_connections")
-                .with_description(
-                    "Connections that closed and are not in the histogram of connection sizes, because not all of their bytes were \
+                "{record}",
+            ),
+            unsized_connections: counter(
+                "processor_unsized_connections",
+                "Connections that closed and are not in the histogram of connection sizes, because not all of their bytes were \
                      followed.",
-                )
-                .with_unit("{connection}")
-                .build(),
-            rejected_readings: context
-                .meter
-                .u64_counter("processor_rejected_readings")
-                .with_description("Readings of devices that no series could take, by reason.")
-                .with_unit("{record}")
-                .build(),
+                "{connection}",
+            ),
+            rejected_readings: counter(
+                "processor_rejected_readings",
+                "Readings of devices that no series could take, by reason.",
+                "{record}",
+            ),
             pipeline: KeyValue::new("pipeline", context.pipeline.to_string()),
         };
         for reason in Rejection::ALL {

@@ -39,14 +39,29 @@ pub(super) struct Column {
 const PEER: usize = 0;
 
 pub(super) fn columns(state: &State, width: u16) -> Vec<Column> {
-    let column = |title, sort, width, number, text| Column {
+    let mut columns = ends(state, width);
+    columns.extend(detail_columns(state, width));
+    columns.extend(bytes(width));
+    columns.extend(quality(width));
+    columns.extend(causes(width));
+    share_out(&mut columns, width);
+    columns
+}
+
+/// A column that shows the order `sort`.
+fn column(title: &'static str, sort: Sort, width: u16, number: bool, text: fn(&Flow) -> String) -> Column {
+    Column {
         title,
         sort: Some(sort),
         width,
         number,
         text,
-    };
-    let (is_usual, is_wide, is_wider) = (width >= USUAL, width >= WIDE, width >= WIDER);
+    }
+}
+
+/// The peer, and the process on this side.
+fn ends(state: &State, width: u16) -> Vec<Column> {
+    let (is_usual, is_wider) = (width >= USUAL, width >= WIDER);
     let peer = if is_wider {
         named_peer
     } else {
@@ -75,8 +90,12 @@ pub(super) fn columns(state: &State, width: u16) -> Vec<Column> {
         };
         columns.push(column("PROCESS", Sort::Process, room, false, Flow::process));
     }
-    columns.extend(detail_columns(state, width));
-    columns.extend([
+    columns
+}
+
+/// Bytes in both directions.
+fn bytes(width: u16) -> Vec<Column> {
+    let mut columns = vec![
         column("OUT/s", Sort::Outbound, 7, true, |flow| per_second(flow.outbound)),
         column("IN/s", Sort::Inbound, 7, true, |flow| {
             match (flow.inbound, flow.undirected) {
@@ -85,23 +104,28 @@ pub(super) fn columns(state: &State, width: u16) -> Vec<Column> {
                 (inbound, _) => per_second(inbound),
             }
         }),
-    ]);
-    if is_wider {
+    ];
+    if width >= WIDER {
         columns.push(column("TOTAL", Sort::Total, 7, true, |flow| {
             short_bytes(flow.total() as f64)
         }));
     }
-    columns.push(column("RTT", Sort::Rtt, 6, true, |flow| {
+    columns
+}
+
+/// Round-trip time, retransmissions, failures.
+fn quality(width: u16) -> Vec<Column> {
+    let mut columns = vec![column("RTT", Sort::Rtt, 6, true, |flow| {
         flow.rtt_microseconds.map_or_else(String::new, short_time)
-    }));
-    if is_usual {
+    })];
+    if width >= USUAL {
         columns.push(column("RETR", Sort::Retransmits, 5, true, |flow| {
             // Never the total beside it: that is of another period.
             let recent = flow.recent.as_ref();
             recent.map_or_else(String::new, |recent| short_count(recent.retransmits))
         }));
     }
-    if is_wide {
+    if width >= WIDE {
         let failed = |flow: &Flow| {
             let failed = flow.recent.as_ref().map(|recent| recent.failed);
             failed
@@ -113,7 +137,12 @@ pub(super) fn columns(state: &State, width: u16) -> Vec<Column> {
             ..column("FAIL", Sort::Cause, 4, true, failed)
         });
     }
-    columns.push(if is_wide {
+    columns
+}
+
+/// The cause of what is slow.
+fn causes(width: u16) -> Vec<Column> {
+    let mut columns = vec![if width >= WIDE {
         column("WHY", Sort::Cause, 14, false, |flow| {
             shown_cause(flow).map_or("", Cause::name).to_owned()
         })
@@ -121,7 +150,7 @@ pub(super) fn columns(state: &State, width: u16) -> Vec<Column> {
         column("WHY", Sort::Cause, 10, false, |flow| {
             shown_cause(flow).map_or("", short_cause).to_owned()
         })
-    });
+    }];
     if width >= WIDEST {
         let words = |flow: &Flow| {
             let recent = flow.recent.as_ref().filter(|_| shown_cause(flow).is_some());
@@ -132,7 +161,6 @@ pub(super) fn columns(state: &State, width: u16) -> Vec<Column> {
             ..column("IN WORDS", Sort::Cause, 0, false, words)
         });
     }
-    share_out(&mut columns, width);
     columns
 }
 

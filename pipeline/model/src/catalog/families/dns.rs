@@ -1,9 +1,9 @@
 //! Families of DNS transactions.
 
-use super::super::definition::{Definition, otel};
+use super::super::entry::{COUNTER, Entry, histogram};
 use super::super::label::Label;
 use super::bounds::CONNECT_BOUNDS;
-use crate::family::{Family, FamilyKind, Naming};
+use crate::family::Naming;
 use crate::unit::Unit;
 
 /// Upper bounds of OpenTelemetry's `dns.lookup.duration`, in seconds.
@@ -34,41 +34,23 @@ const DNS_MORE_LABELS: &[Label] = &[
 ];
 
 /// In the order in which they are exposed.
-pub(super) const FAMILIES: &[Definition] = &[
-    Definition {
-        family: Family {
-            naming: Naming::PrimusLens,
-            name: "network_dns_queries",
-            help: "DNS queries over UDP, by name server and outcome: the response code, or timeout without an answer.",
-            unit: Unit::Count("{query}"),
-            kind: FamilyKind::Counter,
-        },
-        otel: otel(
-            "flowtap.dns.queries",
-            "DNS queries over UDP, by name server and outcome: the response code, or timeout without an answer.",
-            Unit::Count("{query}"),
-            FamilyKind::Counter,
-        ),
+pub(super) const FAMILIES: &[Entry] = &[
+    Entry {
+        names: ["network_dns_queries", "flowtap.dns.queries"],
+        help: "DNS queries over UDP, by name server and outcome: the response code, or timeout without an answer.",
+        unit: Unit::Count("{query}"),
+        kinds: COUNTER,
         labels: &[Label::Raddr, Label::Flow, Label::Qtype, Label::Rcode],
         more: DNS_LABELS,
         details: &Label::DETAILS,
-        enabled: true,
-        only: None,
+        ..Entry::EMPTY
     },
-    Definition {
-        family: Family {
-            naming: Naming::PrimusLens,
-            name: "network_dns_duration",
-            help: "Time in seconds from a DNS query to its answer, the time of retries included.",
-            unit: Unit::Seconds,
-            kind: FamilyKind::Histogram(&CONNECT_BOUNDS),
-        },
-        otel: otel(
-            "flowtap.dns.query.duration",
-            "Time from a DNS query to its answer, the time of retries included.",
-            Unit::Seconds,
-            FamilyKind::Histogram(&CONNECT_BOUNDS),
-        ),
+    Entry {
+        names: ["network_dns_duration", "flowtap.dns.query.duration"],
+        help: "Time in seconds from a DNS query to its answer, the time of retries included.",
+        otel_help: Some("Time from a DNS query to its answer, the time of retries included."),
+        unit: Unit::Seconds,
+        kinds: histogram(&CONNECT_BOUNDS),
         labels: &[Label::Raddr, Label::Flow, Label::Qtype],
         more: &[
             Label::Rcode,
@@ -80,63 +62,33 @@ pub(super) const FAMILIES: &[Definition] = &[
             Label::NetworkType,
         ],
         details: &Label::DETAILS,
-        enabled: true,
-        only: None,
+        ..Entry::EMPTY
     },
-    Definition {
-        family: Family {
-            naming: Naming::PrimusLens,
-            name: "network_dns_retries",
-            help: "Retries of DNS queries from the same socket, because no answer had come.",
-            unit: Unit::Count("{query}"),
-            kind: FamilyKind::Counter,
-        },
-        otel: otel(
-            "flowtap.dns.retries",
-            "Retries of DNS queries from the same socket, because no answer had come.",
-            Unit::Count("{query}"),
-            FamilyKind::Counter,
-        ),
+    Entry {
+        names: ["network_dns_retries", "flowtap.dns.retries"],
+        help: "Retries of DNS queries from the same socket, because no answer had come.",
+        unit: Unit::Count("{query}"),
+        kinds: COUNTER,
         labels: &[Label::Raddr, Label::Flow],
         more: DNS_MORE_LABELS,
         details: &Label::DETAILS,
-        enabled: true,
-        only: None,
+        ..Entry::EMPTY
     },
-    Definition {
-        family: Family {
-            naming: Naming::PrimusLens,
-            name: "network_dns_truncated",
-            help: "DNS answers over UDP that were truncated, so that the client has to ask over TCP.",
-            unit: Unit::Count("{answer}"),
-            kind: FamilyKind::Counter,
-        },
-        otel: otel(
-            "flowtap.dns.truncated",
-            "DNS answers over UDP that were truncated, so that the client has to ask over TCP.",
-            Unit::Count("{answer}"),
-            FamilyKind::Counter,
-        ),
+    Entry {
+        names: ["network_dns_truncated", "flowtap.dns.truncated"],
+        help: "DNS answers over UDP that were truncated, so that the client has to ask over TCP.",
+        unit: Unit::Count("{answer}"),
+        kinds: COUNTER,
         labels: &[Label::Raddr, Label::Flow],
         more: DNS_MORE_LABELS,
         details: &Label::DETAILS,
-        enabled: true,
-        only: None,
+        ..Entry::EMPTY
     },
-    Definition {
-        family: Family {
-            naming: Naming::PrimusLens,
-            name: "network_dns_search_misses",
-            help: "DNS queries that a resolver's search list made, and that were answered with NXDOMAIN.",
-            unit: Unit::Count("{query}"),
-            kind: FamilyKind::Counter,
-        },
-        otel: otel(
-            "flowtap.dns.search_misses",
-            "DNS queries that a resolver's search list made, and that were answered with NXDOMAIN.",
-            Unit::Count("{query}"),
-            FamilyKind::Counter,
-        ),
+    Entry {
+        names: ["network_dns_search_misses", "flowtap.dns.search_misses"],
+        help: "DNS queries that a resolver's search list made, and that were answered with NXDOMAIN.",
+        unit: Unit::Count("{query}"),
+        kinds: COUNTER,
         labels: &[Label::Raddr],
         more: &[
             Label::Flow,
@@ -149,27 +101,19 @@ pub(super) const FAMILIES: &[Definition] = &[
             Label::NetworkType,
         ],
         details: &Label::DETAILS,
-        enabled: true,
-        only: None,
+        ..Entry::EMPTY
     },
-    Definition {
-        family: Family {
-            naming: Naming::PrimusLens,
-            name: "network_dns_lookup_duration",
-            help: "Time in seconds from a DNS query of this machine to its answer, by name.",
-            unit: Unit::Seconds,
-            kind: FamilyKind::Histogram(&LOOKUP_BOUNDS),
-        },
-        otel: otel(
-            "dns.lookup.duration",
-            "Time from a DNS query of this machine to its answer, by name.",
-            Unit::Seconds,
-            FamilyKind::Histogram(&LOOKUP_BOUNDS),
-        ),
+    Entry {
+        names: ["network_dns_lookup_duration", "dns.lookup.duration"],
+        help: "Time in seconds from a DNS query of this machine to its answer, by name.",
+        otel_help: Some("Time from a DNS query of this machine to its answer, by name."),
+        unit: Unit::Seconds,
+        kinds: histogram(&LOOKUP_BOUNDS),
         labels: &[Label::Qname, Label::Reason],
         more: &[Label::Raddr, Label::ServerPort, Label::Type, Label::NetworkType],
         details: &Label::DETAILS,
         enabled: false,
         only: Some(Naming::Otel),
+        ..Entry::EMPTY
     },
 ];

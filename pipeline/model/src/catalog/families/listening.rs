@@ -1,8 +1,7 @@
 //! Families of listening sockets.
 
-use super::super::definition::{Definition, otel};
+use super::super::entry::{COUNT, COUNTER, Entry, GAUGE};
 use super::super::label::Label;
-use crate::family::{Family, FamilyKind, Naming};
 use crate::unit::Unit;
 
 /// Labels of a listening socket: of itself and of its process.
@@ -19,85 +18,51 @@ const LISTENER_LABELS: &[Label] = &[
 ];
 
 /// In the order in which they are exposed.
-pub(super) const FAMILIES: &[Definition] = &[
-    Definition {
-        family: Family {
-            naming: Naming::PrimusLens,
-            name: "network_tcp_listen_backlog",
-            help: "Connections that wait to be accepted, by listening port.",
-            unit: Unit::Count("{connection}"),
-            kind: FamilyKind::Gauge,
-        },
-        otel: otel(
-            "flowtap.tcp.listen.backlog",
-            "Connections that wait to be accepted, by listening port.",
-            Unit::Count("{connection}"),
-            FamilyKind::UpDownCounter,
-        ),
+pub(super) const FAMILIES: &[Entry] = &[
+    Entry {
+        names: ["network_tcp_listen_backlog", "flowtap.tcp.listen.backlog"],
+        help: "Connections that wait to be accepted, by listening port.",
+        unit: Unit::Count("{connection}"),
+        kinds: COUNT,
         labels: &[Label::Lport],
         more: &[Label::NetworkType],
         details: LISTENER_LABELS,
-        enabled: true,
-        only: None,
+        ..Entry::EMPTY
     },
-    Definition {
-        family: Family {
-            naming: Naming::PrimusLens,
-            name: "network_tcp_listen_backlog_limit",
-            help: "Connections that may wait to be accepted, by listening port; further ones are dropped.",
-            unit: Unit::Count("{connection}"),
-            kind: FamilyKind::Gauge,
-        },
-        otel: otel(
+    Entry {
+        names: [
+            "network_tcp_listen_backlog_limit",
             "flowtap.tcp.listen.backlog.limit",
-            "Connections that may wait to be accepted, by listening port; further ones are dropped.",
-            Unit::Count("{connection}"),
-            FamilyKind::UpDownCounter,
-        ),
+        ],
+        help: "Connections that may wait to be accepted, by listening port; further ones are dropped.",
+        unit: Unit::Count("{connection}"),
+        kinds: COUNT,
         labels: &[Label::Lport],
         more: &[Label::NetworkType],
         details: LISTENER_LABELS,
-        enabled: true,
-        only: None,
+        ..Entry::EMPTY
     },
-    Definition {
-        family: Family {
-            naming: Naming::PrimusLens,
-            name: "network_tcp_listen_drops",
-            help: "Connections that listening sockets dropped, most often because their queue was full, by listening port.",
-            unit: Unit::Count("{connection}"),
-            kind: FamilyKind::Counter,
-        },
-        otel: otel(
-            "flowtap.tcp.listen.drops",
-            "Connections that listening sockets dropped, most often because their queue was full, by listening port.",
-            Unit::Count("{connection}"),
-            FamilyKind::Counter,
-        ),
+    Entry {
+        names: ["network_tcp_listen_drops", "flowtap.tcp.listen.drops"],
+        help: "Connections that listening sockets dropped, most often because their queue was full, by listening port.",
+        unit: Unit::Count("{connection}"),
+        kinds: COUNTER,
         labels: &[Label::Lport],
         more: &[Label::NetworkType],
         details: LISTENER_LABELS,
-        enabled: true,
-        only: None,
+        ..Entry::EMPTY
     },
-    Definition {
-        family: Family {
-            naming: Naming::PrimusLens,
-            name: "network_tcp_accept_wait",
-            help: "Time in seconds for which the first connection of a queue has waited to be accepted, by listening port.",
-            unit: Unit::Seconds,
-            kind: FamilyKind::Gauge,
-        },
-        otel: otel(
-            "flowtap.tcp.accept.wait",
+    Entry {
+        names: ["network_tcp_accept_wait", "flowtap.tcp.accept.wait"],
+        help: "Time in seconds for which the first connection of a queue has waited to be accepted, by listening port.",
+        otel_help: Some(
             "Time for which the first connection of a queue has waited to be accepted, by listening port.",
-            Unit::Seconds,
-            FamilyKind::Gauge,
         ),
+        unit: Unit::Seconds,
+        kinds: GAUGE,
         labels: &[Label::Lport],
         more: &[Label::NetworkType],
         details: LISTENER_LABELS,
-        enabled: true,
-        only: None,
+        ..Entry::EMPTY
     },
 ];

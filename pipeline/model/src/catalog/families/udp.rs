@@ -1,26 +1,17 @@
 //! Families of UDP and ICMP.
 
-use super::super::definition::{Definition, otel};
+use super::super::entry::{COUNTER, Entry};
 use super::super::label::Label;
-use crate::family::{Family, FamilyKind, Naming};
+use crate::family::Naming;
 use crate::unit::Unit;
 
 /// In the order in which they are exposed.
-pub(super) const FAMILIES: &[Definition] = &[
-    Definition {
-        family: Family {
-            naming: Naming::PrimusLens,
-            name: "network_udp_io",
-            help: "Payload bytes of UDP, by peer.",
-            unit: Unit::Bytes,
-            kind: FamilyKind::Counter,
-        },
-        otel: otel(
-            "flowtap.udp.io",
-            "Payload bytes of UDP, by peer.",
-            Unit::Bytes,
-            FamilyKind::Counter,
-        ),
+pub(super) const FAMILIES: &[Entry] = &[
+    Entry {
+        names: ["network_udp_io", "flowtap.udp.io"],
+        help: "Payload bytes of UDP, by peer.",
+        unit: Unit::Bytes,
+        kinds: COUNTER,
         labels: &[
             Label::Raddr,
             Label::ServerPort,
@@ -31,23 +22,14 @@ pub(super) const FAMILIES: &[Definition] = &[
         ],
         more: &[Label::Rport, Label::Lport, Label::NetworkType],
         details: &Label::DETAILS,
-        enabled: true,
         only: Some(Naming::Otel),
+        ..Entry::EMPTY
     },
-    Definition {
-        family: Family {
-            naming: Naming::PrimusLens,
-            name: "network_udp_flow_egress",
-            help: "Payload bytes of UDP flows that this machine began, by peer. Those of DNS are in network_flow_dns, those of pods and services in network_k8s_udp_flow.",
-            unit: Unit::Bytes,
-            kind: FamilyKind::Counter,
-        },
-        otel: otel(
-            "flowtap.udp.egress.io",
-            "Payload bytes of UDP flows that this machine began, by peer. Those of DNS are in network_flow_dns, those of pods and services in network_k8s_udp_flow.",
-            Unit::Bytes,
-            FamilyKind::Counter,
-        ),
+    Entry {
+        names: ["network_udp_flow_egress", "flowtap.udp.egress.io"],
+        help: "Payload bytes of UDP flows that this machine began, by peer. Those of DNS are in network_flow_dns, those of pods and services in network_k8s_udp_flow.",
+        unit: Unit::Bytes,
+        kinds: COUNTER,
         labels: &[
             Label::Raddr,
             Label::Rport,
@@ -57,23 +39,14 @@ pub(super) const FAMILIES: &[Definition] = &[
         ],
         more: &[Label::Lport, Label::ServerPort, Label::NetworkType],
         details: &Label::DETAILS,
-        enabled: true,
         only: Some(Naming::PrimusLens),
+        ..Entry::EMPTY
     },
-    Definition {
-        family: Family {
-            naming: Naming::PrimusLens,
-            name: "network_udp_flow_ingress",
-            help: "Payload bytes of UDP flows that a peer began, by peer. Those of DNS are in network_flow_dns, those of pods and services in network_k8s_udp_flow.",
-            unit: Unit::Bytes,
-            kind: FamilyKind::Counter,
-        },
-        otel: otel(
-            "flowtap.udp.ingress.io",
-            "Payload bytes of UDP flows that a peer began, by peer. Those of DNS are in network_flow_dns, those of pods and services in network_k8s_udp_flow.",
-            Unit::Bytes,
-            FamilyKind::Counter,
-        ),
+    Entry {
+        names: ["network_udp_flow_ingress", "flowtap.udp.ingress.io"],
+        help: "Payload bytes of UDP flows that a peer began, by peer. Those of DNS are in network_flow_dns, those of pods and services in network_k8s_udp_flow.",
+        unit: Unit::Bytes,
+        kinds: COUNTER,
         labels: &[
             Label::Lport,
             Label::Raddr,
@@ -83,23 +56,14 @@ pub(super) const FAMILIES: &[Definition] = &[
         ],
         more: &[Label::Rport, Label::ServerPort, Label::NetworkType],
         details: &Label::DETAILS,
-        enabled: true,
         only: Some(Naming::PrimusLens),
+        ..Entry::EMPTY
     },
-    Definition {
-        family: Family {
-            naming: Naming::PrimusLens,
-            name: "network_k8s_udp_flow",
-            help: "Payload bytes of UDP to and from pods and services of the cluster.",
-            unit: Unit::Bytes,
-            kind: FamilyKind::Counter,
-        },
-        otel: otel(
-            "flowtap.udp.k8s.io",
-            "Payload bytes of UDP to and from pods and services of the cluster.",
-            Unit::Bytes,
-            FamilyKind::Counter,
-        ),
+    Entry {
+        names: ["network_k8s_udp_flow", "flowtap.udp.k8s.io"],
+        help: "Payload bytes of UDP to and from pods and services of the cluster.",
+        unit: Unit::Bytes,
+        kinds: COUNTER,
         labels: &[Label::Type],
         more: &[
             Label::Raddr,
@@ -112,23 +76,14 @@ pub(super) const FAMILIES: &[Definition] = &[
             Label::App,
         ],
         details: &Label::DETAILS,
-        enabled: true,
         only: Some(Naming::PrimusLens),
+        ..Entry::EMPTY
     },
-    Definition {
-        family: Family {
-            naming: Naming::PrimusLens,
-            name: "network_udp_datagrams",
-            help: "UDP datagrams; segmentation offload counts each.",
-            unit: Unit::Count("{datagram}"),
-            kind: FamilyKind::Counter,
-        },
-        otel: otel(
-            "flowtap.udp.datagrams",
-            "UDP datagrams; segmentation offload counts each.",
-            Unit::Count("{datagram}"),
-            FamilyKind::Counter,
-        ),
+    Entry {
+        names: ["network_udp_datagrams", "flowtap.udp.datagrams"],
+        help: "UDP datagrams; segmentation offload counts each.",
+        unit: Unit::Count("{datagram}"),
+        kinds: COUNTER,
         labels: &[Label::Flow, Label::Direction, Label::Type],
         more: &[
             Label::Raddr,
@@ -139,43 +94,23 @@ pub(super) const FAMILIES: &[Definition] = &[
             Label::App,
         ],
         details: &Label::DETAILS,
-        enabled: true,
-        only: None,
+        ..Entry::EMPTY
     },
-    Definition {
-        family: Family {
-            naming: Naming::PrimusLens,
-            name: "network_udp_drops",
-            help: "UDP datagrams for which the receive buffer of a socket had no room.",
-            unit: Unit::Count("{datagram}"),
-            kind: FamilyKind::Counter,
-        },
-        otel: otel(
-            "flowtap.udp.drops",
-            "UDP datagrams for which the receive buffer of a socket had no room.",
-            Unit::Count("{datagram}"),
-            FamilyKind::Counter,
-        ),
+    Entry {
+        names: ["network_udp_drops", "flowtap.udp.drops"],
+        help: "UDP datagrams for which the receive buffer of a socket had no room.",
+        unit: Unit::Count("{datagram}"),
+        kinds: COUNTER,
         labels: &[Label::Lport],
         more: &[Label::NetworkType],
         details: &Label::DETAILS,
-        enabled: true,
-        only: None,
+        ..Entry::EMPTY
     },
-    Definition {
-        family: Family {
-            naming: Naming::PrimusLens,
-            name: "network_udp_errors",
-            help: "ICMP errors that UDP sockets were notified of, by peer.",
-            unit: Unit::Count("{error}"),
-            kind: FamilyKind::Counter,
-        },
-        otel: otel(
-            "flowtap.udp.errors",
-            "ICMP errors that UDP sockets were notified of, by peer.",
-            Unit::Count("{error}"),
-            FamilyKind::Counter,
-        ),
+    Entry {
+        names: ["network_udp_errors", "flowtap.udp.errors"],
+        help: "ICMP errors that UDP sockets were notified of, by peer.",
+        unit: Unit::Count("{error}"),
+        kinds: COUNTER,
         labels: &[Label::Raddr, Label::Reason, Label::Type],
         more: &[
             Label::Rport,
@@ -186,27 +121,15 @@ pub(super) const FAMILIES: &[Definition] = &[
             Label::App,
         ],
         details: &Label::DETAILS,
-        enabled: true,
-        only: None,
+        ..Entry::EMPTY
     },
-    Definition {
-        family: Family {
-            naming: Naming::PrimusLens,
-            name: "network_icmp_messages",
-            help: "ICMP and ICMPv6 messages of the network namespace whose listening ports are read, by type.",
-            unit: Unit::Count("{message}"),
-            kind: FamilyKind::Counter,
-        },
-        otel: otel(
-            "flowtap.icmp.messages",
-            "ICMP and ICMPv6 messages of the network namespace whose listening ports are read, by type.",
-            Unit::Count("{message}"),
-            FamilyKind::Counter,
-        ),
+    Entry {
+        names: ["network_icmp_messages", "flowtap.icmp.messages"],
+        help: "ICMP and ICMPv6 messages of the network namespace whose listening ports are read, by type.",
+        unit: Unit::Count("{message}"),
+        kinds: COUNTER,
         labels: &[Label::Direction, Label::IcmpType],
         more: &[Label::NetworkType],
-        details: &[],
-        enabled: true,
-        only: None,
+        ..Entry::EMPTY
     },
 ];
