@@ -222,7 +222,7 @@ impl Watch {
         };
         let now = self.seconds();
         let key = self.key(subject, seen);
-        self.judge_lists(&key, flow);
+        self.judge_lists(&key, seen);
         let (key, is_merged) = self.merged(key, flow);
         let is_attempt = !key.serves && seen.tries() && !seen.is_dns();
         if is_attempt && !self.tried.entry(subject).or_default().push(flow) {
@@ -315,23 +315,23 @@ impl Watch {
         let subject = self.memory.name(key.subject);
         let country = country.as_ref().map_or("", country_code);
         if is_new {
-            let draft = Draft::first_contact(subject, key, (flow, seen.failed), country, is_new_country);
+            let draft = Draft::first_contact(subject, key, seen, country, is_new_country);
             self.outbox.put(key, draft, self.now());
         } else if is_new_country {
-            let draft = Draft::first_in_country(subject, (flow, seen.failed), country);
+            let draft = Draft::first_in_country(subject, seen, country);
             self.outbox.put_of_subject(key.subject, draft, self.now());
         }
     }
 
-    fn judge_lists(&mut self, key: &ContactKey, flow: &Flow) {
-        let kind = match flow.class {
+    fn judge_lists(&mut self, key: &ContactKey, seen: &Seen<'_>) {
+        let kind = match seen.flow.class {
             Some(PeerClass::AbnormalFlowBlackList) if self.config.lists.black_list => FindingKind::BlackList,
             Some(PeerClass::ExternalHosts) if self.config.lists.not_on_white_list => {
                 FindingKind::NotOnWhiteList
             }
             _ => return,
         };
-        let draft = Draft::on_list(kind, self.memory.name(key.subject), key, flow);
+        let draft = Draft::on_list(kind, self.memory.name(key.subject), key, seen);
         self.outbox.put(key, draft, self.now());
     }
 
