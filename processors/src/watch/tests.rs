@@ -4,6 +4,7 @@ mod day;
 mod edges;
 mod floods;
 mod lists;
+mod moves;
 mod usual;
 
 use std::net::Ipv4Addr;
@@ -717,7 +718,9 @@ fn all_that_was_learned_is_in_the_state_file() {
     assert_eq!(Vec::from_iter(&shop.countries), [b"DE"]);
     assert!(memory.since > 0 && memory.countries_since > 0 && !said.is_empty());
 
-    let saved = state::read(&file, "metrics").unwrap().unwrap();
+    let Found::Own(saved) = state::read(&file, "metrics").unwrap() else {
+        panic!("no state");
+    };
     assert_eq!(saved.memory, memory);
     assert_eq!(saved.said, said);
 }
