@@ -57,6 +57,10 @@ impl Storage {
         match *self {}
     }
 
+    pub(crate) const fn is_waiting(&self, _: Lane) -> bool {
+        match *self {}
+    }
+
     #[expect(clippy::unused_async, reason = "as that of requests on disk")]
     pub(crate) async fn changed(&self, _: Lane) {
         match *self {}

@@ -278,6 +278,20 @@ impl Storage {
         }
     }
 
+    /// Whether a request of `lane` waits, or is being sent. One that can't be read is in nobody's way.
+    pub(crate) fn is_waiting(&self, lane: Lane) -> bool {
+        let mut state = self.lock();
+        let from = state.from.get(&lane).copied().unwrap_or_default();
+        let first = self.with(&mut state, |database| oldest(database, from, lane));
+        first.is_ok_and(|found| found.is_some())
+    }
+
+    /// Lets writes fail, or succeed again.
+    #[cfg(test)]
+    pub(crate) fn set_full(&self, full: bool) {
+        self.lock().full = full;
+    }
+
     /// Waits until there is something new, or time to try again to remove what is delivered.
     pub(crate) async fn changed(&self, lane: Lane) {
         let unremoved = self.unremoved() > 0;
