@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use flowtap_pipeline::{BuildContext, PipelineKind};
 
-pub use self::config::StorageConfig;
+pub use self::config::{StorageConfig, WhenDiskFull};
 use super::fate::Fate;
 use super::{Lane, Request};
 

@@ -20,12 +20,12 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use flowtap_pipeline::{BuildContext, PipelineKind, WhenFull, WrittenFolder};
+use flowtap_pipeline::{BuildContext, PipelineKind, WrittenFolder};
 use redb::Database;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-pub use self::config::StorageConfig;
+pub use self::config::{StorageConfig, WhenDiskFull};
 pub use self::error::StorageError;
 use self::table::{REQUESTS, each_value, footprint, oldest};
 use self::telemetry::Telemetry;
@@ -193,7 +193,7 @@ impl Storage {
         dropped: &mut Vec<(PipelineKind, u64)>,
     ) -> Result<bool, StorageError> {
         while state.items > 0 && state.bytes + size > self.config.max_bytes {
-            if self.config.when_full == WhenFull::DropNewest {
+            if self.config.when_full == WhenDiskFull::DropNewest {
                 // Those that are delivered must not be in the way of a new one. If they can't be removed, it is sent from memory.
                 if !state.delivered.is_empty() {
                     self.try_to_remove_delivered(state)?;

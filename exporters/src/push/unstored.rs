@@ -98,14 +98,14 @@ mod tests {
     use std::sync::atomic::{AtomicBool, Ordering};
 
     use bytes::Bytes;
-    use flowtap_pipeline::{PipelineKind, WhenFull};
+    use flowtap_pipeline::PipelineKind;
 
     use super::*;
     use crate::push::delivery::{Delivery, Spool};
     use crate::push::health::Addresses;
     use crate::push::http::HttpFailure;
     use crate::push::retry::RetryConfig;
-    use crate::push::storage::StorageConfig;
+    use crate::push::storage::{StorageConfig, WhenDiskFull};
     use crate::push::{Client, lock, sender};
     use crate::testing::context;
 
@@ -144,7 +144,7 @@ mod tests {
         let config = StorageConfig {
             directory: directory.to_owned(),
             max_bytes: 1 << 20,
-            when_full: WhenFull::default(),
+            when_full: WhenDiskFull::default(),
         };
         let mut spool = Spool::default();
         let delivery = Delivery::open(sender, Some(&config), &health, &context(), &mut spool)
