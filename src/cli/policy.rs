@@ -22,7 +22,8 @@ pub(crate) enum PolicyCommand {
 /// Options of `policy check`.
 #[derive(Args, Debug)]
 pub(crate) struct CheckArgs {
-    /// NetworkPolicies in YAML or JSON; may be given again
+    /// NetworkPolicies in YAML or JSON: a file, a directory of .yaml, .yml and .json files, or `-` for standard input; may be given
+    /// again
     #[arg(short, long, value_name = "FILE", required = true)]
     pub(crate) file: Vec<PathBuf>,
     /// Also show the flows that are allowed
@@ -62,7 +63,7 @@ pub(crate) struct SuggestArgs {
 /// Options of `policy diff`.
 #[derive(Args, Debug)]
 pub(crate) struct DiffArgs {
-    /// NetworkPolicies in YAML or JSON
+    /// NetworkPolicies in YAML or JSON: a file, a directory, or `-` for standard input
     #[arg(value_name = "A")]
     pub(crate) before: PathBuf,
     /// NetworkPolicies to compare with
@@ -82,8 +83,8 @@ pub(crate) struct ObservedArgs {
     /// Where the receivers and processors come from.
     #[command(flatten)]
     pub(crate) config: ConfigArgs,
-    /// Pods, namespaces, services and nodes, as `kubectl get pods,namespaces,services,nodes -A -o yaml` prints them; may be given
-    /// again. Without it, those of the recording
+    /// Pods, namespaces, services and nodes, as `kubectl get pods,namespaces,services,nodes -A -o yaml` prints them: a file, a
+    /// directory, or `-` for standard input; may be given again. Without it, those of the recording
     #[arg(long, value_name = "FILE", visible_aliases = ["pods", "namespaces", "services", "nodes"])]
     pub(crate) cluster: Vec<PathBuf>,
     /// Namespace of policies that name none

@@ -22,6 +22,8 @@ pub(crate) enum AskError {
     Silent,
     /// The daemon does not have what was asked for.
     Refused(String),
+    /// The daemon is of a version that does not have it.
+    Version,
     /// The server that answered is not flowtap.
     Answer(String),
 }
@@ -31,12 +33,24 @@ impl std::fmt::Display for AskError {
         match self {
             Self::Connection(error) => write!(f, "{error}"),
             Self::Silent => write!(f, "no complete response within {} s", TIMEOUT.as_secs()),
+            Self::Version => f.write_str("this daemon is of a version without it"),
             Self::Refused(text) | Self::Answer(text) => f.write_str(text),
         }
     }
 }
 
 impl AskError {
+    /// The error of a command that asked the daemon at `address` for `what`: whether no flowtap answers there, or one that has no such
+    /// thing.
+    pub(crate) fn sentence(&self, what: &str, address: SocketAddr) -> String {
+        match self {
+            Self::Connection(_) | Self::Silent | Self::Answer(_) => {
+                format!("no flowtap answers at {address}: {self}")
+            }
+            Self::Refused(_) | Self::Version => format!("no {what} at {address}: {self}"),
+        }
+    }
+
     /// Remedy, for the reader of the error: how the daemon at `address` comes to answer.
     pub(crate) fn remedy(&self, address: SocketAddr) -> String {
         match self {
@@ -45,6 +59,7 @@ impl AskError {
                     "the daemon at {address} is stopped or overloaded: look at its state (`ps`) and its log, or restart it"
                 )
             }
+            Self::Version => "upgrade the daemon, or use the `flowtap` of its version".to_owned(),
             _ => format!(
                 "name the admin listener of the daemon that runs, `--admin ADDRESS:PORT`, or start `flowtap run` with \
                  service.admin.endpoint={address}"
@@ -70,10 +85,11 @@ pub(crate) fn get<T: DeserializeOwned>(address: SocketAddr, path: &str) -> Resul
 fn fetch(mut stream: TcpStream, address: SocketAddr, path: &str) -> io::Result<Vec<u8>> {
     stream.set_read_timeout(Some(TIMEOUT))?;
     stream.set_write_timeout(Some(TIMEOUT))?;
-    write!(
-        stream,
+    // In one segment: a server that does not read all of it may end the connection before the rest.
+    let request = format!(
         "GET {path} HTTP/1.0\r\nHost: {address}\r\nAccept: application/json\r\nConnection: close\r\n\r\n"
-    )?;
+    );
+    stream.write_all(request.as_bytes())?;
     let (mut answer, until) = (Vec::new(), Instant::now() + TIMEOUT);
     let mut chunk = vec![0; 64 << 10];
     // The timeout of the socket is for each read; a peer that sends a byte now and then would never reach it.
@@ -106,9 +122,7 @@ fn content<T: DeserializeOwned>(answer: &[u8]) -> Result<T, AskError> {
             serde_json::from_slice(body).map_err(|error| AskError::Answer(format!("{STRANGE}: {error}")))
         }
         // Also with the words of a later version about paths that it does not have.
-        "404" if body.is_empty() || body.starts_with(b"not found; ") => Err(AskError::Answer(
-            "this daemon is of a version without it".to_owned(),
-        )),
+        "404" if body.is_empty() || body.starts_with(b"not found; ") => Err(AskError::Version),
         _ => {
             let text = String::from_utf8_lossy(body);
             let line = text.lines().next().unwrap_or_default();
@@ -141,6 +155,25 @@ mod tests {
         drop(listener);
         let error = get::<Flows>(address, "/flows").unwrap_err();
         assert!(error.remedy(address).contains("start `flowtap run`"), "{error}");
+    }
+
+    #[test]
+    fn without_a_flowtap_that_answers_the_error_says_so_and_else_what_it_does_not_have() {
+        let address = SocketAddr::from(([127, 0, 0, 1], 9));
+        let refused = io::Error::from(io::ErrorKind::ConnectionRefused);
+        for error in [
+            AskError::Connection(refused),
+            AskError::Silent,
+            AskError::Answer("the endpoint is not a flowtap admin listener".to_owned()),
+        ] {
+            let expected = format!("no flowtap answers at 127.0.0.1:9: {error}");
+            assert_eq!(error.sentence("findings", address), expected);
+        }
+        for error in [AskError::Version, AskError::Refused("unknown kind".to_owned())] {
+            let expected = format!("no findings at 127.0.0.1:9: {error}");
+            assert_eq!(error.sentence("findings", address), expected);
+        }
+        assert!(AskError::Version.remedy(address).contains("upgrade"));
     }
 
     #[test]

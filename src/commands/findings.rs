@@ -50,13 +50,12 @@ pub(crate) fn findings(args: &FindingsArgs, registry: &Registry) -> Result<Strin
     let kind = args.kind.as_ref().map(|kind| format!("&kind={kind}"));
     let path = format!("/findings?limit={ALL}{}", kind.unwrap_or_default());
     let mut answer: Answer = ask::get(address, &path).map_err(|error| {
-        ExitError::new(
-            Code::Unavailable,
-            format!(
-                "no findings at {address}: {error}\n  hint: {}",
-                error.remedy(address)
-            ),
-        )
+        let message = format!(
+            "{}\n  hint: {}",
+            error.sentence("findings", address),
+            error.remedy(address)
+        );
+        ExitError::new(Code::Unavailable, message)
     })?;
     let kept = answer.findings.len();
     answer.findings.truncate(args.limit);

@@ -3,7 +3,7 @@
 use std::fs;
 use std::process::Output;
 
-use crate::daemon::{Daemon, Launch, flowtap, get};
+use crate::daemon::{Daemon, Launch, flowtap, free_address, get};
 use crate::peers::ask_until;
 use crate::require;
 
@@ -58,6 +58,34 @@ fn without_findings_a_daemon_says_whether_it_watches_and_until_when_it_learns() 
         said.starts_with("no findings: no pipeline has the processor `watch`\n  hint: "),
         "{said}"
     );
+}
+
+#[test]
+fn findings_where_no_daemon_answers_says_so_with_the_cause_and_what_to_do() {
+    let run = |address: &str| {
+        let output = flowtap().args(["findings", "--admin", address]).output().unwrap();
+        assert_eq!(output.status.code(), Some(69), "{}", text(&output));
+        text(&output)
+    };
+    let address = free_address().to_string();
+    let said = run(&address);
+    let expected = format!("no flowtap answers at {address}: Connection refused");
+    assert!(
+        said.contains(&expected) && said.contains("hint: name the admin listener"),
+        "{said}"
+    );
+    // Another server.
+    let other = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = other.local_addr().unwrap().to_string();
+    let answers = std::thread::spawn(move || {
+        let (mut stream, _) = other.accept().unwrap();
+        std::io::Read::read(&mut stream, &mut [0; 1024]).unwrap();
+        std::io::Write::write_all(&mut stream, b"HTTP/1.0 200 OK\r\n\r\n<html>").unwrap();
+    });
+    let said = run(&address);
+    answers.join().unwrap();
+    let expected = format!("no flowtap answers at {address}: the endpoint is not a flowtap admin listener");
+    assert!(said.contains(&expected), "{said}");
 }
 
 #[test]

@@ -121,6 +121,7 @@ mod operation;
 mod otelcol;
 mod owners;
 mod peers;
+mod policy_files;
 mod processes;
 mod public_api;
 mod push;

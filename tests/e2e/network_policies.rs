@@ -25,7 +25,7 @@ use crate::kubernetes::Api;
 use crate::{netns, require};
 
 /// A connection of `local`, which connected or was accepted.
-fn record(local: &str, remote: &str, port: u16, role: Role) -> TcpRecord {
+pub(crate) fn record(local: &str, remote: &str, port: u16, role: Role) -> TcpRecord {
     let (lport, rport) = if role == Role::Server {
         (port, 50_000)
     } else {
@@ -44,7 +44,7 @@ fn record(local: &str, remote: &str, port: u16, role: Role) -> TcpRecord {
     }
 }
 
-fn pod(namespace: &str, app: &str, address: &str) -> PodObject {
+pub(crate) fn pod(namespace: &str, app: &str, address: &str) -> PodObject {
     PodObject {
         namespace: namespace.to_owned(),
         name: format!("{app}-6d4cf56db6-x2k4p"),
@@ -60,7 +60,7 @@ fn pod(namespace: &str, app: &str, address: &str) -> PodObject {
 }
 
 /// web serves an address outside and calls db, job calls db also; recorded on the node of all three.
-fn records() -> Vec<TcpRecord> {
+pub(crate) fn records() -> Vec<TcpRecord> {
     vec![
         record("10.244.1.7", "198.51.100.7", 8080, Role::Server),
         record("10.244.1.7", "10.244.1.8", 5432, Role::Client),
@@ -69,7 +69,7 @@ fn records() -> Vec<TcpRecord> {
     ]
 }
 
-fn cluster() -> ClusterObjects {
+pub(crate) fn cluster() -> ClusterObjects {
     ClusterObjects {
         namespaces: vec![NamespaceObject {
             name: "shop".to_owned(),
@@ -85,7 +85,12 @@ fn cluster() -> ClusterObjects {
 }
 
 /// Writes a recording of `records`.
-fn recording(dir: &Path, name: &str, records: Vec<TcpRecord>, cluster: Option<ClusterObjects>) -> PathBuf {
+pub(crate) fn recording(
+    dir: &Path,
+    name: &str,
+    records: Vec<TcpRecord>,
+    cluster: Option<ClusterObjects>,
+) -> PathBuf {
     let batch = FlowBatch {
         tcp: records,
         ..FlowBatch::default()
@@ -114,18 +119,18 @@ fn recording_of(dir: &Path, name: &str, batch: FlowBatch, cluster: Option<Cluste
     path
 }
 
-fn file(dir: &Path, name: &str, text: &str) -> PathBuf {
+pub(crate) fn file(dir: &Path, name: &str, text: &str) -> PathBuf {
     let path = dir.join(name);
     std::fs::write(&path, text).unwrap();
     path
 }
 
-fn policy(arguments: &[&str]) -> Output {
+pub(crate) fn policy(arguments: &[&str]) -> Output {
     flowtap().arg("policy").args(arguments).output().unwrap()
 }
 
 /// The text of an output that ended with `code`.
-fn text(output: &Output, code: i32) -> String {
+pub(crate) fn text(output: &Output, code: i32) -> String {
     let (stdout, stderr) = (
         String::from_utf8_lossy(&output.stdout),
         String::from_utf8_lossy(&output.stderr),
@@ -135,7 +140,7 @@ fn text(output: &Output, code: i32) -> String {
 }
 
 /// db accepts web alone.
-const DB: &str = "
+pub(crate) const DB: &str = "
 apiVersion: networking.k8s.io/v1
 kind: NetworkPolicy
 metadata: {name: db, namespace: shop}
@@ -147,7 +152,7 @@ spec:
 ";
 
 /// db accepts every pod.
-const OPEN: &str = "
+pub(crate) const OPEN: &str = "
 apiVersion: networking.k8s.io/v1
 kind: NetworkPolicy
 metadata: {name: db, namespace: shop}

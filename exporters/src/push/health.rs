@@ -259,9 +259,9 @@ impl Health {
             let Inner { id, addresses, .. } = &*self.0;
             let consequence = match kind {
                 PipelineKind::Metrics => {
-                    "were dropped before they could be sent; later requests have their totals"
+                    "are dropped before they can be sent; later requests have their totals"
                 }
-                PipelineKind::Logs => "were dropped before they could be sent, and are lost",
+                PipelineKind::Logs => "are dropped before they can be sent, and are lost",
             };
             tracing::warn!(exporter = %id, endpoint = addresses.of(kind), error = FULL, items,
                 "{} {consequence}; hint: restore the peer, or {MORE}; counted in `flowtap_exporter_send_failed_*`", kind.items());

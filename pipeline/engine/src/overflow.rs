@@ -125,8 +125,13 @@ impl Overflow {
     /// The consequence of a full queue, and the fix.
     const fn words(&self, lost: Lost, is_over: bool) -> (&'static str, &'static str) {
         if self.is_pulled {
+            let what = if is_over {
+                "snapshots were dropped before a scrape could show them; totals of the next one include theirs"
+            } else {
+                "snapshots are dropped before a scrape can show them; totals of the next one include theirs"
+            };
             (
-                "snapshots were dropped before a scrape could show them; totals of the next one include theirs",
+                what,
                 "flowtap gets too little CPU time: raise its limit, or the `interval` of its windows",
             )
         } else {
@@ -174,8 +179,23 @@ mod tests {
         };
         assert!(words(false).contains("restore the peer, or give `sending_queue`"));
         let pulled = words(true);
-        assert!(pulled.contains("before a scrape could show them"), "{pulled}");
+        assert!(pulled.contains("before a scrape can show them"), "{pulled}");
         assert!(!pulled.contains("peer") && !pulled.contains("queue"), "{pulled}");
+    }
+
+    #[test]
+    fn a_queue_that_is_still_full_is_in_the_present_tense_and_one_that_was_in_the_past() {
+        let lost = |points, records| Lost { points, records };
+        for (is_pulled, lost) in [(true, lost(1, 0)), (false, lost(1, 0)), (false, lost(0, 1))] {
+            let overflow = Overflow::new(&"a".parse().unwrap(), is_pulled);
+            for is_over in [false, true] {
+                let (what, _) = overflow.words(lost, is_over);
+                let is_past = ["was full", "were dropped", "could"]
+                    .iter()
+                    .any(|word| what.contains(word));
+                assert_eq!(is_past, is_over, "{what}");
+            }
+        }
     }
 
     #[test]

@@ -8,7 +8,7 @@
 //!    no pod is isolated by a policy that does not know its traffic.
 //! 3. A peer that is a pod is allowed by its workload's labels and its namespace's name; one outside the cluster by its
 //!    address, or the whole prefix or named range that this is in. No prefix or range contains an address of the cluster: a
-//!    node, a service and a pod that is not known are allowed by their own addresses alone.
+//!    node, what was seen on one where no pods are known, a service and a pod that is not known are allowed by their own addresses alone.
 //! 4. A pod and itself, and a pod and its own node, need no rule.
 //! 5. Where UDP was not observed, or not with its peers, a policy allows DNS, which nothing works without.
 //! 6. Without pods, one policy selects every pod of a namespace, with addresses alone.
@@ -115,6 +115,8 @@ pub fn suggest(seen: &Conversations, cluster: &Cluster, options: &SuggestOptions
     let ranges = options.pod_ranges.iter().chain(&options.service_ranges);
     let mut inside = cluster.addresses();
     inside.extend(ranges.map(IpNet::network));
+    let ends = seen.seen.keys().flat_map(|it| [&it.client, &it.server]);
+    inside.extend(ends.filter(|end| is_of_node(end)).map(|end| end.address));
     let mut pods = HashMap::<_, Vec<_>>::new();
     for (id, pod) in cluster.pods() {
         let member = Member {
@@ -348,7 +350,7 @@ impl Maker<'_> {
             note(notes, format!("doubtful: {address} {reason}"));
             return exact(IpNet::from(address));
         }
-        let is_inside = matches!(other.party, Party::Node(_))
+        let is_inside = is_of_node(other)
             || self
                 .options
                 .service_ranges
@@ -377,7 +379,10 @@ impl Maker<'_> {
             let cidr = prefix(outside);
             note(
                 notes,
-                format!("{cidr} instead of {range}, which is {name} and has addresses of the cluster"),
+                format!(
+                    "{cidr} instead of {range}, which is {name} and has addresses of {}",
+                    self.inside_of()
+                ),
             );
             return exact(cidr);
         }
@@ -389,10 +394,22 @@ impl Maker<'_> {
         if cidr.prefix_len() > wanted {
             note(
                 notes,
-                format!("{cidr} instead of a /{wanted}, which has addresses of the cluster"),
+                format!(
+                    "{cidr} instead of a /{wanted}, which has addresses of {}",
+                    self.inside_of()
+                ),
             );
         }
         exact(cidr)
+    }
+
+    /// The owner of the addresses that no prefix may have.
+    const fn inside_of(&self) -> &'static str {
+        if self.cluster.has_pods() {
+            "the cluster"
+        } else {
+            "the cluster or of ends on a recorded node"
+        }
     }
 
     /// Whether the end is a pod, known or not.
@@ -489,6 +506,11 @@ impl Maker<'_> {
         let others: BTreeSet<_> = workloads.filter(|other| *other != workload).collect();
         others.into_iter().cloned().collect()
     }
+}
+
+/// Whether the end is on a node: the node itself, or, where no pods are known, whatever has this address on a recorded machine.
+const fn is_of_node(end: &End) -> bool {
+    matches!(end.party, Party::Node(_) | Party::Assumed)
 }
 
 /// Namespace and owner of a pod; one without an owner is its own workload.

@@ -15,6 +15,10 @@
 //! A verdict that can't be known is `Undecided`, never allowed or denied: a selector that would have to match a pod that is not
 //! known, or a namespace of which only the name is known.
 
+mod idle;
+
+pub use self::idle::Idle;
+
 use std::collections::HashMap;
 use std::fmt;
 

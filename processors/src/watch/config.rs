@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use flowtap_pipeline::schema::DurationText;
-use flowtap_pipeline::{ComponentConfig, Contract, RecordField, Signal, Violation};
+use flowtap_pipeline::{ComponentConfig, Contract, PipelineId, RecordField, Signal, Violation};
 use schemars::JsonSchema;
 use serde::de::{self, Unexpected, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
@@ -43,6 +43,9 @@ pub struct Config {
     pub max_subjects: NonZeroUsize,
     /// File in which what was learned survives a restart. null: it is learned anew.
     pub state_file: Option<PathBuf>,
+    /// Pipeline whose state in `state_file` is used at the start if it has learned for longer and this one for less than `learn`: the
+    /// name before a rename, or the pipeline that `watch` was in. null: none.
+    pub state_of: Option<String>,
     /// Destinations that a workload has not talked to before.
     pub first_contact: FirstContact,
     /// Workloads that try many destinations or ports.
@@ -184,6 +187,7 @@ impl Default for Config {
             max_contacts: count(50_000),
             max_subjects: count(4096),
             state_file: None,
+            state_of: None,
             first_contact: FirstContact::default(),
             fan_out: FanOut::default(),
             failure_surge: FailureSurge::default(),
@@ -341,6 +345,16 @@ impl ComponentConfig for Config {
                 "state_file",
                 "must not end with `.new` or `.corrupt`, as files do that are written beside a state file; hint: /var/lib/flowtap/watch.state",
             ));
+        }
+        if let Some(pipeline) = &self.state_of {
+            if let Err(error) = pipeline.parse::<PipelineId>() {
+                faults.push(Violation::new("state_of", error.to_string()));
+            } else if self.state_file.is_none() {
+                faults.push(Violation::new(
+                    "state_of",
+                    "needs `state_file`, in which that state is",
+                ));
+            }
         }
         faults
     }

@@ -12,6 +12,7 @@ use super::attempts::{Counted, Largest};
 use super::ends::{ContactKey, Object, server_port};
 use super::history::{Regular, Surge, UsualCount};
 use super::memory::Memory;
+use super::seen::Seen;
 
 /// Findings whose repetition is watched for. With more, the oldest of the kind that has the most may be repeated.
 const MAX_SAID: usize = 16_384;
@@ -30,6 +31,9 @@ const RESERVED_OF_SUBJECT: usize = 10;
 
 /// Multiple of the amount that was reported from which on a finding is another one, also within `repeat`: a small one would hide it.
 const FAR_MORE: f64 = 4.0;
+
+/// Amount of a finding about a connect that reached nothing. A connection with the same peer is far more: it is another finding.
+const CONNECT: f64 = 1.0;
 
 /// A finding without its time.
 #[derive(Debug)]
@@ -53,9 +57,31 @@ fn port(key: &ContactKey) -> String {
     }
 }
 
-/// Words for the first traffic with another end. A connect that failed reached nothing.
-const fn reached(has_failed: bool) -> &'static str {
-    if has_failed { "tried to reach" } else { "talks to" }
+/// Words for the first traffic with another end. A connect that failed reached nothing, and datagrams without an answer may not have.
+fn reached(seen: &Seen<'_>) -> &'static str {
+    if seen.failed {
+        "tried to reach"
+    } else if seen.is_udp() && seen.received == 0 {
+        "sends to"
+    } else {
+        "talks to"
+    }
+}
+
+/// Words for what was seen with a peer on a list, whichever side began.
+fn met(seen: &Seen<'_>) -> &'static str {
+    if !seen.is_udp() {
+        return match (seen.is_connect_alone(), seen.serves()) {
+            (true, false) => "tried to connect to",
+            (true, true) => "saw a connect fail of",
+            (false, _) => "has a connection with",
+        };
+    }
+    match (seen.opened || seen.sent > 0, seen.received > 0) {
+        (true, true) => "exchanged datagrams with",
+        (true, false) => "sent datagrams to",
+        (false, _) => "received datagrams from",
+    }
 }
 
 /// The address of the peer, and which of the ephemeral ports it is, if that is known.
@@ -106,10 +132,11 @@ impl Draft {
     pub(super) fn first_contact(
         subject: &str,
         key: &ContactKey,
-        (flow, has_failed): (&Flow, bool),
+        seen: &Seen<'_>,
         country: &str,
         is_new_country: bool,
     ) -> Self {
+        let flow = seen.flow;
         let country = match country {
             "" => String::new(),
             country if is_new_country => format!(", its first in {country}"),
@@ -117,7 +144,7 @@ impl Draft {
         };
         let text = format!(
             "{subject} {} {}{} for the first time (address {}{country})",
-            reached(has_failed),
+            reached(seen),
             key.object,
             port(key),
             address(key, flow)
@@ -126,38 +153,44 @@ impl Draft {
         Self::of_contact(FindingKind::FirstContact, subject, key, flow, text, numbers)
     }
 
-    pub(super) fn first_in_country(subject: &str, (flow, has_failed): (&Flow, bool), country: &str) -> Self {
+    pub(super) fn first_in_country(subject: &str, seen: &Seen<'_>, country: &str) -> Self {
         Self {
             kind: FindingKind::FirstContact,
-            flow: flow.clone(),
+            flow: seen.flow.clone(),
             subject: subject.into(),
             object: country.into(),
             text: format!(
                 "{subject} {} an address in {country} for the first time ({})",
-                reached(has_failed),
-                flow.remote.addr
+                reached(seen),
+                seen.flow.remote.addr
             ),
             numbers: vec![("new_country", 1.0)],
             amount: 0.0,
         }
     }
 
-    pub(super) fn on_list(kind: FindingKind, subject: &str, key: &ContactKey, flow: &Flow) -> Self {
+    pub(super) fn on_list(kind: FindingKind, subject: &str, key: &ContactKey, seen: &Seen<'_>) -> Self {
         let which = if kind == FindingKind::BlackList {
             "which is on the black list"
         } else {
             "which is not on the white list"
         };
-        let what = if key.is_udp { "datagrams" } else { "a connection" };
-        let text = format!(
-            "{subject} has {what} with {}{}, {which}",
-            flow.remote.addr,
-            port(&ContactKey {
-                port: server_port(flow),
-                ..key.clone()
-            })
-        );
-        Self::of_contact(kind, subject, key, flow, text, Vec::new())
+        let (flow, addr) = (seen.flow, seen.flow.remote.addr);
+        let port = port(&ContactKey {
+            port: server_port(flow),
+            ..key.clone()
+        });
+        let text = format!("{subject} {} {addr}{port}, {which}", met(seen));
+        Self {
+            amount: if key.is_udp {
+                0.0
+            } else if seen.is_connect_alone() {
+                CONNECT
+            } else {
+                CONNECT * FAR_MORE
+            },
+            ..Self::of_contact(kind, subject, key, flow, text, Vec::new())
+        }
     }
 
     pub(super) fn fan_out(

@@ -205,6 +205,11 @@ impl Memory {
         now
     }
 
+    /// The time for which it had learned when it was saved.
+    pub(super) fn learned(&self) -> Duration {
+        Timestamp::from_nanos(self.now).since(Timestamp::from_nanos(self.since))
+    }
+
     /// The newest watermark: `now` by the clock of `watch`, `system` by the system's. A clock without a battery begins anew with each boot; a
     /// stop in which it is set counts from the latest time that it had, not from that of the boot.
     pub(super) fn tick(&mut self, now: Timestamp, system: Timestamp) {

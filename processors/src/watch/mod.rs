@@ -35,6 +35,7 @@ pub use self::factory::FACTORY;
 use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use flowtap_pipeline::findings::Registration;
 use flowtap_pipeline::telemetry::ProcessorTelemetry;
@@ -51,7 +52,7 @@ use self::ends::{ContactKey, Names, Object, is_external, server_port};
 use self::findings::{Draft, MAX_WAITING, Outbox};
 use self::memory::{Country, Memory, country_code};
 use self::seen::Seen;
-use self::state::{Saved, Saver, StateError};
+use self::state::{Found, Saved, Saver, StateError};
 
 /// Intervals between two saves of the state.
 const SAVE_EVERY: u32 = 5;
@@ -222,7 +223,7 @@ impl Watch {
         };
         let now = self.seconds();
         let key = self.key(subject, seen);
-        self.judge_lists(&key, flow);
+        self.judge_lists(&key, seen);
         let (key, is_merged) = self.merged(key, flow);
         let is_attempt = !key.serves && seen.tries() && !seen.is_dns();
         if is_attempt && !self.tried.entry(subject).or_default().push(flow) {
@@ -315,23 +316,23 @@ impl Watch {
         let subject = self.memory.name(key.subject);
         let country = country.as_ref().map_or("", country_code);
         if is_new {
-            let draft = Draft::first_contact(subject, key, (flow, seen.failed), country, is_new_country);
+            let draft = Draft::first_contact(subject, key, seen, country, is_new_country);
             self.outbox.put(key, draft, self.now());
         } else if is_new_country {
-            let draft = Draft::first_in_country(subject, (flow, seen.failed), country);
+            let draft = Draft::first_in_country(subject, seen, country);
             self.outbox.put_of_subject(key.subject, draft, self.now());
         }
     }
 
-    fn judge_lists(&mut self, key: &ContactKey, flow: &Flow) {
-        let kind = match flow.class {
+    fn judge_lists(&mut self, key: &ContactKey, seen: &Seen<'_>) {
+        let kind = match seen.flow.class {
             Some(PeerClass::AbnormalFlowBlackList) if self.config.lists.black_list => FindingKind::BlackList,
             Some(PeerClass::ExternalHosts) if self.config.lists.not_on_white_list => {
                 FindingKind::NotOnWhiteList
             }
             _ => return,
         };
-        let draft = Draft::on_list(kind, self.memory.name(key.subject), key, flow);
+        let draft = Draft::on_list(kind, self.memory.name(key.subject), key, seen);
         self.outbox.put(key, draft, self.now());
     }
 
@@ -400,8 +401,14 @@ fn restore(config: &Config, context: &BuildContext) -> Result<(Saved, Option<Sav
             file.display()
         ),
     };
-    let saved = match state::read(&file, &context.pipeline) {
-        Ok(saved) => saved.unwrap_or_default(),
+    let saved = match read(&file, config, context) {
+        Ok(Found::Own(saved)) => *saved,
+        Ok(Found::Others(others)) => {
+            if !others.is_empty() {
+                warn_of_others(&file, &others, context);
+            }
+            Saved::default()
+        }
         // Its next version would be renamed over a device or FIFO.
         Err(error) if context.strict || error.is_other_kind() => return Err(failed(&error)),
         Err(error) => {
@@ -411,6 +418,44 @@ fn restore(config: &Config, context: &BuildContext) -> Result<(Saved, Option<Sav
     };
     let saver = Saver::start(file.clone(), Arc::clone(&context.pipeline)).map_err(|error| failed(&error))?;
     Ok((saved, Some(saver)))
+}
+
+/// Reads the state of this pipeline, or the one that the config names in its place while this one learns.
+fn read(file: &Path, config: &Config, context: &BuildContext) -> Result<Found, StateError> {
+    let own = state::read(file, &context.pipeline)?;
+    let learned = match &own {
+        Found::Own(saved) => saved.memory.learned(),
+        Found::Others(_) => Duration::ZERO,
+    };
+    let Some(earlier) = config.state_of.as_ref().filter(|_| learned < config.learn) else {
+        return Ok(own);
+    };
+    match state::read(file, earlier)? {
+        Found::Own(saved) if saved.memory.learned() > learned => {
+            tracing::info!(
+                processor = context.id.as_str(),
+                pipeline = &*context.pipeline,
+                file = %file.display(),
+                state_of = earlier,
+                "the processor goes on with what was learned in the pipeline that `state_of` names"
+            );
+            Ok(Found::Own(saved))
+        }
+        _ => Ok(own),
+    }
+}
+
+/// Logs that a processor learns anew beside the states of other pipelines: its own may be one of these, under an earlier name.
+fn warn_of_others(file: &Path, others: &[String], context: &BuildContext) {
+    tracing::warn!(
+        processor = context.id.as_str(),
+        pipeline = &*context.pipeline,
+        file = %file.display(),
+        states_of = others.join(", "),
+        "the state file has no state of this pipeline, but of others: the processor learns anew\n  \
+         hint: if the pipeline was renamed, or `watch` was moved to it from another one, set `state_of` of the processor to \
+         the earlier name while it learns, or rename the pipeline back; if `watch` is new here, nothing is to be done"
+    );
 }
 
 /// Logs that a processor begins without what was learned, and what becomes of the file.

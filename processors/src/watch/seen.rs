@@ -50,6 +50,11 @@ impl<'a> Seen<'a> {
         self.opened || self.failed
     }
 
+    /// Whether it is a connect that failed, refused or without an answer, and no part of a connection.
+    pub(super) const fn is_connect_alone(&self) -> bool {
+        self.failed && !self.opened && self.received == 0
+    }
+
     /// Whether the subject serves.
     pub(super) fn serves(&self) -> bool {
         self.flow.kind == Some(FlowKind::Ingress)

@@ -79,19 +79,29 @@ impl StateError {
     }
 }
 
-/// Reads what the `watch` of this pipeline has learned; `None` if there is no file, or nothing of this pipeline in it.
-pub(super) fn read(file: &Path, pipeline: &str) -> Result<Option<Saved>, StateError> {
+/// The part of a state file that concerns a pipeline.
+#[derive(Debug)]
+pub(super) enum Found {
+    /// The state of its `watch`.
+    Own(Box<Saved>),
+    /// Nothing: the file, if there is one, has the states of these pipelines.
+    Others(Vec<String>),
+}
+
+/// Reads what the `watch` of this pipeline has learned.
+pub(super) fn read(file: &Path, pipeline: &str) -> Result<Found, StateError> {
     let Some(content) = content_of(file)? else {
-        return Ok(None);
+        return Ok(Found::Others(Vec::new()));
     };
     let states = states(&content)?;
     let Some((_, state)) = states.iter().find(|(of, _)| *of == pipeline) else {
-        return Ok(None);
+        let others = states.iter().map(|(of, _)| (*of).to_owned());
+        return Ok(Found::Others(others.collect()));
     };
     let mut saved: Saved =
         postcard::from_bytes(state).map_err(|_| StateError::Content("it can't be decoded"))?;
     saved.memory.index();
-    Ok(Some(saved))
+    Ok(Found::Own(Box::new(saved)))
 }
 
 fn content_of(file: &Path) -> io::Result<Option<Vec<u8>>> {
@@ -443,7 +453,7 @@ mod tests {
     fn what_was_saved_is_read_again_and_what_is_damaged_is_refused() {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("watch.state");
-        assert!(read(&file, "metrics/a").unwrap().is_none());
+        assert!(own(&file, "metrics/a").is_none());
         let mut memory = Memory::default();
         memory.since = 7;
         assert_eq!(memory.number("shop/Deployment/web".to_owned(), 10), Some(0));
@@ -461,7 +471,7 @@ mod tests {
         )]);
         saver.save(&memory, &said);
         saver.finish(&memory, &said);
-        let found = read(&file, "metrics/a").unwrap().unwrap();
+        let found = own(&file, "metrics/a").unwrap();
         assert_eq!((&found.memory, &found.said), (&memory, &said));
         let mut found = found.memory;
         assert_eq!(found.number("shop/Deployment/web".to_owned(), 10), Some(0));
@@ -487,8 +497,15 @@ mod tests {
         write(file, pipeline, &encode(&memory, &Said::new()).unwrap()).unwrap();
     }
 
+    fn own(file: &Path, pipeline: &str) -> Option<Saved> {
+        match read(file, pipeline).unwrap() {
+            Found::Own(saved) => Some(*saved),
+            Found::Others(_) => None,
+        }
+    }
+
     fn since(file: &Path, pipeline: &str) -> Option<u64> {
-        read(file, pipeline).unwrap().map(|saved| saved.memory.since)
+        own(file, pipeline).map(|saved| saved.memory.since)
     }
 
     #[test]

@@ -3,6 +3,8 @@
 mod day;
 mod edges;
 mod floods;
+mod lists;
+mod moves;
 mod usual;
 
 use std::net::Ipv4Addr;
@@ -429,7 +431,7 @@ fn udp_is_watched_as_tcp_is_and_apart_from_it() {
         texts,
         [
             "shop talks to 10.1.0.0/24, port 443/udp for the first time (address 10.1.0.5)",
-            "shop has datagrams with 192.0.2.66, port 443/udp, which is on the black list",
+            "shop exchanged datagrams with 192.0.2.66, port 443/udp, which is on the black list",
             "shop talks to 192.0.2.0/24, port 443/udp for the first time (address 192.0.2.66)",
         ]
     );
@@ -479,8 +481,9 @@ fn each_name_server_of_a_resolver_that_is_on_the_black_list_is_found() {
     }
     scene.tick();
     let texts: Vec<_> = scene.findings.iter().map(|finding| &*finding.text).collect();
-    let on_list =
-        |addr: &str| format!("unbound has datagrams with {addr}, port 53/udp, which is on the black list");
+    let on_list = |addr: &str| {
+        format!("unbound exchanged datagrams with {addr}, port 53/udp, which is on the black list")
+    };
     assert_eq!(texts, [on_list("46.0.0.1"), on_list("46.1.0.1")]);
 }
 
@@ -692,8 +695,9 @@ fn all_that_was_learned_is_in_the_state_file() {
         }
         scene.tick();
     }
-    scene.talk("shop", ([192, 0, 2, 66], 80), Events::NONE, 10, 10);
-    scene.batch.tcp[0].flow.class = Some(PeerClass::AbnormalFlowBlackList);
+    // Without an amount, which is not saved.
+    scene.talk_udp("shop", ([192, 0, 2, 66], 80), true, 10, 10);
+    scene.batch.udp[0].flow.class = Some(PeerClass::AbnormalFlowBlackList);
     // The open interval is not remembered.
     for _ in 0..4 {
         scene.tick();
@@ -714,7 +718,9 @@ fn all_that_was_learned_is_in_the_state_file() {
     assert_eq!(Vec::from_iter(&shop.countries), [b"DE"]);
     assert!(memory.since > 0 && memory.countries_since > 0 && !said.is_empty());
 
-    let saved = state::read(&file, "metrics").unwrap().unwrap();
+    let Found::Own(saved) = state::read(&file, "metrics").unwrap() else {
+        panic!("no state");
+    };
     assert_eq!(saved.memory, memory);
     assert_eq!(saved.said, said);
 }

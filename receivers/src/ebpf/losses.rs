@@ -162,7 +162,7 @@ impl LossTelemetry {
             records,
             sent,
             received,
-            "events were dropped at a full channel; hint: use a larger `channel_capacity`, or mode `sockets`"
+            "events are dropped at a full channel; hint: use a larger `channel_capacity`, or mode `sockets`"
         );
         Some(format!(
             "{records} events at a full channel; hint: use a larger `channel_capacity`, or mode `sockets`"

@@ -98,6 +98,11 @@ pub enum RecordingError {
     },
 }
 
+/// Whether a file that begins with these bytes is a recording, of any version.
+pub fn is_recording(head: &[u8]) -> bool {
+    head.starts_with(&MAGIC)
+}
+
 /// A recording that is being written.
 #[derive(Debug)]
 pub struct Writer {
@@ -225,7 +230,7 @@ impl<R: Read> Reader<R> {
             ended: false,
         };
         let mut head = [0; 12];
-        if reader.fill(&mut head)? < head.len() || head[..8] != MAGIC {
+        if reader.fill(&mut head)? < head.len() || !is_recording(&head) {
             return Err(RecordingError::NoRecording(path.to_owned()));
         }
         let found = number_at(&head, 8);

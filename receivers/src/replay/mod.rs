@@ -20,7 +20,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
 
-pub use self::file::{Frame, Reader, RecordingError, Writer};
+pub use self::file::{Frame, Reader, RecordingError, Writer, is_recording};
 
 /// Interval of the watermarks after the recording has ended.
 const TICK: Duration = Duration::from_millis(200);

@@ -4,9 +4,10 @@ use flowtap_config::Config;
 use flowtap_network_policy::verdict::{Judge, Outcome};
 use serde_json::json;
 
-use super::inputs::policies_of;
+use super::files::check_stdin;
+use super::inputs::Policies;
 use super::observe::observe;
-use super::report::{Rows, counted, incomplete, lines, nothing, remarks};
+use super::report::{Rows, counted, idle, incomplete, lines, names, nothing, remarks};
 use crate::cli::policy::CheckArgs;
 use crate::exit::{Code, ExitError};
 
@@ -15,19 +16,21 @@ use crate::exit::{Code, ExitError};
 /// # Errors
 /// A file or recording that can't be read.
 pub(super) fn check(args: &CheckArgs, config: &Config) -> Result<(String, Result<(), ExitError>), ExitError> {
-    let all = policies_of(&args.file, &args.observed.namespace)?;
+    check_stdin(args.file.iter().chain(&args.observed.cluster))?;
+    let Policies {
+        all, notes: left_out, ..
+    } = Policies::of(&args.file, &args.observed.namespace)?;
     let observation = observe(&args.observed, config)?;
     let judge = Judge::new(&all, &observation.cluster);
+    let idle_policies = judge.idle();
     let mut notes = remarks(&observation);
+    notes.extend(left_out);
+    notes.extend(idle(&idle_policies));
     if all.is_empty() {
         notes.insert(0, "the files have no policies: no pod is isolated".to_owned());
     }
     notes.extend(nothing(&observation).map(str::to_owned));
-    let mut rows = Rows::default();
-    for (conversation, sides) in &observation.conversations.seen {
-        let verdict = judge.judge(conversation);
-        rows.add(conversation, sides, vec![verdict], &observation.cluster);
-    }
+    let rows = Rows::judged(&observation, &judge);
     let [denied, undecided, allowed] =
         [Outcome::Denied, Outcome::Undecided, Outcome::Allowed].map(|outcome| rows.count(outcome));
     let text = if args.json {
@@ -38,6 +41,7 @@ pub(super) fn check(args: &CheckArgs, config: &Config) -> Result<(String, Result
             "records_left_out": observation.left_out,
             "records_unplaced": observation.unplaced,
             "records_without_peer": observation.without_peer,
+            "policies_without_pods": names(&idle_policies),
             "notes": notes,
             "flows": rows.json(&[""]),
         });

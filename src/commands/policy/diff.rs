@@ -1,27 +1,43 @@
 //! `flowtap policy diff`: the observed flows whose verdict differs between two sets of policies.
 
+use std::path::PathBuf;
+use std::slice;
+
 use flowtap_config::Config;
-use flowtap_network_policy::policy::NetworkPolicy;
 use flowtap_network_policy::verdict::Judge;
 use serde_json::json;
 
-use super::inputs::policies;
+use super::files::check_stdin;
+use super::inputs::Policies;
 use super::observe::{Observation, observe};
-use super::report::{Rows, counted, incomplete, lines, nothing, remarks};
+use super::report::{Rows, counted, idle, incomplete, lines, names, nothing, remarks};
 use crate::cli::policy::DiffArgs;
 use crate::exit::{Code, ExitError};
+
+/// Beginnings of lines about each set of policies.
+const LABELS: [&str; 2] = ["A: ", "B: "];
 
 /// The report, and the error for verdicts that differ or were not made.
 ///
 /// # Errors
 /// A file or recording that can't be read.
 pub(super) fn diff(args: &DiffArgs, config: &Config) -> Result<(String, Result<(), ExitError>), ExitError> {
-    let before = policies(&args.before, &args.observed.namespace)?;
-    let after = policies(&args.after, &args.observed.namespace)?;
+    let sets = [&args.before, &args.after];
+    check_stdin(sets.into_iter().chain(&args.observed.cluster))?;
+    let of = |set: &PathBuf| Policies::of(slice::from_ref(set), &args.observed.namespace);
+    let sets = [of(&args.before)?, of(&args.after)?];
     let observation = observe(&args.observed, config)?;
-    let (rows, same) = compare(&observation, [&before, &after]);
+    let judges = sets
+        .each_ref()
+        .map(|set| Judge::new(&set.all, &observation.cluster));
+    let (rows, same) = compare(&observation, &judges);
     let same = same.len();
     let mut notes = remarks(&observation);
+    let idle_policies = judges.each_ref().map(Judge::idle);
+    for ((set, idle_policies), label) in sets.iter().zip(&idle_policies).zip(LABELS) {
+        let of_set = set.notes.iter().cloned().chain(idle(idle_policies));
+        notes.extend(of_set.map(|note| format!("{label}{note}")));
+    }
     notes.extend(nothing(&observation).map(str::to_owned));
     let text = if args.json {
         let report = json!({
@@ -30,6 +46,7 @@ pub(super) fn diff(args: &DiffArgs, config: &Config) -> Result<(String, Result<(
             "records_left_out": observation.left_out,
             "records_unplaced": observation.unplaced,
             "records_without_peer": observation.without_peer,
+            "policies_without_pods": {"before": names(&idle_policies[0]), "after": names(&idle_policies[1])},
             "notes": notes,
             "flows": rows.json(&["before", "after"]),
         });
@@ -37,7 +54,7 @@ pub(super) fn diff(args: &DiffArgs, config: &Config) -> Result<(String, Result<(
     } else {
         format!(
             "{}{}{} with another verdict, {same} with the same\n",
-            rows.text(&["A: ", "B: "], true),
+            rows.text(&LABELS, true),
             lines(&notes),
             counted(rows.len(), "flow"),
         )
@@ -56,8 +73,7 @@ pub(super) fn diff(args: &DiffArgs, config: &Config) -> Result<(String, Result<(
 }
 
 /// The rows whose verdict differs, and the others: both are counted as a check counts them.
-fn compare(observation: &Observation, policies: [&[NetworkPolicy]; 2]) -> (Rows, Rows) {
-    let judges = policies.map(|policies| Judge::new(policies, &observation.cluster));
+fn compare(observation: &Observation, judges: &[Judge<'_>; 2]) -> (Rows, Rows) {
     let (mut different, mut same) = (Rows::default(), Rows::default());
     for (conversation, sides) in &observation.conversations.seen {
         let verdicts = judges.each_ref().map(|judge| judge.judge(conversation));
@@ -127,7 +143,8 @@ mod tests {
         };
         let closed = "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {name: b, namespace: x}\nspec: {podSelector: {matchLabels: {app: b}}}\n";
         let closed = manifest::policies("b.yaml", closed, "default").unwrap();
-        let (different, same) = compare(&observation, [&[], &closed]);
+        let judges = [&[][..], &closed].map(|policies| Judge::new(policies, &observation.cluster));
+        let (different, same) = compare(&observation, &judges);
         assert_eq!((different.len(), same.len()), (1, 1));
     }
 }

@@ -1,49 +1,97 @@
-//! The files that the commands read.
+//! The policies and the objects of a cluster that files have.
 
-use std::collections::HashMap;
-use std::fs;
+use std::collections::{BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
 
-use flowtap_network_policy::manifest::{self, ManifestError};
+use flowtap_network_policy::manifest::{self, ManifestError, PoliciesAmong};
 use flowtap_network_policy::policy::NetworkPolicy;
 use flowtap_pipeline::ClusterObjects;
 
+use super::files::{Content, Named, name, read};
 use crate::exit::{Code, ExitError};
 
-/// A file of a cluster's objects is not longer: it is read as a whole.
-const MAX_FILE_BYTES: u64 = 512 * 1024 * 1024;
-
-/// The policies of a file.
-pub(super) fn policies(file: &Path, namespace: &str) -> Result<Vec<NetworkPolicy>, ExitError> {
-    let text = read(file)?;
-    manifest::policies(&file.display().to_string(), &text, namespace).map_err(invalid)
+/// The policies of several arguments, and what to know of them.
+#[derive(Debug, Default)]
+pub(super) struct Policies {
+    pub(super) all: Vec<NetworkPolicy>,
+    pub(super) notes: Vec<String>,
+    /// The file of each.
+    places: HashMap<String, String>,
 }
 
-/// The policies of several files, each of which has others.
-pub(super) fn policies_of(files: &[PathBuf], namespace: &str) -> Result<Vec<NetworkPolicy>, ExitError> {
-    let mut all = Vec::new();
-    let mut places = HashMap::new();
-    for file in files {
-        for policy in policies(file, namespace)? {
-            let first = places.insert(policy.to_string(), file);
+impl Policies {
+    /// Those of several files or directories, each of which has others.
+    pub(super) fn of(arguments: &[PathBuf], namespace: &str) -> Result<Self, ExitError> {
+        let mut policies = Self::default();
+        for argument in arguments {
+            match Named::of(argument)? {
+                Named::File => {
+                    let text = read(argument, Content::Policies)?;
+                    let file = name(argument);
+                    let found = manifest::policies(&file, &text, namespace).map_err(invalid)?;
+                    policies.add(&file, found)?;
+                }
+                Named::Directory(files) => policies.add_directory(argument, &files, namespace)?,
+            }
+        }
+        Ok(policies)
+    }
+
+    /// Those among the manifests of a directory, which may have other objects as well.
+    fn add_directory(
+        &mut self,
+        directory: &Path,
+        files: &[PathBuf],
+        namespace: &str,
+    ) -> Result<(), ExitError> {
+        let (mut others, mut says_none, before) = (BTreeSet::new(), false, self.all.len());
+        for file in files {
+            let text = read(file, Content::Policies)?;
+            let file = name(file);
+            let found = manifest::policies_among(&file, &text, namespace).map_err(invalid)?;
+            let PoliciesAmong {
+                policies,
+                others: kinds,
+                says_none: says,
+            } = found;
+            self.add(&file, policies)?;
+            others.extend(kinds);
+            says_none |= says;
+        }
+        let directory = directory.display();
+        if self.all.len() == before && !says_none {
+            let error = format!("{directory}: no NetworkPolicy in the files of this directory");
+            return Err(ExitError::new(Code::Data, error));
+        }
+        if !others.is_empty() {
+            let kinds: Vec<_> = others.iter().map(String::as_str).collect();
+            self.notes.push(format!(
+                "left out of {directory}: objects of other kinds, {}",
+                kinds.join(", ")
+            ));
+        }
+        Ok(())
+    }
+
+    fn add(&mut self, file: &str, found: Vec<NetworkPolicy>) -> Result<(), ExitError> {
+        for policy in found {
+            let first = self.places.insert(policy.to_string(), file.to_owned());
             if let Some(first) = first.filter(|_| !policy.is_name_generated()) {
-                let (file, first) = (file.display(), first.display());
                 let error = format!("{file}: duplicate policy {policy}; the first is in {first}");
                 return Err(ExitError::new(Code::Data, error));
             }
-            all.push(policy);
+            self.all.push(policy);
         }
+        Ok(())
     }
-    Ok(all)
 }
 
 /// The objects of several files. One that two files have otherwise is an error: which of them is right is not known. Nodes and namespaces, for
 /// example, are in the list of each namespace's objects.
-pub(super) fn objects_of(files: &[PathBuf]) -> Result<ClusterObjects, ExitError> {
+pub(super) fn objects_of(arguments: &[PathBuf]) -> Result<ClusterObjects, ExitError> {
     let mut all = ClusterObjects::default();
     let mut places = HashMap::new();
-    for file in files {
-        let objects = objects(file)?;
+    for (file, objects) in files_of_objects(arguments)? {
         let names = |objects: &ClusterObjects| -> Vec<_> {
             let pods = objects
                 .pods
@@ -58,44 +106,49 @@ pub(super) fn objects_of(files: &[PathBuf]) -> Result<ClusterObjects, ExitError>
         // Those that are the same in both are left out.
         for name in names(&objects.clone().without(&all)) {
             if let Some(first) = places.get(&name) {
-                let (first, file): (&&PathBuf, _) = (first, file.display());
+                let first: &String = first;
                 let (kind, name) = name;
-                let error = format!("{file}: another {kind} {name} than in {}", first.display());
+                let error = format!("{file}: another {kind} {name} than in {first}");
                 return Err(ExitError::new(Code::Data, error));
             }
         }
-        places.extend(names(&objects).into_iter().map(|name| (name, file)));
+        places.extend(names(&objects).into_iter().map(|name| (name, file.clone())));
         all.merge(objects);
     }
     Ok(all)
 }
 
-/// The objects of a file.
-fn objects(file: &Path) -> Result<ClusterObjects, ExitError> {
-    let text = read(file)?;
-    manifest::objects(&file.display().to_string(), &text).map_err(invalid)
-}
-
-fn read(file: &Path) -> Result<String, ExitError> {
-    let unreadable =
-        |error: &dyn std::fmt::Display| ExitError::new(Code::NoInput, format!("{}: {error}", file.display()));
-    let size = fs::metadata(file).map_err(|error| unreadable(&error))?.len();
-    if size > MAX_FILE_BYTES {
-        let error = format!(
-            "{size} bytes; at most {MAX_FILE_BYTES} are read; hint: split it, --cluster may be given again"
-        );
-        return Err(unreadable(&error));
+/// The objects of each file that the arguments name.
+fn files_of_objects(arguments: &[PathBuf]) -> Result<Vec<(String, ClusterObjects)>, ExitError> {
+    let mut found = Vec::new();
+    for argument in arguments {
+        match Named::of(argument)? {
+            Named::File => {
+                let (file, text) = (name(argument), read(argument, Content::Cluster)?);
+                let objects = manifest::objects(&file, &text).map_err(invalid)?;
+                found.push((file, objects));
+            }
+            Named::Directory(files) => {
+                let before = found.len();
+                for file in &files {
+                    let (file, text) = (name(file), read(file, Content::Cluster)?);
+                    let objects = manifest::objects_among(&file, &text).map_err(invalid)?;
+                    found.push((file, objects));
+                }
+                if found[before..]
+                    .iter()
+                    .all(|(_, objects)| *objects == ClusterObjects::default())
+                {
+                    let directory = argument.display();
+                    let error = format!(
+                        "{directory}: no Pod, Namespace, Service or Node in the files of this directory"
+                    );
+                    return Err(ExitError::new(Code::Data, error));
+                }
+            }
+        }
     }
-    let bytes = fs::read(file).map_err(|error| unreadable(&error))?;
-    String::from_utf8(bytes).map_err(|error| {
-        let valid = &error.as_bytes()[..error.utf8_error().valid_up_to()];
-        let line = valid.split(|byte| *byte == b'\n').count();
-        let error = format!(
-            "{}, line {line}: not UTF-8, in which YAML and JSON are read",
-            file.display()
-        );
-        ExitError::new(Code::Data, error)
-    })
+    Ok(found)
 }
 
 fn invalid(error: ManifestError) -> ExitError {
@@ -104,6 +157,8 @@ fn invalid(error: ManifestError) -> ExitError {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     #[test]
@@ -135,14 +190,15 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("p.yaml");
         fs::write(&file, b"kind: NetworkPolicy\n# caf\xe9\n").unwrap();
+        let files = [file];
         for error in [
-            policies(&file, "default").unwrap_err(),
-            objects(&file).unwrap_err(),
+            Policies::of(&files, "default").unwrap_err(),
+            objects_of(&files).unwrap_err(),
         ] {
             assert_eq!(error.code, Code::Data, "{error}");
             assert!(error.to_string().contains("p.yaml, line 2: not UTF-8"), "{error}");
         }
-        let error = policies(&folder.path().join("absent"), "default").unwrap_err();
+        let error = Policies::of(&[folder.path().join("absent")], "default").unwrap_err();
         assert_eq!(error.code, Code::NoInput, "{error}");
     }
 }

@@ -5,6 +5,7 @@
 
 mod check;
 mod diff;
+mod files;
 mod inputs;
 mod observe;
 mod report;

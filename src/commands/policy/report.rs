@@ -8,7 +8,7 @@ use flowtap_network_policy::cluster::Cluster;
 use flowtap_network_policy::conversation::{Conversation, End, Party};
 use flowtap_network_policy::observed::{Sides, Tally};
 use flowtap_network_policy::suggest::workload_of;
-use flowtap_network_policy::verdict::{Decision, Outcome, Verdict};
+use flowtap_network_policy::verdict::{Decision, Idle, Judge, Outcome, Verdict};
 use flowtap_pipeline::plain_text::escape;
 use serde_json::{Value, json};
 
@@ -87,6 +87,16 @@ struct Row {
 pub(super) struct Rows(BTreeMap<Key, Row>);
 
 impl Rows {
+    /// Everything that was observed, with the verdict of one set of policies.
+    pub(super) fn judged(observation: &Observation, judge: &Judge<'_>) -> Self {
+        let mut rows = Self::default();
+        for (conversation, sides) in &observation.conversations.seen {
+            let verdict = judge.judge(conversation);
+            rows.add(conversation, sides, vec![verdict], &observation.cluster);
+        }
+        rows
+    }
+
     /// Adds a conversation with the verdict of each set of policies.
     pub(super) fn add(
         &mut self,
@@ -313,6 +323,42 @@ pub(super) fn remarks(observation: &Observation) -> Vec<String> {
         ));
     }
     remarks
+}
+
+/// Policies without a pod that a note names.
+const MAX_NAMED: usize = 10;
+
+/// A line for policies that select no pod.
+pub(super) fn idle(policies: &[Idle<'_>]) -> Option<String> {
+    let named = policies.iter().take(MAX_NAMED).map(|it| {
+        if it.has_pods_there {
+            it.policy.to_string()
+        } else {
+            format!("{} (no pod is known in its namespace)", it.policy)
+        }
+    });
+    let mut list = named.collect::<Vec<_>>().join(", ");
+    let select = match policies.len() {
+        0 => return None,
+        1 => "1 policy selects no pod that is known, and decides nothing".to_owned(),
+        count => format!("{count} policies select no pod that is known, and decide nothing"),
+    };
+    if let Some(further) = policies
+        .len()
+        .checked_sub(MAX_NAMED)
+        .filter(|further| *further > 0)
+    {
+        // Writing to a String does not fail.
+        let _ = write!(list, " and {further} more");
+    }
+    Some(format!(
+        "{select}: {list}; hint: compare its `podSelector` and namespace with `kubectl get pods -A --show-labels`"
+    ))
+}
+
+/// The names of policies that select no pod.
+pub(super) fn names(policies: &[Idle<'_>]) -> Vec<String> {
+    policies.iter().map(|it| it.policy.to_string()).collect()
 }
 
 /// Why the report is not complete, if flows that could be judged with other settings, or in more time, were not.

@@ -6,14 +6,16 @@ use std::io::{self, Write as _};
 use flowtap_config::Config;
 use flowtap_network_policy::manifest;
 use flowtap_network_policy::suggest::{SuggestOptions, Suggestion, Suggestions, suggest as make};
+use flowtap_network_policy::verdict::{Judge, Outcome};
 use flowtap_pipeline::PeerClass;
 use flowtap_pipeline::component::downcast;
 use flowtap_pipeline::plain_text::escape;
 use flowtap_processors::policy::{self, Lists, Source};
 use serde_json::json;
 
+use super::files::check_stdin;
 use super::observe::{Observation, observe};
-use super::report::{counted, incomplete, remarks};
+use super::report::{Rows, counted, incomplete, remarks};
 use crate::cli::policy::SuggestArgs;
 use crate::exit::{Code, ExitError};
 
@@ -25,6 +27,7 @@ pub(super) fn suggest(
     args: &SuggestArgs,
     config: &Config,
 ) -> Result<(String, Result<(), ExitError>), ExitError> {
+    check_stdin(&args.observed.cluster)?;
     let observation = observe(&args.observed, config)?;
     let lists = lists(config)?;
     let options = SuggestOptions {
@@ -65,7 +68,7 @@ pub(super) fn suggest(
     }
     let mut text = String::new();
     if !suggestions.policies.is_empty() {
-        let flows = counted(observation.conversations.seen.len(), "flow");
+        let flows = allowed(&observation, &suggestions);
         // Writing to a String does not fail.
         let _ = writeln!(
             text,
@@ -88,6 +91,21 @@ pub(super) fn suggest(
         text.push_str(&yaml);
     }
     Ok((text, found))
+}
+
+/// The flows that the policies allow, as `check` counts them, and those that depend on an unknown pod.
+fn allowed(observation: &Observation, suggestions: &Suggestions) -> String {
+    let policies = suggestions
+        .policies
+        .iter()
+        .map(|suggestion| suggestion.policy.clone());
+    let policies: Vec<_> = policies.collect();
+    let rows = Rows::judged(observation, &Judge::new(&policies, &observation.cluster));
+    let flows = counted(rows.count(Outcome::Allowed), "flow");
+    match rows.count(Outcome::Undecided) {
+        0 => flows,
+        undecided => format!("{flows} and leaves {undecided} undecided"),
+    }
 }
 
 /// The error for policies that there are none of, or that do not know all that was recorded.
@@ -120,7 +138,7 @@ fn unseen_dns(observation: &Observation) -> Option<&'static str> {
 
 /// Why no policy was suggested, and what to do.
 fn why_none(observation: &Observation, suggestions: &Suggestions) -> String {
-    let flows = observation.conversations.seen.len();
+    let flows = Rows::judged(observation, &Judge::new(&[], &observation.cluster)).len();
     if flows == 0 {
         "no flow was observed\n  hint: record for longer, or with --attempts if none connected".to_owned()
     } else if suggestions.without.is_empty() {

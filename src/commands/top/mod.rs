@@ -92,13 +92,15 @@ fn find_daemon(args: &TopArgs, registry: &Registry) -> Result<Option<SocketAddr>
         AskError::Refused(_) => ExitError::new(
             Code::Usage,
             format!(
-                "no flows at {address}: {error}\n  hint: choose an available pipeline with --pipeline, or leave --pipeline out"
+                "{}\n  hint: choose an available pipeline with --pipeline, or leave --pipeline out",
+                error.sentence("flows", address)
             ),
         ),
         _ => ExitError::new(
             Code::Unavailable,
             format!(
-                "no flows at {address}: {error}\n  hint: {}, or let top measure by itself: --set service.admin.endpoint=null",
+                "{}\n  hint: {}, or let top measure by itself: --set service.admin.endpoint=null",
+                error.sentence("flows", address),
                 error.remedy(address)
             ),
         ),

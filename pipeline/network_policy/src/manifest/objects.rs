@@ -11,7 +11,7 @@ use flowtap_model::cluster_objects::{
 use flowtap_model::{Timestamp, cluster};
 use serde_json::Value;
 
-use super::document::{EmptyList, ManifestError, Violation, documents};
+use super::document::{Document, EmptyList, ManifestError, Violation, documents};
 use super::object_checks::check;
 
 /// The kinds of objects that matter, of `v1`.
@@ -27,11 +27,28 @@ const KINDS: [(&str, &str); 4] = [
 /// # Errors
 /// A document that is not YAML or JSON, an object of a kind that has no part in it, one that is there twice, or a value that can't be read.
 pub fn objects(file: &str, text: &str) -> Result<ClusterObjects, ManifestError> {
+    read(&documents(file, text)?)
+}
+
+/// The same for a file of a folder of manifests: objects of other kinds are left out, and there may be none that matters.
+///
+/// # Errors
+/// A document that is not YAML or JSON, an object that is there twice, or a value that can't be read.
+pub fn objects_among(file: &str, text: &str) -> Result<ClusterObjects, ManifestError> {
+    let (mut documents, mut empty) = documents(file, text)?;
+    documents.retain(|document| {
+        let (version, kind) = document.kind();
+        version.is_empty() || kind.is_empty() || KINDS.contains(&(version, kind))
+    });
+    empty.clear();
+    read(&(documents, empty))
+}
+
+fn read((documents, empty): &(Vec<Document>, Vec<EmptyList>)) -> Result<ClusterObjects, ManifestError> {
     let mut objects = ClusterObjects::default();
     let mut violations = Vec::new();
     let mut places = HashMap::new();
-    let (documents, empty) = documents(file, text)?;
-    for document in &documents {
+    for document in documents {
         let mut violation = |key: &str, message| {
             violations.push(Violation {
                 place: document.named_place(),
@@ -74,11 +91,11 @@ pub fn objects(file: &str, text: &str) -> Result<ClusterObjects, ManifestError> 
         add(&mut objects, value);
         violations.append(&mut check(document));
     }
-    let others = empty.into_iter().filter(|list| !list.is_of(&KINDS));
-    violations.extend(others.map(|EmptyList { place, version, kind }| Violation {
-        place,
+    let others = empty.iter().filter(|list| !list.is_of(&KINDS));
+    violations.extend(others.map(|list| Violation {
+        place: list.place.clone(),
         key: "kind".to_owned(),
-        message: format!("an empty {}", other_kind(&version, &kind)),
+        message: format!("an empty {}", other_kind(&list.version, &list.kind)),
     }));
     if violations.is_empty() {
         Ok(objects)

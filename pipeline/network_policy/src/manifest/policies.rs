@@ -15,17 +15,25 @@ use crate::policy::{Direction, NetworkPolicy, Peer, Port, PortMatch, Rule};
 use crate::selector::{Expression, Operator, Selector};
 
 /// The `apiVersion` and `kind` of a policy.
-const KIND: (&str, &str) = ("networking.k8s.io/v1", "NetworkPolicy");
+pub(super) const KIND: (&str, &str) = ("networking.k8s.io/v1", "NetworkPolicy");
 
 /// Reads the policies of a file. One without a namespace is in `namespace`.
 ///
 /// # Errors
 /// Every mistake in the file; an object of another kind is one, and no object, unless an empty list says so.
 pub fn policies(file: &str, text: &str, namespace: &str) -> Result<Vec<NetworkPolicy>, ManifestError> {
+    read(documents(file, text)?, file, namespace).map(|(policies, _)| policies)
+}
+
+/// Reads the policies of documents, and whether an empty list says that there are none.
+pub(super) fn read(
+    (documents, empty): (Vec<Document>, Vec<EmptyList>),
+    file: &str,
+    namespace: &str,
+) -> Result<(Vec<NetworkPolicy>, bool), ManifestError> {
     let mut policies = Vec::new();
     let mut violations = Vec::new();
     let mut places: HashMap<(String, String), String> = HashMap::new();
-    let (documents, empty) = documents(file, text)?;
     for document in documents {
         let mut report = Report::new(document.named_place());
         let policy = policy(&document, namespace, &mut report);
@@ -61,7 +69,7 @@ pub fn policies(file: &str, text: &str, namespace: &str) -> Result<Vec<NetworkPo
         });
     }
     if violations.is_empty() {
-        Ok(policies)
+        Ok((policies, !of_policies.is_empty()))
     } else {
         Err(ManifestError(violations))
     }

@@ -644,3 +644,40 @@ fn a_value_of_an_object_that_cannot_be_read_is_an_error_with_its_place() {
         assert_eq!(error.to_string(), format!("all.yaml, document 1 {expected}"));
     }
 }
+
+const DEPLOYMENT: &str = "---\napiVersion: apps/v1\nkind: Deployment\nmetadata: {name: web}\n";
+
+#[test]
+fn of_a_folder_of_manifests_other_kinds_are_left_out_and_named() {
+    let text = with_spec("{}") + DEPLOYMENT;
+    assert_eq!(errors(&text).len(), 1, "a file that is named is of policies");
+    let found = policies_among("web.yaml", &text, "default").unwrap();
+    assert_eq!((found.policies.len(), found.says_none), (1, false));
+    assert_eq!(Vec::from_iter(found.others), ["Deployment"]);
+    let calico = "---\napiVersion: projectcalico.org/v3\nkind: NetworkPolicy\nmetadata: {name: c}\n";
+    let found = policies_among("web.yaml", calico, "default").unwrap();
+    assert_eq!((found.policies.len(), found.others.len()), (0, 1));
+    let none = "apiVersion: v1\nkind: List\nitems: []\n";
+    let found = policies_among("web.yaml", none, "default").unwrap();
+    assert!(found.policies.is_empty() && found.says_none);
+    // A policy that is not valid, one of another version, and an object without a kind are mistakes as ever.
+    for text in [
+        with_spec("{podSelecter: {}}"),
+        with_spec("{}").replace("networking.k8s.io/v1", "networking.k8s.io/v2"),
+        "metadata: {name: web}\n".to_owned(),
+    ] {
+        let found = policies_among("web.yaml", &(text + DEPLOYMENT), "default");
+        assert_eq!(found.unwrap_err().0.len(), 1);
+    }
+}
+
+#[test]
+fn of_a_folder_of_manifests_the_objects_of_a_cluster_are_read() {
+    let pod = "apiVersion: v1\nkind: Pod\nmetadata: {name: web, namespace: shop}\n";
+    let text = format!("{pod}{DEPLOYMENT}");
+    assert!(objects("all.yaml", &text).is_err());
+    assert_eq!(objects_among("all.yaml", &text).unwrap().pods.len(), 1);
+    assert_eq!(objects_among("all.yaml", DEPLOYMENT).unwrap().pods.len(), 0);
+    let twice = format!("{text}---\n{pod}");
+    assert!(objects_among("all.yaml", &twice).is_err());
+}

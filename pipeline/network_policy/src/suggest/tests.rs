@@ -686,3 +686,42 @@ fn flows_beyond_the_bound_are_counted() {
         (1, 0, 2)
     );
 }
+
+#[test]
+fn an_end_on_a_recorded_node_is_not_widened_and_in_no_prefix_where_no_pods_are_known() {
+    let nothing = Cluster::default();
+    // Both ends of the first are on the node; the others are beside it, and elsewhere.
+    let records = vec![
+        record("10.77.0.1", "10.77.0.2", 80, false),
+        record("10.77.0.2", "10.77.0.1", 80, true),
+        record("10.77.0.1", "10.77.0.9", 80, false),
+        record("10.77.0.1", "198.51.100.7", 80, false),
+    ];
+    let seen = conversations(records, &nothing);
+    let options = SuggestOptions {
+        prefix_v4: 24,
+        ..without_dns()
+    };
+    let suggestions = suggest(&seen, &nothing, &options);
+    let [Suggestion { policy, notes }] = &suggestions.policies[..] else {
+        panic!("{suggestions:?}");
+    };
+    let blocks = |rules: &Option<Vec<Rule>>| -> Vec<String> {
+        let peers = rules.iter().flatten().flat_map(|rule| &rule.peers);
+        peers
+            .map(|peer| match peer {
+                Peer::Block { cidr, .. } => cidr.to_string(),
+                Peer::Pods { .. } => panic!("{peer:?}"),
+            })
+            .collect()
+    };
+    assert_eq!(
+        blocks(&policy.egress),
+        ["10.77.0.2/32", "10.77.0.8/29", "198.51.100.0/24"]
+    );
+    assert_eq!(blocks(&policy.ingress), ["10.77.0.1/32"]);
+    assert!(
+        notes.contains(&"10.77.0.8/29 instead of a /24, which has addresses of the cluster or of ends on a recorded node".to_owned()),
+        "{notes:?}"
+    );
+}

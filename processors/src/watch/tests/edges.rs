@@ -226,7 +226,7 @@ fn a_state_file_that_is_a_link_is_that_of_its_target() {
 }
 
 /// A scene of this pipeline, and what its processor counts.
-fn of_pipeline(config: &Config, pipeline: &str, now: u64) -> (Scene, Counters) {
+pub(super) fn of_pipeline(config: &Config, pipeline: &str, now: u64) -> (Scene, Counters) {
     let (mut context, counters) = counted_context(NodeInfo::default());
     context.pipeline = pipeline.into();
     let mut scene = Scene::at(&quick(), now);
