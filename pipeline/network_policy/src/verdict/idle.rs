@@ -7,6 +7,7 @@ use flowtap_model::cluster_objects::ObjectLabels;
 use super::Judge;
 use crate::cluster::Cluster;
 use crate::policy::NetworkPolicy;
+use crate::selector::Operator;
 
 /// A policy that selects no pod that is known: it decides nothing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,30 +28,37 @@ impl<'a> Judge<'a> {
         let idle = self.policies.iter().filter(|policy| !pods.any_selected(policy));
         let idle = idle.map(|policy| Idle {
             policy,
-            has_pods_there: pods.by_namespace.contains_key(&*policy.namespace),
+            has_pods_there: pods.in_namespace.contains_key(&*policy.namespace),
         });
         idle.collect()
     }
 }
 
-/// Pods by namespace, and by each of their labels: many policies are compared with many pods.
+/// Labels of pods.
+type Pods<'a> = Vec<&'a ObjectLabels>;
+
+/// Pods by namespace, and by each of their labels and its key: many policies are compared with many pods.
 struct PodIndex<'a> {
-    by_namespace: HashMap<&'a str, Vec<&'a ObjectLabels>>,
-    by_label: HashMap<(&'a str, &'a str, &'a str), Vec<&'a ObjectLabels>>,
+    in_namespace: HashMap<&'a str, Pods<'a>>,
+    with_key: HashMap<(&'a str, &'a str), Pods<'a>>,
+    with_label: HashMap<(&'a str, &'a str, &'a str), Pods<'a>>,
 }
 
 impl<'a> PodIndex<'a> {
     fn new(cluster: &'a Cluster) -> Self {
         let mut index = Self {
-            by_namespace: HashMap::new(),
-            by_label: HashMap::new(),
+            in_namespace: HashMap::new(),
+            with_key: HashMap::new(),
+            with_label: HashMap::new(),
         };
         for (_, pod) in cluster.pods() {
             let (namespace, labels) = (&*pod.namespace, &pod.labels);
-            index.by_namespace.entry(namespace).or_default().push(labels);
+            index.in_namespace.entry(namespace).or_default().push(labels);
             for (key, value) in labels {
-                let label = (namespace, &**key, &**value);
-                index.by_label.entry(label).or_default().push(labels);
+                let of_key = index.with_key.entry((namespace, &**key));
+                of_key.or_default().push(labels);
+                let of_label = index.with_label.entry((namespace, &**key, &**value));
+                of_label.or_default().push(labels);
             }
         }
         index
@@ -58,15 +66,22 @@ impl<'a> PodIndex<'a> {
 
     fn any_selected(&self, policy: &'a NetworkPolicy) -> bool {
         let namespace = &*policy.namespace;
-        let with = |(key, value): (&'a String, &'a String)| {
-            let pods = self.by_label.get(&(namespace, &**key, &**value));
-            pods.map_or(&[][..], Vec::as_slice)
-        };
+        let with = |key: &'a str, value: &'a str| self.with_label.get(&(namespace, key, value));
+        // Each condition alone leaves some pods; those of the one that leaves the fewest are compared.
         let labels = policy.pods.labels.iter();
-        let pods = labels.map(with).min_by_key(|pods| pods.len());
-        let there = || self.by_namespace.get(namespace).map_or(&[][..], Vec::as_slice);
-        let pods = pods.unwrap_or_else(there);
-        pods.iter().any(|labels| policy.pods.matches(labels))
+        let of_labels = labels.map(|(key, value)| Vec::from_iter(with(key, value)));
+        let expressions = policy.pods.expressions.iter();
+        let of_expressions = expressions.filter_map(|it| match &it.operator {
+            Operator::In(values) => Some(values.iter().filter_map(|value| with(&it.key, value)).collect()),
+            Operator::Exists => Some(Vec::from_iter(self.with_key.get(&(namespace, &*it.key)))),
+            Operator::NotIn(_) | Operator::DoesNotExist => None,
+        });
+        let fewest = of_labels
+            .chain(of_expressions)
+            .min_by_key(|lists| lists.iter().map(|pods| pods.len()).sum::<usize>());
+        let lists = fewest.unwrap_or_else(|| Vec::from_iter(self.in_namespace.get(namespace)));
+        let mut pods = lists.into_iter().flatten();
+        pods.any(|labels| policy.pods.matches(labels))
     }
 }
 
@@ -114,6 +129,30 @@ mod tests {
                 Some(true),
             ),
             ("x", "{matchLabels: {pod: c}}", &with_host, Some(true)),
+            (
+                "x",
+                "{matchExpressions: [{key: pod, operator: In, values: [q, c]}]}",
+                &cluster(),
+                None,
+            ),
+            (
+                "x",
+                "{matchExpressions: [{key: pod, operator: Exists}]}",
+                &cluster(),
+                None,
+            ),
+            (
+                "x",
+                "{matchExpressions: [{key: tier, operator: Exists}]}",
+                &cluster(),
+                Some(true),
+            ),
+            (
+                "z",
+                "{matchExpressions: [{key: pod, operator: In, values: [q]}]}",
+                &cluster(),
+                Some(true),
+            ),
             ("shop", "{}", &cluster(), Some(false)),
             ("shop", "{matchLabels: {pod: a}}", &Cluster::default(), None),
         ] {
