@@ -81,7 +81,7 @@ fn a_verdict_that_is_the_same_whichever_policies_select_a_pod_is_the_verdict() {
             "undecided",
         ),
     ] {
-        // In a namespace without the known pods, so that no policy selects x/a.
+        // In another namespace than that of x/a, so that no policy selects it.
         let text = text.replace("namespace: 'x'", "namespace: 'z'");
         check(
             title,
