@@ -27,7 +27,7 @@ pub(crate) enum Code {
     Data = 65,
     /// `EX_NOINPUT`: it can't be read.
     NoInput = 66,
-    /// `EX_UNAVAILABLE`: this machine or its kernel can't do it, now or later.
+    /// `EX_UNAVAILABLE`: this machine or its kernel can't do it, now or later; no daemon answers a command that asks one.
     Unavailable = 69,
     /// `EX_SOFTWARE`: a bug in flowtap, or a failed component.
     Software = 70,

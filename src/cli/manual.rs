@@ -75,7 +75,10 @@ const EXIT_STATUS: &[Entry] = &[
     ("64", "The arguments are wrong"),
     ("65", "An input file is malformed"),
     ("66", "An input file can't be read"),
-    ("69", "This machine or its kernel can't do it"),
+    (
+        "69",
+        "This machine or its kernel can't do it; of findings and top, no daemon answers",
+    ),
     ("70", "A bug in flowtap, or a failed component"),
     ("71", "A basic system call failed, or too few files may be open"),
     ("73", "A file can't be written"),

@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 
 use flowtap_config::PipelineConfig;
+use flowtap_pipeline::plain_text::is_hostile;
 use flowtap_pipeline::{ComponentId, PipelineId};
 
 use crate::cli::GraphFormat;
@@ -85,7 +86,7 @@ fn mermaid(drawing: &Drawing) -> String {
                 '"' | '#' | '<' | '>' | '&' | '`' => {
                     let _ = write!(quoted, "#{};", u32::from(c));
                 }
-                c if c.is_control() => quoted.push(' '),
+                c if is_hostile(c) => quoted.push(' '),
                 c => quoted.push(c),
             }
         }
@@ -116,7 +117,7 @@ fn dot(drawing: &Drawing) -> String {
     // A backslash begins an escape in a label, a quotation mark ends it (https://graphviz.org/doc/info/lang.html).
     let quoted = |text: &str| {
         let text = text.replace('\\', "\\\\").replace('"', "\\\"");
-        format!("\"{}\"", text.replace(char::is_control, " "))
+        format!("\"{}\"", text.replace(is_hostile, " "))
     };
     let mut text = String::from("digraph flowtap {\n    rankdir=LR;\n    node [shape=box];\n");
     for (name, label) in &drawing.receivers {

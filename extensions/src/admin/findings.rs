@@ -133,6 +133,13 @@ impl Finding {
         numbers.collect::<Vec<_>>().join(" ")
     }
 
+    fn shown_comm(&self) -> String {
+        if self.comm.is_empty() {
+            return String::new();
+        }
+        plain_text::name(&self.comm).into_owned()
+    }
+
     /// Where to look: the ends of its newest flow, its process and its network namespace, as far as they are known, as such pairs.
     pub fn place_text(&self) -> String {
         let number = |number: Option<u32>| number.map(|number| number.to_string()).unwrap_or_default();
@@ -140,7 +147,7 @@ impl Finding {
             ("raddr", self.raddr.clone()),
             ("laddr", self.laddr.clone()),
             ("pid", number(self.pid)),
-            ("comm", self.comm.clone()),
+            ("comm", self.shown_comm()),
             ("netns", number(self.netns)),
         ];
         let known = pairs.into_iter().filter(|(_, value)| !value.is_empty());
@@ -284,6 +291,28 @@ mod tests {
         let shown = Watcher::at(&watcher, second(9));
         assert_eq!(shown.learns_until.as_deref(), Some("1970-01-01T00:00:10Z"));
         assert!(shown.is_learning && !Watcher::at(&watcher, second(10)).is_learning);
+    }
+
+    #[test]
+    fn the_name_of_a_process_that_does_not_show_is_in_quotes() {
+        let place = |comm: &str| {
+            let mut flow = flow("10.0.0.1:40000", "45.33.32.156:443");
+            flow.comm[..comm.len()].copy_from_slice(comm.as_bytes());
+            let finding = Finding {
+                comm: plain_text::process_name(&flow.comm).into_owned(),
+                pid: Some(7),
+                ..Finding::default()
+            };
+            finding.place_text()
+        };
+        for (comm, expected) in [
+            ("shop", "pid=7 comm=shop"),
+            ("", "pid=7"),
+            ("  ", "pid=7 comm=\"  \""),
+            ("\u{200b}", "pid=7 comm=\\xe2\\x80\\x8b"),
+        ] {
+            assert_eq!(place(comm), expected, "{comm:?}");
+        }
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! Text of others as every exporter has it: without control characters and marks that reorder text.
+//! Text of others as every output has it: without control characters, marks that reorder text and characters that do not show.
 //!
 //! The kernel keeps 16 bytes of a process's name that the process itself chooses (prctl(2), `PR_SET_NAME`), without an
 //! encoding: control sequences for the terminal that shows them, line breaks, bytes that are not UTF-8. Names of a cluster
@@ -9,9 +9,32 @@
 use std::borrow::Cow;
 use std::fmt::Write;
 
-/// Returns `text` with control characters and marks that reorder text as `\xNN` for each of their bytes.
+/// Returns `text` with hostile characters as `\xNN` for each of their bytes.
 pub fn escape(text: &str) -> Cow<'_, str> {
     escape_owned(text.into())
+}
+
+/// Returns a name for a sentence or a row of text: escaped, and in quotes if it is empty or begins or ends with a blank, which would not
+/// show.
+pub fn name(name: &str) -> Cow<'_, str> {
+    // The blank pattern of braille is not white space to Unicode, and looks like it.
+    let is_blank = |c: char| c.is_whitespace() || c == '\u{2800}';
+    let escaped = escape(name);
+    if escaped.is_empty() || escaped.starts_with(is_blank) || escaped.ends_with(is_blank) {
+        return Cow::Owned(format!("\"{escaped}\""));
+    }
+    escaped
+}
+
+/// Longest text of others that a message has, in characters.
+pub const MAX_IN_MESSAGE: usize = 300;
+
+/// Returns the beginning of `text` for a message, with `…` in the place of the rest if it is longer than [`MAX_IN_MESSAGE`].
+pub fn cut(text: &str) -> Cow<'_, str> {
+    match text.char_indices().nth(MAX_IN_MESSAGE) {
+        Some((end, _)) => Cow::Owned(format!("{}…", &text[..end])),
+        None => Cow::Borrowed(text),
+    }
 }
 
 /// Returns `comm` up to its NUL, escaped; what is not UTF-8 as U+FFFD.
@@ -39,10 +62,30 @@ fn escape_owned(text: Cow<'_, str>) -> Cow<'_, str> {
     plain.into()
 }
 
-/// C0, DEL and C1; separators of lines and paragraphs; marks, embeddings, overrides and isolates of the bidirectional algorithm (UAX 9).
+/// Whether `c` moves a cursor, ends a line, reorders text or does not show: the general categories Cc, Cf, Zl and Zp of Unicode, and what
+/// has the property `Default_Ignorable_Code_Point`. Two names that differ in such characters alone look alike.
 pub fn is_hostile(c: char) -> bool {
-    c.is_control()
-        || matches!(c, '\u{061c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+    c.is_control() || is_separator_of_lines(c) || is_format(c) || is_ignorable(c)
+}
+
+const fn is_separator_of_lines(c: char) -> bool {
+    matches!(c, '\u{2028}' | '\u{2029}')
+}
+
+/// Those of the general category Cf that [`is_ignorable`] does not have.
+const fn is_format(c: char) -> bool {
+    matches!(c,
+        '\u{600}'..='\u{605}' | '\u{6dd}' | '\u{70f}' | '\u{890}'..='\u{891}' | '\u{8e2}' | '\u{fff9}'..='\u{fffb}'
+        | '\u{110bd}' | '\u{110cd}' | '\u{13430}'..='\u{1343f}')
+}
+
+/// `Default_Ignorable_Code_Point` (UAX 44): nothing shows where a font does not know them.
+const fn is_ignorable(c: char) -> bool {
+    matches!(c,
+        '\u{ad}' | '\u{34f}' | '\u{61c}' | '\u{115f}'..='\u{1160}' | '\u{17b4}'..='\u{17b5}' | '\u{180b}'..='\u{180f}'
+        | '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{3164}'
+        | '\u{fe00}'..='\u{fe0f}' | '\u{feff}' | '\u{ffa0}' | '\u{fff0}'..='\u{fff8}' | '\u{1bca0}'..='\u{1bca3}'
+        | '\u{1d173}'..='\u{1d17a}' | '\u{e0000}'..='\u{e0fff}')
 }
 
 #[cfg(test)]
@@ -99,7 +142,52 @@ mod tests {
             assert_eq!(named(name.as_bytes()), text);
             assert!(!text.contains(is_hostile));
         }
+        assert_eq!(escape("a\u{200b}b\u{ad}"), "a\\xe2\\x80\\x8bb\\xc2\\xad");
         // A C1 byte alone is not UTF-8, but a terminal may still obey it.
         assert_eq!(named(b"\x9b2J"), "\u{fffd}2J");
+    }
+
+    /// Against the tables of Unicode that `regex-syntax` has.
+    #[test]
+    fn characters_that_do_not_show_are_those_of_unicode() {
+        let class =
+            regex_syntax::parse(r"[\p{Cc}\p{Cf}\p{Zl}\p{Zp}\p{Default_Ignorable_Code_Point}]").unwrap();
+        let regex_syntax::hir::HirKind::Class(regex_syntax::hir::Class::Unicode(class)) = class.kind() else {
+            panic!("{class:?}");
+        };
+        let holds = |c: char| {
+            class
+                .ranges()
+                .iter()
+                .any(|range| range.start() <= c && c <= range.end())
+        };
+        let differ: Vec<_> = ('\0'..=char::MAX)
+            .filter(|&c| is_hostile(c) != holds(c))
+            .collect();
+        assert!(differ.is_empty(), "{differ:?}");
+    }
+
+    #[test]
+    fn a_name_that_would_not_show_is_in_quotes() {
+        for (text, expected) in [
+            ("web", "web"),
+            ("a b", "a b"),
+            ("", "\"\""),
+            ("  ", "\"  \""),
+            ("\u{2800}", "\"\u{2800}\""),
+            ("\u{3000}x", "\"\u{3000}x\""),
+            ("web ", "\"web \""),
+            ("\u{200b}", "\\xe2\\x80\\x8b"),
+            ("\n", "\\x0a"),
+        ] {
+            assert_eq!(name(text), expected, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn text_for_a_message_is_cut_at_its_bound() {
+        let long = "é".repeat(MAX_IN_MESSAGE);
+        assert!(matches!(cut(&long), Cow::Borrowed(_)));
+        assert_eq!(cut(&(long.clone() + "x")), long + "…");
     }
 }

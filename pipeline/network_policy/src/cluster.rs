@@ -193,6 +193,14 @@ impl Cluster {
         Some(backends.collect())
     }
 
+    /// Whether a service of the address chooses the pods behind this port by a selector.
+    pub fn has_selector(&self, address: IpAddr, port: u16, protocol: PortProtocol) -> bool {
+        let services = self.services.get(&address).into_iter().flatten();
+        let mut services = services.map(|index| &self.objects.services[*index]);
+        services
+            .any(|service| !service.selector.is_empty() && service_port(service, port, protocol).is_some())
+    }
+
     /// Adds the pods of a history, as they were then, without their addresses: these are of the pods that have them now. Returns the
     /// id of each version.
     pub fn keep(&mut self, history: &History) -> Vec<PodId> {

@@ -6,7 +6,8 @@
 //! 2. The other end is the pod, the node, or the service that has its address; else it is outside the cluster. An address in
 //!    the pods' range that no known pod has is of a pod that is unknown.
 //! 3. A service's address stands for each pod behind the service that has the port, at that pod's port: policies apply after the
-//!    translation. The pods behind a port that no service of the address has are not known, unless the address is a node's.
+//!    translation. The pods behind a port that no service of the address has are not known, unless the address is a node's, nor are those of
+//!    a service that selects no pod that is known: their addresses and ports are not the service's.
 //! 4. A pod on its node's network is its node.
 //! 5. Loopback is not judged: it stays in one pod.
 //! 6. Without pods, this machine's end is assumed to be selected by every policy, and the other may be any pod.
@@ -32,6 +33,8 @@ pub enum Party {
     Node(String),
     /// A pod that is not known.
     UnknownPod,
+    /// The same, of a service: the address and the port are the service's, and those of the pod are not known.
+    UnknownBackend,
     /// Neither.
     Outside,
     /// Without a cluster: the end that policies are applied to.
@@ -44,7 +47,7 @@ impl Party {
     /// Whether a machine that has seen the other end does not know it: it may be any other.
     const fn is_guess(&self) -> bool {
         match self {
-            Self::UnknownPod | Self::Outside | Self::Anything => true,
+            Self::UnknownPod | Self::UnknownBackend | Self::Outside | Self::Anything => true,
             Self::Node(name) => name.is_empty(),
             Self::Pod(_) | Self::Assumed => false,
         }
@@ -84,10 +87,12 @@ pub struct Conversations {
     pub loopback: u64,
     /// Flows of which only connects were seen that failed, or still waited.
     pub attempts: u64,
-    /// Flows to services whose pods are unknown, judged by the service's address.
+    /// Flows to services without a selector, judged by the service's address.
     pub unresolved_services: u64,
     /// Flows to a port of a service's address that no service has: its pods are not known.
     pub without_port: u64,
+    /// Flows to a service whose selector selects no pod that is known.
+    pub without_pods: u64,
     /// Flows with an address that several pods have or had, or whose pod had ended: whose it was then is not known.
     pub unclear: u64,
 }
@@ -206,6 +211,7 @@ impl Conversations {
         };
         let remote = flow.remote;
         let behind = view.behind();
+        let mut has_pods = !matches!(behind, Some(Behind::NoPods));
         if let Some(Behind::Pods(backends)) = &behind {
             let ends = backends.iter().filter_map(|(id, port)| {
                 let pod = cluster.pod(*id);
@@ -223,12 +229,20 @@ impl Conversations {
                 self.unclear += u64::from(is_local_unclear);
                 return found;
             }
-            self.unresolved_services += 1;
+            // Pods without an address of the family that the service's is of are not those that have been reached.
+            has_pods = backends.is_empty();
+            self.unresolved_services += u64::from(has_pods);
         }
         let mut party = view.remote(local);
-        if party == Party::Outside && matches!(behind, Some(Behind::NoPort)) {
-            party = Party::UnknownPod;
-            self.without_port += 1;
+        let has_port = !matches!(behind, Some(Behind::NoPort));
+        if matches!(party, Party::Outside | Party::UnknownPod) && !(has_port && has_pods) {
+            party = Party::UnknownBackend;
+            let count = if has_port {
+                &mut self.without_pods
+            } else {
+                &mut self.without_port
+            };
+            *count += 1;
         }
         let end = End {
             party,
@@ -257,7 +271,7 @@ fn known<'a>(
     let fitting = others.filter(|((end, seen), guess)| {
         seen.is_seen()
             && is_during(seen)
-            && end.party != Party::UnknownPod
+            && !matches!(end.party, Party::UnknownPod | Party::UnknownBackend)
             && (*guess == own || guess.party.is_guess())
     });
     let ends: BTreeSet<_> = fitting.map(|((end, _), _)| end).collect();
@@ -273,6 +287,8 @@ fn known<'a>(
 enum Behind {
     /// The pods of a service, with the port of each.
     Pods(Vec<(PodId, u16)>),
+    /// A service that has the port selects no pod that is known.
+    NoPods,
     /// No service has the port.
     NoPort,
 }
@@ -330,6 +346,7 @@ impl View<'_> {
         if self.ends.local != Owner::Elsewhere {
             return Some(match self.ends.backends.as_ref()? {
                 Backends::NoPort => Behind::NoPort,
+                Backends::NoPods => Behind::NoPods,
                 Backends::Pods(pods) => {
                     let pods = pods.iter();
                     let known =
@@ -341,10 +358,16 @@ impl View<'_> {
         if !self.cluster.is_service(self.flow.remote) {
             return None;
         }
-        let protocol = self.flow.protocol();
-        let backends =
-            protocol.and_then(|protocol| self.cluster.backends(self.flow.remote, self.flow.port, protocol));
-        Some(backends.map_or(Behind::NoPort, Behind::Pods))
+        let ObservedFlow { remote, port, .. } = *self.flow;
+        let of_protocol = |protocol| {
+            let pods = self.cluster.backends(remote, port, protocol)?;
+            if pods.is_empty() && self.cluster.has_selector(remote, port, protocol) {
+                return Some(Behind::NoPods);
+            }
+            Some(Behind::Pods(pods))
+        };
+        let behind = self.flow.protocol().and_then(of_protocol);
+        Some(behind.unwrap_or(Behind::NoPort))
     }
 
     fn remote(&self, local: &End) -> Party {
@@ -410,66 +433,4 @@ const fn is_unclear(owner: Owner, end: &End) -> bool {
 }
 
 #[cfg(test)]
-mod tests {
-    use flowtap_model::cluster_objects::ClusterObjects;
-
-    use super::*;
-    use crate::testing::{cluster, observed, record};
-
-    fn seen(records: Vec<flowtap_model::TcpRecord>, cluster: &Cluster) -> Vec<(Conversation, Sides)> {
-        let mut conversations = Conversations::default();
-        // In two parts, as of two recordings.
-        for record in records {
-            conversations.add(&observed(vec![record]), cluster, &[], false);
-        }
-        conversations.seen.into_iter().collect()
-    }
-
-    #[test]
-    fn a_conversation_that_both_ends_have_seen_is_one() {
-        let nothing = Cluster::new(ClusterObjects::default(), &[]);
-        let [client, server] = ["10.77.0.1", "10.77.0.2"];
-        let views = || {
-            vec![
-                record(client, server, 80, false),
-                record(server, client, 80, true),
-            ]
-        };
-        let found = seen(views(), &nothing);
-        let parties: Vec<_> = found
-            .iter()
-            .map(|(it, sides)| {
-                (
-                    &it.client.party,
-                    &it.server.party,
-                    sides.client.records,
-                    sides.server.records,
-                )
-            })
-            .collect();
-        assert_eq!(parties, [(&Party::Assumed, &Party::Assumed, 1, 1)]);
-        // Again, and in the other order.
-        let found = seen([views(), views().into_iter().rev().collect()].concat(), &nothing);
-        assert_eq!((found.len(), found[0].1.client.records), (1, 2));
-        // Another port is another conversation, and one end alone knows nothing of the other.
-        let found = seen(
-            vec![
-                record(client, server, 80, false),
-                record(server, client, 81, true),
-            ],
-            &nothing,
-        );
-        assert_eq!(found.len(), 2);
-        assert!(found.iter().any(|(it, _)| it.server.party == Party::Anything));
-    }
-
-    #[test]
-    fn an_end_of_the_node_that_is_seen_from_outside_is_one_conversation() {
-        // A process in a namespace of the node whose address no object names: its peer takes it for outside.
-        let [pod, process] = ["10.1.0.1", "198.51.100.7"];
-        let records = vec![record(process, pod, 80, false), record(pod, process, 80, true)];
-        let found = seen(records, &cluster());
-        let parties: Vec<_> = found.iter().map(|(it, _)| &it.client.party).collect();
-        assert_eq!(parties, [&Party::Node(String::new())], "{found:?}");
-    }
-}
+mod tests;

@@ -78,6 +78,8 @@ pub struct Ends {
 pub enum Backends {
     /// The pods of a service, each with its port. Empty if a selector does not choose them.
     Pods(Arc<[(Version, u16)]>),
+    /// The service has a selector, and no pod that is known is selected.
+    NoPods,
     /// No service of the address has the port.
     NoPort,
 }
@@ -303,6 +305,10 @@ impl History {
                     found.push(end);
                 }
             }
+        }
+        let mut services = now.iter().chain(&before);
+        if found.is_empty() && services.any(|service| !service.selector.is_empty()) {
+            return Some(Backends::NoPods);
         }
         Some(Backends::Pods(found.into()))
     }

@@ -1,5 +1,7 @@
 //! Label selectors: `matchLabels` and `matchExpressions`, all of which must hold.
 
+mod without;
+
 use flowtap_model::cluster_objects::ObjectLabels;
 use serde_json::{Map, Value, json};
 

@@ -20,6 +20,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 
 use flowtap_model::cluster_objects::{ObjectLabels, PodObject, PortProtocol};
+use flowtap_model::plain_text;
 use ipnet::IpNet;
 
 use crate::cluster::{Cluster, NAMESPACE_NAME, PodId};
@@ -198,7 +199,7 @@ impl Maker<'_> {
                 let reason = "its namespace has a name that no cluster accepts";
                 suggestions
                     .without
-                    .push(format!("{namespace}/{workload}: {reason}"));
+                    .push(format!("{}: {reason}", shown(&namespace, &workload)));
                 continue;
             }
             let selector = self.selector(&namespace, &workload);
@@ -206,7 +207,7 @@ impl Maker<'_> {
                 let reason = "its pods share no label that a policy could select them by";
                 suggestions
                     .without
-                    .push(format!("{namespace}/{workload}: {reason}"));
+                    .push(format!("{}: {reason}", shown(&namespace, &workload)));
                 continue;
             }
             if !made.insert((namespace.clone(), selector.clone())) {
@@ -310,7 +311,11 @@ impl Maker<'_> {
         if selector.labels.is_empty() {
             note(
                 notes,
-                format!("{own}/{workload} has no labels: the whole namespace {own} is allowed in its place"),
+                format!(
+                    "{} has no labels: the whole namespace {} is allowed in its place",
+                    shown(&own, &workload),
+                    plain_text::name(&own)
+                ),
             );
         }
         let name = [(NAMESPACE_NAME.to_owned(), own.clone())].into();
@@ -337,8 +342,8 @@ impl Maker<'_> {
                 Party::Pod(_) => {
                     "is of a pod that no selector can name; another pod can have this address later"
                 }
-                Party::UnknownPod if self.cluster.is_service(address) => {
-                    "is of services, none of which has the port: its pods are not known"
+                Party::UnknownBackend => {
+                    "is of services, and the pods behind the port are not known: policies apply to these, not to the service's address"
                 }
                 Party::UnknownPod if self.cluster.is_shared(address) => {
                     "is of several pods, and which of them was meant is not known"
@@ -416,7 +421,7 @@ impl Maker<'_> {
     fn is_pod(&self, end: &End) -> bool {
         let address = end.address;
         match end.party {
-            Party::Pod(_) | Party::UnknownPod => true,
+            Party::Pod(_) | Party::UnknownPod | Party::UnknownBackend => true,
             Party::Node(_) | Party::Assumed => false,
             Party::Outside | Party::Anything => {
                 self.cluster.is_pod_range(address)
@@ -504,7 +509,10 @@ impl Maker<'_> {
     fn other_workloads(&self, namespace: &str, workload: &str, selector: &Selector) -> Vec<String> {
         let workloads = self.selected(namespace, selector).map(|member| &member.workload);
         let others: BTreeSet<_> = workloads.filter(|other| *other != workload).collect();
-        others.into_iter().cloned().collect()
+        others
+            .into_iter()
+            .map(|other| plain_text::name(other).into_owned())
+            .collect()
     }
 }
 
@@ -521,6 +529,11 @@ pub fn workload_of(pod: &PodObject) -> (String, String) {
         pod.workload.clone()
     };
     (pod.namespace.clone(), workload)
+}
+
+/// A workload in a note.
+fn shown(namespace: &str, workload: &str) -> String {
+    format!("{}/{}", plain_text::name(namespace), plain_text::name(workload))
 }
 
 fn dns_rule() -> Rule {

@@ -61,7 +61,7 @@ pub(crate) fn cluster() -> Cluster {
     Cluster::new(objects(), &[])
 }
 
-/// The end `x/a`, `n-y`, `?10.1.0.99` (an unknown pod) or an address.
+/// The end `x/a`, `n-y`, `?10.1.0.99` (an unknown pod), `??10.96.0.1` (that of a service) or an address.
 pub(crate) fn end(text: &str, cluster: &Cluster) -> End {
     let (party, address): (_, IpAddr) = if let Some((namespace, name)) = text.split_once('/') {
         let (id, pod) = cluster
@@ -75,6 +75,8 @@ pub(crate) fn end(text: &str, cluster: &Cluster) -> End {
             Party::Node(text.to_owned()),
             format!("192.0.2.{last}").parse().unwrap(),
         )
+    } else if let Some(address) = text.strip_prefix("??") {
+        (Party::UnknownBackend, address.parse().unwrap())
     } else if let Some(address) = text.strip_prefix('?') {
         (Party::UnknownPod, address.parse().unwrap())
     } else {
@@ -125,6 +127,7 @@ pub(crate) fn observed(records: Vec<TcpRecord>) -> Observed {
 pub(crate) fn short(decision: &Decision) -> String {
     match decision {
         Decision::NotIsolated => "open".to_owned(),
+        Decision::AllowedByEach { policies } => format!("each {}", policies.join(", ")),
         Decision::Allowed(rule) => rule.to_string().replace("spec.", ""),
         Decision::Denied { policies, .. } => format!("deny {}", policies.join(", ")),
         Decision::Undecided { rule: Some(rule), .. } => {

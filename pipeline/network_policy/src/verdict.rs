@@ -13,192 +13,24 @@
 //! the pods behind it, after the translation of addresses.
 //!
 //! A verdict that can't be known is `Undecided`, never allowed or denied: a selector that would have to match a pod that is not
-//! known, or a namespace of which only the name is known.
+//! known, or a namespace of which only the name is known; for the pods of a service that are not known, also their addresses and ports. It
+//! is known if it is the same whichever policies select a pod that is not known.
 
+mod decision;
 mod idle;
 
+pub use self::decision::{Decision, Exemption, Outcome, RuleRef, Verdict};
 pub use self::idle::Idle;
 
 use std::collections::HashMap;
-use std::fmt;
 
 use flowtap_model::cluster_objects::PortProtocol;
 
-use crate::cluster::{Cluster, PodId};
+use crate::cluster::{Cluster, NAMESPACE_NAME, PodId};
 use crate::conversation::{Conversation, End, Party};
 use crate::policy::{Direction, NetworkPolicy, Peer, Port, PortMatch, Rule};
 use crate::selector::Selector;
 use crate::service_ports::named_ports;
-
-/// Why no policy is asked.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Exemption {
-    /// The end is not a pod that policies can select.
-    NotAPod,
-    /// The other end is the same pod.
-    SamePod,
-    /// The other end is the pod's own node.
-    OwnNode,
-}
-
-/// A rule, by its place in its policy.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct RuleRef {
-    /// `namespace/name` of the policy.
-    pub policy: String,
-    /// The direction.
-    pub direction: Direction,
-    /// The rule's index.
-    pub rule: usize,
-    /// Index of the peer that matched; `None` if the rule names none.
-    pub peer: Option<usize>,
-    /// Index of the port that matched; `None` if the rule names none.
-    pub port: Option<usize>,
-}
-
-impl fmt::Display for RuleRef {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} spec.{}[{}]", self.policy, self.direction, self.rule)?;
-        if let Some(peer) = self.peer {
-            write!(f, ".{}[{peer}]", self.direction.peers_key())?;
-        }
-        match (self.peer, self.port) {
-            (Some(_), Some(port)) => write!(f, " and .ports[{port}]"),
-            (None, Some(port)) => write!(f, ".ports[{port}]"),
-            (_, None) => Ok(()),
-        }
-    }
-}
-
-/// The decision of one direction.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Decision {
-    /// No policy is asked.
-    Exempt(Exemption),
-    /// No policy isolates the pod in this direction.
-    NotIsolated,
-    /// A rule allows it.
-    Allowed(RuleRef),
-    /// It depends on a pod, or on labels of a namespace, that are not known.
-    Undecided {
-        /// The policies that would have to be asked.
-        policies: Vec<String>,
-        /// The rule that may allow it; `None` if it is not known which policies select the pod.
-        rule: Option<RuleRef>,
-        /// The namespace whose labels decide and are not known; `None` if it is a pod that is not known.
-        namespace: Option<String>,
-    },
-    /// No rule of the policies that isolate the pod allows it.
-    Denied {
-        /// These policies.
-        policies: Vec<String>,
-        /// A rule that names the peer, with other ports.
-        near: Option<(RuleRef, String)>,
-    },
-}
-
-impl Decision {
-    /// The outcome.
-    pub const fn outcome(&self) -> Outcome {
-        match self {
-            Self::Exempt(_) | Self::NotIsolated | Self::Allowed(_) => Outcome::Allowed,
-            Self::Undecided { .. } => Outcome::Undecided,
-            Self::Denied { .. } => Outcome::Denied,
-        }
-    }
-
-    /// The name of its kind, for programs.
-    pub const fn name(&self) -> &'static str {
-        match self {
-            Self::Exempt(Exemption::NotAPod) => "not_a_pod",
-            Self::Exempt(Exemption::SamePod) => "same_pod",
-            Self::Exempt(Exemption::OwnNode) => "own_node",
-            Self::NotIsolated => "not_isolated",
-            Self::Allowed(_) => "allowed",
-            Self::Undecided { .. } => "undecided",
-            Self::Denied { .. } => "denied",
-        }
-    }
-}
-
-impl fmt::Display for Decision {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Exempt(Exemption::NotAPod) => f.write_str("not a pod that policies can select"),
-            Self::Exempt(Exemption::SamePod) => f.write_str("a pod always reaches itself"),
-            Self::Exempt(Exemption::OwnNode) => f.write_str("a pod and its own node always reach each other"),
-            Self::NotIsolated => f.write_str("no policy isolates the pod"),
-            Self::Allowed(rule) => write!(f, "allowed by {rule}"),
-            Self::Undecided {
-                rule: Some(rule),
-                namespace: Some(namespace),
-                ..
-            } => write!(
-                f,
-                "depends on labels of the namespace {namespace}, which is not listed: {rule}"
-            ),
-            Self::Undecided { rule: Some(rule), .. } => write!(f, "depends on an unknown pod: {rule}"),
-            Self::Undecided {
-                policies, rule: None, ..
-            } => {
-                write!(
-                    f,
-                    "depends on whether {} select the unknown pod",
-                    policies.join(", ")
-                )
-            }
-            Self::Denied { policies, near } => {
-                write!(
-                    f,
-                    "isolated by {}, no rule of which allows it",
-                    policies.join(", ")
-                )?;
-                match near {
-                    Some((rule, ports)) => write!(f, "; {rule} allows the peer on {ports}"),
-                    None => Ok(()),
-                }
-            }
-        }
-    }
-}
-
-/// Whether a conversation is allowed. In this order the worse wins.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Outcome {
-    /// It is.
-    Allowed,
-    /// It can't be known.
-    Undecided,
-    /// It is not.
-    Denied,
-}
-
-impl Outcome {
-    /// Its name, for programs.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Allowed => "allowed",
-            Self::Undecided => "undecided",
-            Self::Denied => "denied",
-        }
-    }
-}
-
-/// The decisions of both ends.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Verdict {
-    /// Of the client's pod.
-    pub egress: Decision,
-    /// Of the server's pod.
-    pub ingress: Decision,
-}
-
-impl Verdict {
-    /// The outcome for the conversation.
-    pub fn outcome(&self) -> Outcome {
-        self.egress.outcome().max(self.ingress.outcome())
-    }
-}
 
 /// Truth of a match, where a pod may be unknown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -264,20 +96,11 @@ impl<'a> Judge<'a> {
                     .collect()
             }
             // An address is of one pod, whichever this is.
-            Party::UnknownPod | Party::Assumed if other.address == own.address => {
+            Party::UnknownPod | Party::UnknownBackend | Party::Assumed if other.address == own.address => {
                 return Decision::Exempt(Exemption::SamePod);
             }
-            Party::UnknownPod => {
-                let policies: Vec<_> = self.isolating(direction).map(ToString::to_string).collect();
-                return if policies.is_empty() {
-                    Decision::NotIsolated
-                } else {
-                    Decision::Undecided {
-                        policies,
-                        rule: None,
-                        namespace: None,
-                    }
-                };
+            Party::UnknownPod | Party::UnknownBackend => {
+                return self.whichever_selects(direction, other, about);
             }
             Party::Assumed => self.isolating(direction).collect(),
         };
@@ -285,6 +108,35 @@ impl<'a> Judge<'a> {
             return Decision::NotIsolated;
         }
         self.by_rules(direction, &selected, other, about)
+    }
+
+    /// The decision for a pod of which it is not known which policies select it: that of every selection, if they agree. That none selects
+    /// it is possible always, so they never agree on a denial.
+    fn whichever_selects(&self, direction: Direction, other: &End, about: &Conversation) -> Decision {
+        let (allowing, mut open): (Vec<_>, Vec<_>) = self.isolating(direction).partition(|policy| {
+            let decision = self.by_rules(direction, &[policy], other, about);
+            decision.outcome() == Outcome::Allowed
+        });
+        // A policy that does not allow it does not matter if each pod that it selects is selected by one that does.
+        open.retain(|policy| {
+            let there = allowing.iter().filter(|it| it.namespace == policy.namespace);
+            let there: Vec<_> = there.map(|it| &it.pods).collect();
+            policy.pods.matches_without(&there)
+        });
+        let names = |policies: &[&NetworkPolicy]| policies.iter().map(ToString::to_string).collect();
+        if !open.is_empty() {
+            Decision::Undecided {
+                policies: names(&open),
+                rule: None,
+                namespace: None,
+            }
+        } else if allowing.is_empty() {
+            Decision::NotIsolated
+        } else {
+            Decision::AllowedByEach {
+                policies: names(&allowing),
+            }
+        }
     }
 
     /// The policies that isolate anything in this direction.
@@ -310,11 +162,12 @@ impl<'a> Judge<'a> {
         about: &Conversation,
     ) -> Decision {
         let (mut may, mut near) = (None, None);
+        let mut open = Vec::new();
         for policy in selected {
             for (index, rule) in policy.rules(direction).unwrap_or_default().iter().enumerate() {
                 let (peer_matches, peer) = self.peers(policy, rule, other);
                 let (port_matches, port) = self.ports(rule, about);
-                let reference = RuleRef {
+                let reference = || RuleRef {
                     policy: policy.to_string(),
                     direction,
                     rule: index,
@@ -322,11 +175,16 @@ impl<'a> Judge<'a> {
                     port,
                 };
                 match peer_matches.min(port_matches) {
-                    Match::Yes => return Decision::Allowed(reference),
-                    Match::Maybe => may = may.or(Some(reference)),
-                    Match::No if peer_matches == Match::Yes => {
+                    Match::Yes => return Decision::Allowed(reference()),
+                    Match::Maybe => {
+                        may = may.or_else(|| Some(reference()));
+                        if port_matches == Match::Yes {
+                            open.extend(self.open_namespaces(policy, rule, other));
+                        }
+                    }
+                    Match::No if peer_matches == Match::Yes && near.is_none() => {
                         let ports: Vec<_> = rule.ports.iter().map(Port::to_string).collect();
-                        near = near.or(Some((reference, ports.join(", "))));
+                        near = Some((reference(), ports.join(", ")));
                     }
                     Match::No => {}
                 }
@@ -334,6 +192,7 @@ impl<'a> Judge<'a> {
         }
         let policies = selected.iter().map(ToString::to_string).collect();
         match may {
+            Some(rule) if self.is_in_any(other, &open) => Decision::Allowed(rule),
             Some(rule) => Decision::Undecided {
                 policies,
                 rule: Some(rule),
@@ -347,6 +206,31 @@ impl<'a> Judge<'a> {
         }
     }
 
+    /// The selectors of a rule that labels of the peer's namespace decide about which are not known.
+    fn open_namespaces<'b>(
+        &'b self,
+        policy: &'b NetworkPolicy,
+        rule: &'b Rule,
+        other: &'b End,
+    ) -> impl Iterator<Item = &'b Selector> {
+        let peers = rule.peers.iter();
+        let open = peers.filter(|peer| self.peer(policy, peer, other) == Match::Maybe);
+        open.filter_map(|peer| match peer {
+            Peer::Pods { namespaces, .. } => namespaces.as_ref(),
+            Peer::Block { .. } => None,
+        })
+    }
+
+    /// Whether the namespace of a known pod is selected by one of these, whatever its labels are that are not known.
+    fn is_in_any(&self, other: &End, selectors: &[&Selector]) -> bool {
+        let Party::Pod(id) = other.party else {
+            return false;
+        };
+        let name = self.cluster.pod(id).namespace.clone();
+        let known = Selector::of_labels([(NAMESPACE_NAME.to_owned(), name)].into());
+        !known.matches_without(selectors)
+    }
+
     /// Whether a rule's peers match, and the one that does best.
     fn peers(&self, policy: &NetworkPolicy, rule: &Rule, other: &End) -> (Match, Option<usize>) {
         best(&rule.peers, |peer| self.peer(policy, peer, other))
@@ -354,6 +238,14 @@ impl<'a> Judge<'a> {
 
     fn peer(&self, policy: &NetworkPolicy, peer: &Peer, other: &End) -> Match {
         let (namespaces, pods) = match peer {
+            Peer::Block { cidr, except } if other.party == Party::UnknownBackend => {
+                // Its address is of the family that the service's is of.
+                return match cidr.prefix_len() {
+                    _ if cidr.addr().is_ipv4() != other.address.is_ipv4() => Match::No,
+                    0 if except.is_empty() => Match::Yes,
+                    _ => Match::Maybe,
+                };
+            }
             Peer::Block { cidr, except } => {
                 let is_out = except.iter().any(|net| net.contains(&other.address));
                 return (cidr.contains(&other.address) && !is_out).into();
@@ -362,7 +254,10 @@ impl<'a> Judge<'a> {
         };
         let id = match &other.party {
             Party::Pod(id) => *id,
-            Party::UnknownPod | Party::Anything | Party::Assumed => return Match::Maybe,
+            // Also for a selector of everything: an address in the pods' range may be a node's, as of its bridge or tunnel.
+            Party::UnknownPod | Party::UnknownBackend | Party::Anything | Party::Assumed => {
+                return Match::Maybe;
+            }
             Party::Node(_) | Party::Outside => return Match::No,
         };
         let pod = self.cluster.pod(id);
@@ -398,6 +293,13 @@ impl<'a> Judge<'a> {
     fn port(&self, port: &PortMatch, protocol: PortProtocol, about: &Conversation) -> Match {
         match port {
             PortMatch::Any => Match::Yes,
+            // The port is the service's, not its pod's.
+            PortMatch::Range(first, last) if about.server.party == Party::UnknownBackend => {
+                match (*first, *last) {
+                    (..=1, u16::MAX) => Match::Yes,
+                    _ => Match::Maybe,
+                }
+            }
             PortMatch::Range(first, last) => (*first <= about.port && about.port <= *last).into(),
             // A name is looked up in the pod that is connected to, in both directions.
             PortMatch::Name(name) => match &about.server.party {
@@ -405,7 +307,7 @@ impl<'a> Judge<'a> {
                     let mut named = named_ports(self.cluster.pod(*id), name, protocol);
                     named.any(|port| port == about.port).into()
                 }
-                Party::UnknownPod | Party::Anything | Party::Assumed => Match::Maybe,
+                Party::UnknownPod | Party::UnknownBackend | Party::Anything | Party::Assumed => Match::Maybe,
                 Party::Node(_) | Party::Outside => Match::No,
             },
         }

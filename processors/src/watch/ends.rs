@@ -69,7 +69,7 @@ fn subject_of(flow: &Flow) -> String {
     let process = process_name(flow);
     match flow.container_id.as_deref() {
         // As Docker shortens it.
-        Some(id) => format!("{process}@{}", id.get(..12).unwrap_or(id)),
+        Some(id) => format!("{process}@{}", plain_text::escape(id.get(..12).unwrap_or(id))),
         None => process,
     }
 }
@@ -79,17 +79,18 @@ fn process_name(flow: &Flow) -> String {
     if name.is_empty() {
         return "unknown".to_owned();
     }
-    name.into_owned()
+    plain_text::name(&name).into_owned()
 }
 
 fn workload(names: &KubernetesNames) -> Option<String> {
     let name = [&names.workload, &names.pod, &names.service, &names.node]
         .into_iter()
         .find(|name| !name.is_empty())?;
+    let name = plain_text::name(name);
     Some(if names.namespace.is_empty() {
-        name.clone()
+        name.into_owned()
     } else {
-        format!("{}/{name}", names.namespace)
+        format!("{}/{name}", plain_text::name(&names.namespace))
     })
 }
 
@@ -193,4 +194,35 @@ pub(super) const fn is_external(class: Option<PeerClass>) -> bool {
         class,
         None | Some(PeerClass::ExternalHosts | PeerClass::AbnormalFlowBlackList)
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use flowtap_pipeline::testing::flow;
+
+    use super::*;
+
+    #[test]
+    fn names_in_sentences_show_and_forge_nothing() {
+        let subject = |comm: &str, container: Option<&str>| {
+            let mut flow = flow("10.0.0.1:40000", "45.33.32.156:443");
+            flow.comm[..comm.len()].copy_from_slice(comm.as_bytes());
+            flow.container_id = container.map(Arc::from);
+            subject_of(&flow)
+        };
+        assert_eq!(subject("shop", None), "shop");
+        assert_eq!(subject("", None), "unknown");
+        assert_eq!(subject("  ", None), "\"  \"");
+        assert_eq!(subject("a\u{200b}b", None), "a\\xe2\\x80\\x8bb");
+        assert_eq!(
+            subject(" x", Some("0123\n56789abcdef")),
+            "\" x\"@0123\\x0a56789ab"
+        );
+        let names = KubernetesNames {
+            namespace: "ns".to_owned(),
+            workload: "Deployment/\u{202e}web ".to_owned(),
+            ..KubernetesNames::default()
+        };
+        assert_eq!(workload(&names).unwrap(), "ns/\"Deployment/\\xe2\\x80\\xaeweb \"");
+    }
 }

@@ -7,7 +7,7 @@ use serde_json::json;
 use super::files::check_stdin;
 use super::inputs::Policies;
 use super::observe::observe;
-use super::report::{Rows, counted, idle, incomplete, lines, names, nothing, remarks};
+use super::report::{Rows, counted, idle, incomplete, lines, names, nothing, printed, remarks};
 use crate::cli::policy::CheckArgs;
 use crate::exit::{Code, ExitError};
 
@@ -45,7 +45,7 @@ pub(super) fn check(args: &CheckArgs, config: &Config) -> Result<(String, Result
             "notes": notes,
             "flows": rows.json(&[""]),
         });
-        format!("{report:#}\n")
+        printed(report)
     } else {
         format!(
             "{}{}{} denied, {undecided} undecided, {allowed} allowed\n",

@@ -10,7 +10,7 @@ use serde_json::json;
 use super::files::check_stdin;
 use super::inputs::Policies;
 use super::observe::{Observation, observe};
-use super::report::{Rows, counted, idle, incomplete, lines, names, nothing, remarks};
+use super::report::{Rows, counted, idle, incomplete, lines, names, nothing, printed, remarks};
 use crate::cli::policy::DiffArgs;
 use crate::exit::{Code, ExitError};
 
@@ -50,7 +50,7 @@ pub(super) fn diff(args: &DiffArgs, config: &Config) -> Result<(String, Result<(
             "notes": notes,
             "flows": rows.json(&["before", "after"]),
         });
-        format!("{report:#}\n")
+        printed(report)
     } else {
         format!(
             "{}{}{} with another verdict, {same} with the same\n",

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use flowtap_network_policy::manifest::{self, ManifestError, PoliciesAmong};
 use flowtap_network_policy::policy::NetworkPolicy;
 use flowtap_pipeline::ClusterObjects;
+use flowtap_pipeline::plain_text::cut;
 
 use super::files::{Content, Named, name, read};
 use crate::exit::{Code, ExitError};
@@ -64,7 +65,7 @@ impl Policies {
             return Err(ExitError::new(Code::Data, error));
         }
         if !others.is_empty() {
-            let kinds: Vec<_> = others.iter().map(String::as_str).collect();
+            let kinds: Vec<_> = others.iter().map(|kind| cut(kind)).collect();
             self.notes.push(format!(
                 "left out of {directory}: objects of other kinds, {}",
                 kinds.join(", ")
@@ -77,7 +78,11 @@ impl Policies {
         for policy in found {
             let first = self.places.insert(policy.to_string(), file.to_owned());
             if let Some(first) = first.filter(|_| !policy.is_name_generated()) {
-                let error = format!("{file}: duplicate policy {policy}; the first is in {first}");
+                let policy = policy.to_string();
+                let error = format!(
+                    "{file}: duplicate policy {}; the first is in {first}",
+                    cut(&policy)
+                );
                 return Err(ExitError::new(Code::Data, error));
             }
             self.all.push(policy);
@@ -107,7 +112,7 @@ pub(super) fn objects_of(arguments: &[PathBuf]) -> Result<ClusterObjects, ExitEr
         for name in names(&objects.clone().without(&all)) {
             if let Some(first) = places.get(&name) {
                 let first: &String = first;
-                let (kind, name) = name;
+                let (kind, name) = (name.0, cut(&name.1));
                 let error = format!("{file}: another {kind} {name} than in {first}");
                 return Err(ExitError::new(Code::Data, error));
             }

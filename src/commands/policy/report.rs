@@ -1,5 +1,6 @@
 //! Conversations as rows of a report: those of the same workloads with the same verdicts are one row.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::net::IpAddr;
@@ -9,7 +10,7 @@ use flowtap_network_policy::conversation::{Conversation, End, Party};
 use flowtap_network_policy::observed::{Sides, Tally};
 use flowtap_network_policy::suggest::workload_of;
 use flowtap_network_policy::verdict::{Decision, Idle, Judge, Outcome, Verdict};
-use flowtap_pipeline::plain_text::escape;
+use flowtap_pipeline::plain_text::{escape, name as shown_name};
 use serde_json::{Value, json};
 
 use super::observe::Observation;
@@ -32,20 +33,21 @@ impl Side {
                 Self::Workload { namespace, workload }
             }
             Party::Node(name) if !name.is_empty() => Self::Node { name: name.clone() },
-            Party::UnknownPod => Self::UnknownPod { address },
+            Party::UnknownPod | Party::UnknownBackend => Self::UnknownPod { address },
             Party::Node(_) | Party::Outside | Party::Assumed | Party::Anything => Self::Address { address },
         }
     }
 
-    /// Names are those of files and recordings: none forges a line.
+    /// Names are those of files and recordings: none forges a line, or does not show.
     fn text(&self) -> String {
-        let text = match self {
-            Self::Workload { namespace, workload } => format!("{namespace}/{workload}"),
-            Self::Node { name } => format!("node {name}"),
+        match self {
+            Self::Workload { namespace, workload } => {
+                format!("{}/{}", shown_name(namespace), shown_name(workload))
+            }
+            Self::Node { name } => format!("node {}", shown_name(name)),
             Self::UnknownPod { address } => format!("unknown pod {address}"),
             Self::Address { address } => address.to_string(),
-        };
-        escape(&text).into_owned()
+        }
     }
 
     fn json(&self, pods: &BTreeSet<String>) -> Value {
@@ -164,7 +166,9 @@ impl Rows {
             for (verdict, label) in row.verdicts.iter().zip(labels) {
                 for (direction, decision) in [("egress", &verdict.egress), ("ingress", &verdict.ingress)] {
                     if decision.outcome() == verdict.outcome() {
-                        let _ = writeln!(text, "  {label}{direction}: {decision}");
+                        // It may have the name of a pod's namespace.
+                        let decision = decision.to_string();
+                        let _ = writeln!(text, "  {label}{direction}: {}", escape(&decision));
                     }
                 }
             }
@@ -234,6 +238,7 @@ fn decision(decision: &Decision) -> Value {
     let mut object = json!({"decision": decision.name(), "reason": decision.to_string()});
     let (policies, rule) = match decision {
         Decision::Exempt(_) | Decision::NotIsolated => (None, None),
+        Decision::AllowedByEach { policies } => (Some(policies.as_slice()), None),
         Decision::Allowed(rule) => (Some(std::slice::from_ref(&rule.policy)), Some(rule)),
         Decision::Undecided { policies, rule, .. } => (Some(policies.as_slice()), rule.as_ref()),
         Decision::Denied { policies, near } => {
@@ -305,7 +310,7 @@ pub(super) fn remarks(observation: &Observation) -> Vec<String> {
     if conversations.unresolved_services > 0 {
         let count = counted(conversations.unresolved_services, "flow");
         remarks.push(format!(
-            "{count} to services whose pods are unknown, judged by the service's address"
+            "{count} to services without a selector, judged by the service's address"
         ));
     }
     if conversations.without_port > 0 {
@@ -313,6 +318,12 @@ pub(super) fn remarks(observation: &Observation) -> Vec<String> {
         remarks.push(format!(
             "{count} of an unknown pod, at an address of services none of which has the port; hint: list all services with \
              --cluster"
+        ));
+    }
+    if conversations.without_pods > 0 {
+        let count = counted(conversations.without_pods, "flow");
+        remarks.push(format!(
+            "{count} of an unknown pod, of a service that selects no pod that is known; hint: list all pods with --cluster"
         ));
     }
     if conversations.unclear > 0 {
@@ -384,11 +395,36 @@ pub(super) fn nothing(observation: &Observation) -> Option<&'static str> {
         .then_some("no flow was judged; hint: record for longer and while there is traffic, or with --attempts if none connected")
 }
 
+/// A report as JSON, its texts escaped as those of the other outputs: a name joins between them.
+pub(super) fn printed(mut report: Value) -> String {
+    escape_texts(&mut report);
+    format!("{report:#}\n")
+}
+
+fn escape_texts(value: &mut Value) {
+    match value {
+        Value::String(text) => {
+            if let Cow::Owned(escaped) = escape(text) {
+                *text = escaped;
+            }
+        }
+        Value::Array(values) => values.iter_mut().for_each(escape_texts),
+        Value::Object(members) => {
+            // Keys are those of the report, and labels that are valid.
+            members.values_mut().for_each(escape_texts);
+        }
+        Value::Null | Value::Bool(_) | Value::Number(_) => {}
+    }
+}
+
 /// Remarks as lines of a report.
 pub(super) fn lines(remarks: &[String]) -> String {
     remarks.iter().fold(String::new(), |mut lines, remark| {
         // Writing to a String does not fail.
-        let _ = writeln!(lines, "note: {remark}");
+        let _ = writeln!(lines, "note: {}", escape(remark));
         lines
     })
 }
+
+#[cfg(test)]
+mod tests;

@@ -15,7 +15,7 @@ use serde_json::json;
 
 use super::files::check_stdin;
 use super::observe::{Observation, observe};
-use super::report::{Rows, counted, incomplete, remarks};
+use super::report::{Rows, counted, incomplete, printed, remarks};
 use crate::cli::policy::SuggestArgs;
 use crate::exit::{Code, ExitError};
 
@@ -41,9 +41,10 @@ pub(super) fn suggest(
     };
     let suggestions = make(&observation.conversations, &observation.cluster, &options);
     let mut remarks = remarks(&observation);
-    // Names of files and recordings: a line break in one would end the comment that it is in.
-    let without = suggestions.without.iter().map(|without| escape(without));
+    let without = suggestions.without.iter();
     remarks.extend(without.map(|without| format!("no policy for {without}")));
+    // Names of files and recordings: a line break in one would end the comment that it is in.
+    let remarks: Vec<_> = remarks.iter().map(|remark| escape(remark)).collect();
     let found = found(&observation, &suggestions);
     let values = suggestions
         .policies
@@ -60,11 +61,8 @@ pub(super) fn suggest(
             }
         }
         let items: Vec<_> = values.collect();
-        let text = format!(
-            "{:#}\n",
-            json!({"apiVersion": "v1", "kind": "List", "items": items})
-        );
-        return Ok((text, found));
+        let list = json!({"apiVersion": "v1", "kind": "List", "items": items});
+        return Ok((printed(list), found));
     }
     let mut text = String::new();
     if !suggestions.policies.is_empty() {

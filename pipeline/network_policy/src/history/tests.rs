@@ -615,11 +615,11 @@ fn services_that_share_an_address_have_the_pods_of_their_own_ports() {
         assert_eq!(found, ("mail 2525, web 8443".to_owned(), 0));
         // The pods behind a port that none of them has are not known.
         let found = servers(vec![with(services), call(80)]);
-        assert_eq!(found, ("UnknownPod 80".to_owned(), 1));
+        assert_eq!(found, ("UnknownBackend 80".to_owned(), 1));
         // One that changes takes nothing from the others.
         let moved = change(service("web", 444, tcp, 8443));
         let found = servers(vec![with(services), moved, call(444), call(25), call(443)]);
-        assert_eq!(found, ("UnknownPod 443, mail 2525, web 8443".to_owned(), 1));
+        assert_eq!(found, ("UnknownBackend 443, mail 2525, web 8443".to_owned(), 1));
         // One that is gone is not reported: another that has its port later has taken its place.
         let late = change(service("late", 443, tcp, 1));
         let found = servers(vec![with(services), late, call(443), call(25)]);

@@ -1,5 +1,6 @@
 //! A cursor over a JSON value that knows its key, so that each mistake is reported with it.
 
+use flowtap_model::plain_text::cut;
 use serde_json::Value;
 
 use super::document::Violation;
@@ -20,11 +21,8 @@ impl Report {
     }
 
     pub(super) fn add(&mut self, key: &str, message: impl Into<String>) {
-        self.violations.push(Violation {
-            place: self.place.clone(),
-            key: key.to_owned(),
-            message: message.into(),
-        });
+        let violation = Violation::new(self.place.clone(), key, message.into());
+        self.violations.push(violation);
     }
 }
 
@@ -134,13 +132,18 @@ impl<'a> Field<'a> {
 
     /// The value for a message.
     pub(super) fn found(&self) -> String {
-        match self.value {
-            Value::Null => "nothing".to_owned(),
-            Value::Bool(value) => format!("the boolean {value}"),
-            Value::Number(value) => format!("the number {value}"),
-            Value::String(value) => format!("\"{value}\""),
-            Value::Array(_) => "a list".to_owned(),
-            Value::Object(_) => "a mapping".to_owned(),
-        }
+        found(self.value)
+    }
+}
+
+/// A value for a message.
+pub(super) fn found(value: &Value) -> String {
+    match value {
+        Value::Null => "nothing".to_owned(),
+        Value::Bool(value) => format!("the boolean {value}"),
+        Value::Number(value) => format!("the number {}", cut(&value.to_string())),
+        Value::String(value) => format!("\"{}\"", cut(value)),
+        Value::Array(_) => "a list".to_owned(),
+        Value::Object(_) => "a mapping".to_owned(),
     }
 }

@@ -3,8 +3,11 @@
 use std::borrow::Cow;
 use std::fmt;
 
+use flowtap_model::plain_text::cut;
 use serde::de::IgnoredAny;
 use serde_json::Value;
+
+use super::decode::found;
 
 /// A mistake in a file.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -17,6 +20,17 @@ pub struct Violation {
     pub message: String,
 }
 
+impl Violation {
+    /// Of a value below `key`. The key may be a text of any length.
+    pub(super) fn new(place: String, key: &str, message: String) -> Self {
+        Self {
+            place,
+            key: cut(key).into_owned(),
+            message,
+        }
+    }
+}
+
 impl fmt::Display for Violation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}", self.place)?;
@@ -27,13 +41,19 @@ impl fmt::Display for Violation {
     }
 }
 
-/// Every mistake in a file, a line each.
+/// Mistakes that a message names: a file may have as many as lines.
+const MAX_LINES: usize = 100;
+
+/// Every mistake in a file, a line each up to a bound.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{}", lines(.0))]
 pub struct ManifestError(pub Vec<Violation>);
 
 fn lines(violations: &[Violation]) -> String {
-    let lines: Vec<_> = violations.iter().map(ToString::to_string).collect();
+    let shown = violations.iter().take(MAX_LINES).map(ToString::to_string);
+    let further = violations.len().saturating_sub(MAX_LINES);
+    let further = (further > 0).then(|| format!("and {further} more mistakes"));
+    let lines: Vec<_> = shown.chain(further).collect();
     lines.join("\n")
 }
 
@@ -48,15 +68,40 @@ pub(super) struct Document {
 impl Document {
     /// Its place, with the object's kind and name as far as it has them.
     pub(super) fn named_place(&self) -> String {
-        let text = |pointer| self.value.pointer(pointer).and_then(Value::as_str);
-        let kind = text("/kind").unwrap_or_default();
+        let text = |pointer| {
+            let text = self.value.pointer(pointer).and_then(Value::as_str);
+            text.filter(|text| !text.is_empty()).map(cut)
+        };
         let Some(name) = text("/metadata/name") else {
             return self.place.clone();
         };
+        let kind = text("/kind").map_or(Cow::Borrowed(""), |kind| format!("{kind} ").into());
         match text("/metadata/namespace") {
-            Some(namespace) => format!("{} ({kind} {namespace}/{name})", self.place),
-            None => format!("{} ({kind} {name})", self.place),
+            Some(namespace) => format!("{} ({kind}{namespace}/{name})", self.place),
+            None => format!("{} ({kind}{name})", self.place),
         }
+    }
+
+    /// The mistake of an object of another kind than `expected`: its key, and the message.
+    pub(super) fn other_kind(&self, expected: &str) -> (&'static str, String) {
+        for key in ["kind", "apiVersion"] {
+            match self.value.get(key) {
+                Some(Value::String(text)) if !text.is_empty() => {}
+                None | Some(Value::Null | Value::String(_)) => {
+                    return (key, format!("missing; expected {expected}"));
+                }
+                Some(value) => {
+                    let found = found(value);
+                    return (
+                        key,
+                        format!("expected a string, found {found}; expected {expected}"),
+                    );
+                }
+            }
+        }
+        let (version, kind) = self.kind();
+        let message = format!("`{}` of `{}`; expected {expected}", cut(kind), cut(version));
+        ("kind", message)
     }
 
     pub(super) fn kind(&self) -> (&str, &str) {
@@ -76,9 +121,14 @@ pub fn to_yaml(value: &Value) -> Result<String, serde_saphyr::SerializeError> {
 /// The error of a document that can't be read. The parser's own text names a setting of its library for a key that is there twice.
 fn message(error: &serde_saphyr::Error) -> String {
     let serde_saphyr::Error::DuplicateMappingKey { key, location } = error.without_snippet() else {
-        return error.to_string();
+        // It has lines of the file, of any length.
+        let text = error.to_string();
+        let lines: Vec<_> = text.lines().map(cut).collect();
+        return lines.join("\n");
     };
-    let key = key.as_ref().map_or_else(String::new, |key| format!(" `{key}`"));
+    let key = key
+        .as_ref()
+        .map_or_else(String::new, |key| format!(" `{}`", cut(key)));
     format!(
         "line {}, column {}: duplicate key{key}; hint: keep one of the two",
         location.line(),
@@ -95,6 +145,14 @@ pub(super) struct EmptyList {
 }
 
 impl EmptyList {
+    /// Its kind for a message.
+    pub(super) fn shown(&self) -> String {
+        match &*self.version {
+            "" => format!("an empty `{}` without `apiVersion`", cut(&self.kind)),
+            version => format!("an empty `{}` of `{}`", cut(&self.kind), cut(version)),
+        }
+    }
+
     /// Whether it is of one of these kinds, or a list of any: that of `kubectl`.
     pub(super) fn is_of(&self, kinds: &[(&str, &str)]) -> bool {
         let item = self.kind.strip_suffix("List").unwrap_or_default();

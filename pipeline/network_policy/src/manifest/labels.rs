@@ -1,6 +1,7 @@
 //! Labels, checked as the API server checks them (`ValidateLabels` of `k8s.io/apimachinery`).
 
 use flowtap_model::cluster_objects::ObjectLabels;
+use flowtap_model::plain_text::cut;
 
 use super::decode::{Field, Report};
 use super::names::{is_label_key, is_label_value};
@@ -18,7 +19,7 @@ pub(super) fn check_key(of: &str, field: &str, key: &str, report: &mut Report) {
     if !is_label_key(key) {
         report.add(
             field,
-            format!("invalid key of {of} \"{key}\": expected up to 63 letters, digits, `-`, `_` and `.`, with an optional prefix such as `example.com/`"),
+            format!("invalid key of {of} \"{}\": expected up to 63 letters, digits, `-`, `_` and `.`, with an optional prefix such as `example.com/`", cut(key)),
         );
     }
 }
@@ -27,7 +28,7 @@ pub(super) fn check_value(field: &str, value: &str, report: &mut Report) {
     if !is_label_value(value) {
         report.add(
             field,
-            format!("invalid value of a label \"{value}\": expected up to 63 letters, digits, `-`, `_` and `.`, with a letter or digit at both ends"),
+            format!("invalid value of a label \"{}\": expected up to 63 letters, digits, `-`, `_` and `.`, with a letter or digit at both ends", cut(value)),
         );
     }
 }

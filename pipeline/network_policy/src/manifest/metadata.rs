@@ -2,6 +2,8 @@
 //!
 //! None of it but the name, the namespace and the labels has an effect here, but the API server refuses a policy that has it wrong.
 
+use flowtap_model::plain_text::cut;
+
 use super::decode::{Field, Report};
 use super::labels::{check_key, check_labels};
 use super::names::is_subdomain;
@@ -99,7 +101,8 @@ pub(super) fn name(metadata: Option<&Field<'_>>, report: &mut Report) -> Option<
         report.add(
             &field.key,
             format!(
-                "invalid name \"{name}\": expected a-z, 0-9, `-` and `.`, with a letter or digit at both ends"
+                "invalid name \"{}\": expected a-z, 0-9, `-` and `.`, with a letter or digit at both ends",
+                cut(name)
             ),
         );
     }

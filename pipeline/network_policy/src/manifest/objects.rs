@@ -8,6 +8,7 @@ use flowtap_model::cluster_objects::{
     ClusterObjects, NamedPort, NamespaceObject, NodeObject, ObjectLabels, PodObject, PodStart, PortProtocol,
     ServiceObject, ServicePort, TargetPort,
 };
+use flowtap_model::plain_text::cut;
 use flowtap_model::{Timestamp, cluster};
 use serde_json::Value;
 
@@ -21,6 +22,9 @@ const KINDS: [(&str, &str); 4] = [
     ("v1", "Service"),
     ("v1", "Node"),
 ];
+
+/// The same in a message.
+const EXPECTED: &str = "Pod, Namespace, Service or Node of `v1`";
 
 /// Reads the objects of a file.
 ///
@@ -50,11 +54,7 @@ fn read((documents, empty): &(Vec<Document>, Vec<EmptyList>)) -> Result<ClusterO
     let mut places = HashMap::new();
     for document in documents {
         let mut violation = |key: &str, message| {
-            violations.push(Violation {
-                place: document.named_place(),
-                key: key.to_owned(),
-                message,
-            });
+            violations.push(Violation::new(document.named_place(), key, message));
         };
         let (version, kind) = document.kind();
         let value = &document.value;
@@ -65,7 +65,8 @@ fn read((documents, empty): &(Vec<Document>, Vec<EmptyList>)) -> Result<ClusterO
         };
         // Other groups have a `Service` also.
         if !KINDS.contains(&(version, kind)) {
-            violation("kind", other_kind(version, kind));
+            let (key, message) = document.other_kind(EXPECTED);
+            violation(key, message);
             continue;
         }
         let namespace = if matches!(kind, "Pod" | "Service") {
@@ -76,6 +77,7 @@ fn read((documents, empty): &(Vec<Document>, Vec<EmptyList>)) -> Result<ClusterO
         let object = (kind, namespace, name);
         if let Some(first) = places.get(&object) {
             let (kind, namespace, name) = &object;
+            let (namespace, name) = (cut(namespace), cut(name));
             let named = if namespace.is_empty() {
                 format!("{kind} {name}")
             } else {
@@ -92,20 +94,15 @@ fn read((documents, empty): &(Vec<Document>, Vec<EmptyList>)) -> Result<ClusterO
         violations.append(&mut check(document));
     }
     let others = empty.iter().filter(|list| !list.is_of(&KINDS));
-    violations.extend(others.map(|list| Violation {
-        place: list.place.clone(),
-        key: "kind".to_owned(),
-        message: format!("an empty {}", other_kind(&list.version, &list.kind)),
+    violations.extend(others.map(|list| {
+        let message = format!("{}; expected {EXPECTED}", list.shown());
+        Violation::new(list.place.clone(), "kind", message)
     }));
     if violations.is_empty() {
         Ok(objects)
     } else {
         Err(ManifestError(violations))
     }
-}
-
-fn other_kind(version: &str, kind: &str) -> String {
-    format!("`{kind}` of `{version}`; expected Pod, Namespace, Service or Node of `v1`")
 }
 
 /// The objects among `values`, each with its `kind`; others are left out.

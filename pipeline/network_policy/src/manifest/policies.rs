@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 
 use flowtap_model::cluster_objects::PortProtocol;
+use flowtap_model::plain_text::cut;
 use ipnet::IpNet;
 use serde_json::Value;
 
@@ -43,7 +44,10 @@ pub(super) fn read(
             if let Some(first) = first {
                 report.add(
                     "metadata.name",
-                    format!("duplicate policy {policy}; the first is {first}"),
+                    format!(
+                        "duplicate policy {}; the first is {first}",
+                        cut(&policy.to_string())
+                    ),
                 );
             }
             places.insert(key, document.place);
@@ -53,13 +57,13 @@ pub(super) fn read(
     }
     // A list without items says that there are no policies; one of another kind, or a file without a list, may be the wrong one.
     let (of_policies, others): (Vec<_>, Vec<_>) = empty.into_iter().partition(|list| list.is_of(&[KIND]));
-    violations.extend(others.into_iter().map(|EmptyList { place, version, kind }| Violation {
-        place,
-        key: "kind".to_owned(),
-        message: format!(
-            "an empty `{kind}` of `{version}`; expected `List` of `v1`, or `NetworkPolicyList` of `{}`",
+    violations.extend(others.into_iter().map(|list| {
+        let message = format!(
+            "{}; expected `List` of `v1`, or `NetworkPolicyList` of `{}`",
+            list.shown(),
             KIND.0
-        ),
+        );
+        Violation::new(list.place, "kind", message)
     }));
     if policies.is_empty() && violations.is_empty() && of_policies.is_empty() {
         violations.push(Violation {
@@ -78,11 +82,8 @@ pub(super) fn read(
 fn policy(document: &Document, namespace: &str, report: &mut Report) -> Option<NetworkPolicy> {
     let root = Field::root(&document.value);
     if document.kind() != KIND {
-        let (version, kind) = document.kind();
-        report.add(
-            "kind",
-            format!("`{kind}` of `{version}`; expected `NetworkPolicy` of `networking.k8s.io/v1`"),
-        );
+        let (key, message) = document.other_kind("`NetworkPolicy` of `networking.k8s.io/v1`");
+        report.add(key, message);
         return None;
     }
     // `status` was removed from the API, and old clusters still export it.
@@ -98,7 +99,8 @@ fn policy(document: &Document, namespace: &str, report: &mut Report) -> Option<N
         report.add(
             "metadata.namespace",
             format!(
-                "invalid namespace \"{own}\": expected up to 63 of a-z, 0-9 and `-`, with a letter or digit at both ends"
+                "invalid namespace \"{}\": expected up to 63 of a-z, 0-9 and `-`, with a letter or digit at both ends",
+                cut(own)
             ),
         );
     }
@@ -250,7 +252,10 @@ fn range(field: &Field<'_>, report: &mut Report) -> Option<IpNet> {
     if range.is_err() {
         report.add(
             &field.key,
-            format!("invalid range \"{text}\": expected an address and a prefix length, such as 10.0.0.0/24"),
+            format!(
+                "invalid range \"{}\": expected an address and a prefix length, such as 10.0.0.0/24",
+                cut(text)
+            ),
         );
     }
     range.ok().map(|net| net.trunc())
@@ -303,7 +308,7 @@ fn port(field: &Field<'_>, report: &mut Report) -> Option<Port> {
             };
             report.add(
                 &start.key,
-                format!("invalid name of a port \"{name}\": expected up to 15 of a-z, 0-9 and `-`, a letter among them{hint}"),
+                format!("invalid name of a port \"{}\": expected up to 15 of a-z, 0-9 and `-`, a letter among them{hint}", cut(name)),
             );
             return None;
         }

@@ -171,7 +171,7 @@ fn all_mistakes_of_a_file_come_at_once() {
     );
     assert_eq!(
         errors("{}"),
-        ["web.yaml, document 1, kind: `` of ``; expected `NetworkPolicy` of `networking.k8s.io/v1`"]
+        ["web.yaml, document 1, kind: missing; expected `NetworkPolicy` of `networking.k8s.io/v1`"]
     );
     assert_eq!(errors(""), ["web.yaml: no NetworkPolicy in this file"]);
     // As `kubectl get networkpolicies -o yaml` prints it where there are none.
@@ -327,14 +327,19 @@ fn an_object_of_another_kind_is_an_error_that_names_it() {
     );
     assert!(objects("pods.yaml", "just text").is_err());
     // Other groups have kinds of the same name.
-    for version in ["apiVersion: serving.knative.dev/v1\n", ""] {
+    for (version, found) in [
+        (
+            "apiVersion: serving.knative.dev/v1\n",
+            "kind: `Service` of `serving.knative.dev/v1`",
+        ),
+        ("", "apiVersion: missing"),
+    ] {
         let text = format!("{version}kind: Service\nmetadata: {{name: s}}\n");
         let error = objects("all.yaml", &text).unwrap_err().to_string();
-        let version = version.trim().trim_start_matches("apiVersion: ");
         assert_eq!(
             error,
             format!(
-                "all.yaml, document 1 (Service s), kind: `Service` of `{version}`; expected Pod, Namespace, Service or Node of `v1`"
+                "all.yaml, document 1 (Service s), {found}; expected Pod, Namespace, Service or Node of `v1`"
             )
         );
     }
@@ -680,4 +685,115 @@ fn of_a_folder_of_manifests_the_objects_of_a_cluster_are_read() {
     assert_eq!(objects_among("all.yaml", DEPLOYMENT).unwrap().pods.len(), 0);
     let twice = format!("{text}---\n{pod}");
     assert!(objects_among("all.yaml", &twice).is_err());
+}
+
+#[test]
+fn a_document_without_a_kind_or_a_version_is_named_without_them() {
+    const EXPECTED: &str = "expected `NetworkPolicy` of `networking.k8s.io/v1`";
+    for (text, expected) in [
+        ("metadata: {name: a}", "document 1 (a), kind: missing; "),
+        (
+            "kind: ''\nmetadata: {name: a, namespace: ''}",
+            "document 1 (a), kind: missing; ",
+        ),
+        (
+            "kind: NetworkPolicy\nmetadata: {name: a, namespace: x}",
+            "document 1 (NetworkPolicy x/a), apiVersion: missing; ",
+        ),
+        (
+            "kind: [Pod]\nmetadata: {name: a}",
+            "document 1 (a), kind: expected a string, found a list; ",
+        ),
+        (
+            "apiVersion: v1\nkind: List\nitems: [{apiVersion: v1, kind: List, items: []}]",
+            "document 1, items[0], kind: `List` of `v1`; ",
+        ),
+    ] {
+        assert_eq!(
+            errors(text),
+            [format!("web.yaml, {expected}{EXPECTED}")],
+            "{text}"
+        );
+    }
+    let error = objects("pods.yaml", "metadata: {name: a}").unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "pods.yaml, document 1 (a), kind: missing; expected Pod, Namespace, Service or Node of `v1`"
+    );
+    let error = objects("pods.yaml", "kind: SecretList\nitems: []").unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "pods.yaml, document 1, kind: an empty `SecretList` without `apiVersion`; expected Pod, Namespace, Service or Node of `v1`"
+    );
+}
+
+/// Wherever it stands in a file, a text of any length is in a message up to a bound.
+#[test]
+fn a_message_has_the_beginning_of_a_long_text() {
+    let long = "x".repeat(1 << 20) + "!";
+    let policy = |metadata: &str, spec: &str| {
+        format!("apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {metadata}\nspec: {spec}\n")
+    };
+    let with = |spec: String| policy("{name: p}", &spec);
+    let policies_of = |text: &str| policies("web.yaml", text, "default").map(|_| ());
+    let objects_of = |text: &str| objects("pods.yaml", text).map(|_| ());
+    let mut found = Vec::new();
+    for text in [
+        with(format!("{{podSelector: {{matchLabels: {{a: '{long}'}}}}}}")),
+        with(format!("{{podSelector: {{matchLabels: {{'{long}': a}}}}}}")),
+        with(format!("{{'{long}': a}}")),
+        with(format!("{{podSelector: '{long}'}}")),
+        with(format!("{{policyTypes: ['{long}']}}")),
+        with(format!(
+            "{{podSelector: {{}}, ingress: [{{ports: [{{port: '{long}'}}]}}]}}"
+        )),
+        with(format!(
+            "{{podSelector: {{}}, ingress: [{{ports: [{{protocol: '{long}'}}]}}]}}"
+        )),
+        with(format!(
+            "{{podSelector: {{}}, ingress: [{{from: [{{ipBlock: {{cidr: '{long}'}}}}]}}]}}"
+        )),
+        with(format!(
+            "{{podSelector: {{matchExpressions: [{{key: a, operator: '{long}'}}]}}}}"
+        )),
+        with(format!("{{a: &{long} 1, b: *{long}b}}")),
+        with(format!("{{'{long}': 1, '{long}': 2}}")),
+        policy(&format!("{{name: '{long}'}}"), "{}"),
+        policy(&format!("{{generateName: '{long}'}}"), "{}"),
+        policy(&format!("{{name: p, namespace: '{long}'}}"), "{}"),
+        policy(&format!("{{name: p, annotations: {{'{long}': a}}}}"), "{}"),
+        policy(&format!("{{name: p, creationTimestamp: '{long}'}}"), "{}"),
+        format!("kind: '{long}'\napiVersion: '{long}'\nmetadata: {{name: '{long}', namespace: '{long}'}}"),
+        format!("kind: '{long}List'\napiVersion: '{long}'\nitems: []"),
+        format!("a: [{long}"),
+    ] {
+        found.push(policies_of(&text));
+        found.push(objects_of(
+            &text
+                .replace("networking.k8s.io/", "")
+                .replace("NetworkPolicy", "Pod"),
+        ));
+    }
+    let pod = format!("---\napiVersion: v1\nkind: Pod\nmetadata: {{name: '{long}', namespace: '{long}'}}\n");
+    found.push(objects_of(&format!("{pod}{pod}")));
+    found.push(objects_of(&format!("{pod}status: {{podIP: '{long}'}}")));
+    let mut refused = 0;
+    for error in found.into_iter().filter_map(Result::err) {
+        let message = error.to_string();
+        assert!(
+            message.len() < 8_000,
+            "{} bytes: {}",
+            message.len(),
+            &message[..2_000]
+        );
+        refused += 1;
+    }
+    assert!(refused > 20, "{refused}");
+    // And as many mistakes as a reader looks at.
+    let keys: Vec<_> = (0..1_000).map(|index| format!("k{index}: 1")).collect();
+    let error = policies_of(&with(format!("{{{}}}", keys.join(", ")))).unwrap_err();
+    assert_eq!(error.0.len(), 1_000);
+    let message = error.to_string();
+    assert_eq!(message.lines().count(), 101, "{message}");
+    assert!(message.ends_with("\nand 900 more mistakes"), "{message}");
 }

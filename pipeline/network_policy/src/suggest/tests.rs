@@ -492,7 +492,7 @@ fn a_service_is_judged_by_the_pods_behind_it_at_their_own_port() {
             seen.unresolved_services,
             seen.without_port,
         ),
-        (Party::UnknownPod, 0, 1)
+        (Party::UnknownBackend, 0, 1)
     );
 }
 

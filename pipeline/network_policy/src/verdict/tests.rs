@@ -1,6 +1,8 @@
 //! Verdicts by the API reference's examples and by the subjects of the upstream conformance cases
 //! (`test/e2e/network/netpol`), in tables: a conversation, the client's decision, the server's.
 
+mod unknown;
+
 use super::*;
 use crate::manifest::policies;
 use crate::testing::{check, cluster, conversation};
@@ -403,20 +405,6 @@ fn a_pod_reaches_itself_and_its_own_node_whatever_the_policies() {
         "  podSelector: {}\n  ingress: [{from: [{ipBlock: {cidr: 192.0.2.2/32}}]}]",
         "n-y -> x/a TCP 80 | not_a_pod | x/p ingress[0].from[0]
          n-z -> x/a TCP 80 | not_a_pod | deny x/p",
-    );
-}
-
-#[test]
-fn a_pod_that_is_not_known_is_neither_allowed_nor_denied_by_a_selector() {
-    let spec = "  podSelector: {matchLabels: {pod: a}}\n  policyTypes: [Ingress, Egress]\n  ingress: [{from: [{podSelector: {}}], ports: [{port: 80}]}]\n  egress: [{ports: [{port: serve-80-tcp}]}, {to: [{ipBlock: {cidr: 10.2.0.0/24}}], ports: [{port: 443}]}]";
-    one(
-        "unknown",
-        spec,
-        "?10.1.0.99 -> x/a TCP 80 | undecided | maybe x/p ingress[0].from[0] and .ports[0]
-         ?10.1.0.99 -> x/a TCP 81 | undecided | deny x/p
-         x/a -> ?10.2.0.99 TCP 80 | maybe x/p egress[0].ports[0] | undecided
-         x/a -> ?10.2.0.99 TCP 443 | x/p egress[1].to[0] and .ports[0] | undecided
-         x/a -> ?10.3.0.99 TCP 444 | maybe x/p egress[0].ports[0] | undecided",
     );
 }
 

@@ -8,6 +8,7 @@ use ratatui::text::{Line, Span};
 use flowtap_extensions::live::{Bytes, Flow, Sort};
 use flowtap_extensions::short::short_bytes;
 use flowtap_extensions::verdict::Cause;
+use flowtap_pipeline::plain_text::is_hostile;
 
 use crate::commands::top::state::{Mode, State};
 
@@ -235,15 +236,7 @@ pub(super) const fn short_cause(cause: Cause) -> &'static str {
 
 /// Text that moves no cursor and turns no line round: names of processes are whatever those chose.
 pub(super) fn plain(text: &str) -> String {
-    let shown = |character: char| {
-        let invisible = matches!(character,
-            '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}');
-        if character.is_control() || invisible {
-            '?'
-        } else {
-            character
-        }
-    };
+    let shown = |character| if is_hostile(character) { '?' } else { character };
     text.chars().map(shown).collect()
 }
 
