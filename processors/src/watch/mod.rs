@@ -26,6 +26,7 @@ mod findings;
 mod history;
 mod interval;
 mod memory;
+mod numbers;
 mod seen;
 mod state;
 
