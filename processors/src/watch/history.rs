@@ -14,6 +14,9 @@ const ENOUGH: usize = 8;
 /// Deviation below which no history is taken to be: a fifth more or less is always usual.
 const LEAST_DEVIATION: f64 = 0.2;
 
+/// The largest score of an amount: 64 doublings, beyond a byte.
+pub(super) const MAX_SCORE: f64 = 64.0 / LEAST_DEVIATION;
+
 /// The newest amounts, as logarithms: a surge is a multiple, not a difference.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub(super) struct History {

@@ -2,6 +2,8 @@
 
 use std::collections::BTreeSet;
 
+use flowtap_pipeline::ComponentConfig;
+
 use super::*;
 use crate::watch::numbers::Number;
 
@@ -170,4 +172,39 @@ fn the_length_of_an_interval_is_up_to_the_scan_that_ends_it() {
         .iter()
         .map(|finding| of(&finding.numbers, "seconds"));
     assert_eq!(seconds.collect::<Vec<_>>(), [6.0, 5.0], "{:?}", scene.explained());
+}
+
+#[test]
+fn settings_beyond_what_is_counted_are_warned_of_by_their_key() {
+    type Change = fn(&mut Config, usize);
+    let keys = |change: Change, number: usize| {
+        let mut config = Config::default();
+        change(&mut config, number);
+        let warnings = config.warnings().into_iter();
+        let warnings = warnings.filter(|warning| warning.message.contains("is never reached"));
+        warnings.map(|warning| warning.path.join(".")).collect::<Vec<_>>()
+    };
+    let bounds: [(usize, &str, Change); 4] = [
+        (8192, "fan_out.destinations", |config, number| {
+            config.fan_out.destinations = number.try_into().unwrap();
+        }),
+        (8193, "fan_out.ports", |config, number| {
+            config.fan_out.ports = number.try_into().unwrap();
+        }),
+        (u32::MAX as usize, "failure_surge.failures", |config, number| {
+            config.failure_surge.failures = number.try_into().unwrap();
+        }),
+        (320, "volume_surge.score", |config, number| {
+            config.volume_surge.score = number as f64;
+        }),
+    ];
+    for (most, key, change) in bounds {
+        assert_eq!(keys(change, most), [""; 0], "{key}");
+        assert_eq!(keys(change, most + 1), [key]);
+    }
+    let off: Change = |config, number| {
+        config.fan_out.enabled = false;
+        config.fan_out.ports = number.try_into().unwrap();
+    };
+    assert_eq!(keys(off, 9000), [""; 0]);
 }
