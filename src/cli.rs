@@ -252,9 +252,12 @@ pub(crate) struct ClassifyArgs {
     /// Where the lists come from.
     #[command(flatten)]
     pub(crate) config: ConfigArgs,
-    /// Config to compare with; exit code 1 if any class differs
+    /// A whole config to compare with, not a layer over the other one; exit code 1 if any class differs
     #[arg(long, value_name = "CONFIG")]
     pub(crate) diff: Option<PathBuf>,
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
     /// The addresses
     #[arg(value_name = "ADDRESS", required = true, value_parser = ip_address)]
     pub(crate) addresses: Vec<IpAddr>,
