@@ -130,7 +130,7 @@ pub(crate) struct RecordArgs {
     /// The file; `-` for standard output
     #[arg(value_name = "FILE")]
     pub(crate) file: PathBuf,
-    /// Duration, such as 60s; without it, until SIGTERM or SIGINT
+    /// Duration, such as 60s, from when the receivers are attached; without it, until SIGTERM or SIGINT
     #[arg(long = "for", value_name = "DURATION", value_parser = humantime::parse_duration)]
     pub(crate) duration: Option<Duration>,
 }
@@ -160,7 +160,7 @@ pub(crate) struct ExplainArgs {
     /// Where the config comes from.
     #[command(flatten)]
     pub(crate) config: ConfigArgs,
-    /// Duration of the measurement, if no recording is given
+    /// Duration of the measurement, from when the receivers are attached, if no recording is given
     #[arg(long = "for", value_name = "DURATION", value_parser = humantime::parse_duration, default_value = "1m")]
     pub(crate) duration: Duration,
     /// The recording
@@ -212,7 +212,7 @@ pub(crate) struct DiagnoseArgs {
     /// without, all TCP connections
     #[arg(value_name = "TARGET")]
     pub(crate) target: Option<String>,
-    /// Duration of the measurement
+    /// Duration of the measurement, from when the receivers are attached
     #[arg(long = "for", value_name = "DURATION", value_parser = humantime::parse_duration, default_value = "30s")]
     pub(crate) duration: Duration,
     /// Maximum number of peers
@@ -252,9 +252,12 @@ pub(crate) struct ClassifyArgs {
     /// Where the lists come from.
     #[command(flatten)]
     pub(crate) config: ConfigArgs,
-    /// Config to compare with; exit code 1 if any class differs
+    /// A whole config to compare with, not a layer over the other one; exit code 1 if any class differs
     #[arg(long, value_name = "CONFIG")]
     pub(crate) diff: Option<PathBuf>,
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
     /// The addresses
     #[arg(value_name = "ADDRESS", required = true, value_parser = ip_address)]
     pub(crate) addresses: Vec<IpAddr>,

@@ -168,6 +168,15 @@ mod tests {
             "processors.watch/b.state_file",
             "processors.watch.state_file",
         );
+        // One id in both pipelines has a state for each.
+        let read = load(&[
+            "processors.watch.state_file=/x/watch.state",
+            "processors.connections={}",
+            "exporters.file.path=/x/flows",
+            "service.pipelines.metrics.processors=[direction, policy, watch, window]",
+            "service.pipelines.logs={receivers: [ebpf], processors: [direction, policy, watch, connections], exporters: [file]}",
+        ]);
+        assert!(read.is_ok(), "{}", read.unwrap_err());
     }
 
     #[test]

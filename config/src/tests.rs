@@ -647,6 +647,11 @@ fn two_components_on_one_place_are_found_with_both_keys() {
             errors.contains(&format!("is already used by exporters.otlp.{other}")),
             "{errors}"
         );
+        // A component may be in several pipelines: a second one is not needed.
+        assert!(
+            errors.contains("; or write `otlp` in place of `otlp/b`: several pipelines may have the same id"),
+            "{errors}"
+        );
     }
     for (a, b) in [
         ("directory: /x/y", "directory: /x/z"),

@@ -97,7 +97,7 @@ pub(crate) struct ObservedArgs {
     /// the node counts twice
     #[arg(long, value_name = "COUNT", default_value_t = 200_000, value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) max_flows: u32,
-    /// Duration of the measurement, if no recording is given
+    /// Duration of the measurement, from when the receivers are attached, if no recording is given
     #[arg(long = "for", value_name = "DURATION", value_parser = humantime::parse_duration, default_value = "1m")]
     pub(crate) duration: Duration,
     /// Files written by `flowtap record`, of one machine or of several; without one, what passes on this machine now

@@ -274,7 +274,7 @@ mod tests {
             at: "2025-06-15T15:06:40Z".to_owned(),
             kind: "volume_surge".to_owned(),
             text: "shop sent 500000000 bytes to external peers".to_owned(),
-            numbers: [("bytes".to_owned(), 5e8), ("score".to_owned(), 12.345)].into(),
+            numbers: [("bytes".to_owned(), 5e8), ("score".to_owned(), 12.35)].into(),
             raddr: "198.51.100.7".to_owned(),
             pid: Some(4711),
             ..Finding::default()

@@ -115,7 +115,7 @@ fn classify(args: ClassifyArgs, registry: &Registry) -> Result<(), ExitError> {
     let load = |config: &ConfigArgs| load_for(config, registry, &["processors.policy"]);
     let config = load(&args.config)?;
     let Some(candidate) = args.diff else {
-        return print(&classify::classify(&config, &args.addresses)?);
+        return print(&classify::classify(&config, &args.addresses, args.json)?);
     };
     let candidate = ConfigArgs {
         config: vec![candidate],
@@ -131,7 +131,7 @@ fn classify(args: ClassifyArgs, registry: &Registry) -> Result<(), ExitError> {
             ),
         )
     })?;
-    let (text, found) = classify::diff(&config, &load(&candidate)?, &args.addresses)?;
+    let (text, found) = classify::diff(&config, &load(&candidate)?, &args.addresses, args.json)?;
     print(&text)?;
     found
 }

@@ -23,6 +23,7 @@ use flowtap_receivers::replay::{Frame, RecordingError, Writer};
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use tokio::sync::Notify;
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
 use crate::daemon;
 use crate::daemon::graph::{self, Environment};
@@ -97,7 +98,7 @@ fn is_placeholder(file: &File) -> io::Result<bool> {
     Ok(is_null && flags & OFlag::O_ACCMODE == OFlag::O_RDWR)
 }
 
-/// Records into `target` until `duration` is over, or SIGTERM or SIGINT comes; then ends within `service.shutdown_timeout`, also
+/// Records into `target` until `duration` is over, counted from when the receivers are attached, or SIGTERM or SIGINT comes; then ends within `service.shutdown_timeout`, also
 /// if the file is a pipe whose reader takes nothing. Returns the time that was measured, if a signal came before `duration` was over.
 ///
 /// # Errors
@@ -165,7 +166,7 @@ async fn record_until(
     }];
     let ready = || {
         tracing::info!(file = %name.display(), "recording");
-        begun.notify_one();
+        begun.attached.notify_one();
     };
     let deadline = config.service.shutdown_timeout;
     runner::run(graph, &telemetry.meter(), token.clone(), deadline, ready).await?;
@@ -180,20 +181,43 @@ async fn record_until(
     }
 }
 
-/// Begins the stop when `duration` has passed from `begun` on. Returns the time until then, if something else begins it before.
-async fn end_after(duration: Duration, begun: Arc<Notify>, stop: Stop) -> Option<Duration> {
-    let token = stop.token();
-    if token.run_until_cancelled(begun.notified()).await.is_none() {
-        return Some(Duration::ZERO);
+/// Moments at the start of a recording.
+#[derive(Debug, Default)]
+struct Begun {
+    /// Every receiver is attached.
+    attached: Notify,
+    /// The first records are about to be written, which may wait for the file from then on, and with it the start of other receivers.
+    written: Notify,
+}
+
+/// Begins the stop when `duration` was measured. Returns the time until then, if something else begins it before.
+async fn end_after(duration: Duration, begun: Arc<Begun>, stop: Stop) -> Option<Duration> {
+    let measured = measured(duration, &begun, &stop.token()).await;
+    if measured.is_none() {
+        stop.begin();
     }
-    let began = Instant::now();
-    match token.run_until_cancelled(tokio::time::sleep(duration)).await {
-        Some(()) => {
-            stop.begin();
-            None
+    measured
+}
+
+/// Returns when `duration` has passed since all receivers were attached, or since the first records if some are not by then. Returns the
+/// time that was measured if `stop` comes before.
+async fn measured(duration: Duration, begun: &Begun, stop: &CancellationToken) -> Option<Duration> {
+    let waits = async {
+        begun.written.notified().await;
+        tokio::time::sleep(duration).await;
+    };
+    let attached = async {
+        tokio::select! {
+            () = begun.attached.notified() => Some(Instant::now()),
+            () = waits => None,
         }
-        None => Some(began.elapsed()),
-    }
+    };
+    let Some(attached) = stop.run_until_cancelled(attached).await else {
+        return Some(Duration::ZERO);
+    };
+    let began = attached?;
+    let over = stop.run_until_cancelled(tokio::time::sleep(duration)).await;
+    over.is_none().then(|| began.elapsed())
 }
 
 /// The difference that listings since the last watermark showed; `None` if there was none.
@@ -259,8 +283,7 @@ struct Recorder {
     failed: Arc<Mutex<Option<RecordingError>>>,
     stop: Stop,
     changed: Changed,
-    /// Notified when the first records are about to be written, which may wait for the file from then on.
-    begun: Arc<Notify>,
+    begun: Arc<Begun>,
 }
 
 type Failed = Arc<Mutex<Option<RecordingError>>>;
@@ -333,16 +356,16 @@ impl Recorder {
 }
 
 impl Aggregator for Recorder {
-    fn begin(&mut self, _: Timestamp) {
-        self.begun.notify_one();
-    }
+    fn begin(&mut self, _: Timestamp) {}
 
     fn fold(&mut self, batch: &FlowBatch) {
+        self.begun.written.notify_one();
         let outcome = self.writer.write(&Frame::Batch(batch.clone()));
         self.check(outcome);
     }
 
     fn advance(&mut self, to: Timestamp) -> Option<Output> {
+        self.begun.written.notify_one();
         self.write_changes();
         let outcome = self.writer.write(&Frame::Watermark(to));
         self.check(outcome);
@@ -380,6 +403,60 @@ mod tests {
             Target::of(Path::new("./-")),
             Ok(Target::File(file)) if file == Path::new("./-")
         ));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_duration_is_counted_from_when_the_receivers_are_attached() {
+        let second = Duration::from_secs(1);
+        let begun = Arc::new(Begun::default());
+        let stop = CancellationToken::new();
+        let before = Instant::now();
+        let attaches = async {
+            tokio::time::sleep(second).await;
+            // The first of several receivers reports what is open.
+            begun.written.notify_one();
+            tokio::time::sleep(second).await;
+            begun.attached.notify_one();
+        };
+        let (measured, ()) = tokio::join!(measured(3 * second, &begun, &stop), attaches);
+        assert_eq!((measured, before.elapsed()), (None, 5 * second));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_start_that_waits_for_the_file_ends_and_a_stop_leaves_the_time_that_was_measured() {
+        let second = Duration::from_secs(1);
+        let (begun, stop) = (Begun::default(), CancellationToken::new());
+        begun.written.notify_one();
+        let before = Instant::now();
+        assert_eq!(measured(3 * second, &begun, &stop).await, None);
+        assert_eq!(before.elapsed(), 3 * second);
+        begun.attached.notify_one();
+        let stops = async {
+            tokio::time::sleep(second).await;
+            stop.cancel();
+        };
+        let (left, ()) = tokio::join!(measured(3 * second, &begun, &stop), stops);
+        assert_eq!(left, Some(second));
+        assert_eq!(measured(3 * second, &begun, &stop).await, Some(Duration::ZERO));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_recording_does_not_begin_with_its_pipeline_but_with_its_records() {
+        let target = Target::StandardOutput(tempfile::tempfile().unwrap());
+        let node = NodeInfo::default();
+        let (mut recorder, _) = Recorder::create(target, &node, Stop::without_signals()).unwrap();
+        let begun = Arc::clone(&recorder.begun);
+        let is_written = async || {
+            let written = begun.written.notified();
+            tokio::time::timeout(Duration::from_secs(1), written)
+                .await
+                .is_ok()
+        };
+        // The receivers are attached after this.
+        recorder.begin(Timestamp::now());
+        assert!(!is_written().await);
+        recorder.fold(&FlowBatch::default());
+        assert!(is_written().await);
     }
 
     #[test]

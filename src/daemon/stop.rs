@@ -78,6 +78,16 @@ enum Step {
 }
 
 impl Stop {
+    /// One that no signal begins.
+    #[cfg(test)]
+    pub(crate) fn without_signals() -> Self {
+        Self {
+            token: CancellationToken::new(),
+            steps: sync_channel(1).0,
+            is_over: Arc::default(),
+        }
+    }
+
     /// Waits for `signals`, from now on.
     ///
     /// # Errors

@@ -297,6 +297,31 @@ fn classify_prints_the_class_and_the_rule_that_matched() {
          203.0.113.9  DIFFERENT  partners: 203.0.113.0/24 of the class `partners` of the config  ->  externalHosts: in no range  (policy)\n"
     );
     assert_eq!(diff(&["10.96.0.11"]).status.code(), Some(0));
+    let json = diff(&["--json", "10.96.0.11", "203.0.113.9"]);
+    assert_eq!(json.status.code(), Some(1));
+    let json: serde_json::Value = serde_json::from_slice(&json.stdout).unwrap();
+    let decision = |class: &str, rule: Option<&str>| serde_json::json!({"class": class, "rule": rule});
+    let service = || decision("k8sSvc", Some("10.96.0.0/12 of the list `k8s_svc`"));
+    let partner = decision(
+        "partners",
+        Some("203.0.113.0/24 of the class `partners` of the config"),
+    );
+    assert_eq!(
+        json,
+        serde_json::json!({"different": 1, "addresses": [
+            {"address": "10.96.0.11", "processor": "policy", "different": false, "before": service(), "after": service()},
+            {"address": "203.0.113.9", "processor": "policy", "different": true, "before": partner,
+             "after": decision("externalHosts", None)},
+        ]})
+    );
+    let json = classified(&["--json", "198.51.100.1"]);
+    let json: serde_json::Value = serde_json::from_str(&json).unwrap();
+    assert_eq!(
+        json,
+        serde_json::json!({"addresses": [
+            {"address": "198.51.100.1", "processor": "policy", "class": "externalHosts", "rule": null},
+        ]})
+    );
     std::fs::rename(&candidate, dir.path().join("moved.yaml")).unwrap();
     let missing = diff(&["10.96.0.11"]);
     let message = String::from_utf8_lossy(&missing.stderr);

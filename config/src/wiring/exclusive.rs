@@ -71,7 +71,7 @@ impl Checker<'_> {
                 self.report(
                     at,
                     format!("{} is already used by {}", path.display(), key_of(other)),
-                    Some("choose another path: each would overwrite the other's files".to_owned()),
+                    Some(another_place(at, other)),
                 );
             }
         }
@@ -108,6 +108,23 @@ impl Checker<'_> {
                 );
             }
         }
+    }
+}
+
+/// The ways out for two components on one place, by their keys. Two of one type may have been meant to be one: each pipeline that has the
+/// id of a component has it.
+fn another_place(at: &[String], other: &[String]) -> String {
+    let hint = "choose another path: each would overwrite the other's files";
+    let of_type = |at: &[String]| {
+        let [section, id, ..] = at else { return None };
+        let (type_name, _) = id.split_once('/').unwrap_or((id, ""));
+        Some((section.clone(), type_name.to_owned()))
+    };
+    match (at, other) {
+        ([_, id, ..], [_, first, ..]) if of_type(at) == of_type(other) => {
+            format!("{hint}; or write `{first}` in place of `{id}`: several pipelines may have the same id")
+        }
+        _ => hint.to_owned(),
     }
 }
 

@@ -121,15 +121,9 @@ pub struct Finding {
 }
 
 impl Finding {
-    /// The numbers as `name=value` pairs, fractions with two places.
+    /// The numbers as `name=value` pairs, as they are in JSON and in log records.
     pub fn numbers_text(&self) -> String {
-        let numbers = self.numbers.iter().map(|(name, value)| {
-            if value.fract() == 0.0 {
-                format!("{name}={value:.0}")
-            } else {
-                format!("{name}={value:.2}")
-            }
-        });
+        let numbers = self.numbers.iter().map(|(name, value)| format!("{name}={value}"));
         numbers.collect::<Vec<_>>().join(" ")
     }
 
@@ -354,8 +348,15 @@ mod tests {
             "container_id": null,
         });
         assert_eq!(json, expected);
+        let page = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/findings.md");
+        let page = std::fs::read_to_string(page).unwrap();
+        let (_, fields) = page.split_once("\n## Fields\n").unwrap();
+        let (fields, _) = fields.split_once("\n## ").unwrap();
+        for key in expected.as_object().unwrap().keys() {
+            assert!(fields.contains(&format!("\n| `{key}` | ")), "{key}");
+        }
         let shown = Finding::from(&record);
-        assert_eq!(shown.numbers_text(), "period_seconds=60 variation=0.50");
+        assert_eq!(shown.numbers_text(), "period_seconds=60 variation=0.5");
         assert_eq!(
             shown.place_text(),
             "raddr=45.33.32.156 laddr=10.0.0.1 pid=4711 comm=shop netns=4026531840"

@@ -8,11 +8,14 @@ use flowtap_pipeline::{Flow, Transport};
 
 /// Addresses that a subject tried and that are counted in an interval. Ports have a separate bound, so that a decoy of ports, which
 /// costs nothing on loopback, leaves all the room for addresses, and the other way round.
-const MAX_ADDRESSES: usize = 8192;
+pub(super) const MAX_ADDRESSES: usize = 8192;
 
 /// Ports that are counted in an interval, beside the first one of each address. With more, those of the address that has the most are
 /// counted no further: a decoy leaves room for other addresses.
 const MAX_PORTS: usize = 8192;
+
+/// Ports of one address that are counted, with the first one.
+pub(super) const MAX_PORTS_OF_ADDRESS: usize = MAX_PORTS + 1;
 
 /// Ports of an address at least that make room for those of others: fewer would make little.
 const LEAST_ROOM: usize = 64;

@@ -13,6 +13,7 @@ use schemars::JsonSchema;
 use serde::de::{self, Unexpected, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
 
+use super::bounds;
 use super::state::{folder_of, is_of_another, target};
 
 /// Settings.
@@ -82,10 +83,10 @@ pub struct FirstContact {
 pub struct FanOut {
     /// Whether they are reported.
     pub enabled: bool,
-    /// Addresses in one interval from which on it may be a scan. Four times the usual number and twice the largest usual one are needed as
-    /// well.
+    /// Addresses in one interval from which on it may be a scan, of the 8,192 that are counted. Four times the usual number and twice the
+    /// largest usual one are needed as well.
     pub destinations: NonZeroUsize,
-    /// The same of ports of one address.
+    /// The same of ports of one address, of which 8,193 are counted.
     pub ports: NonZeroUsize,
 }
 
@@ -365,7 +366,15 @@ impl ComponentConfig for Config {
         let warning = |message: String| Violation::new("state_file", message);
         let forgets = forgets.then(|| warning(message.to_owned()));
         let unsaved = self.state_file.as_deref().and_then(unsaved).map(warning);
-        forgets.into_iter().chain(unsaved).collect()
+        let (scans, failures, volume) = (&self.fan_out, &self.failure_surge, &self.volume_surge);
+        let beyond = [
+            bounds::addresses(scans.destinations).filter(|_| scans.enabled),
+            bounds::ports(scans.ports).filter(|_| scans.enabled),
+            bounds::failures(failures.failures).filter(|_| failures.enabled),
+            bounds::score(volume.score).filter(|_| volume.enabled),
+        ];
+        let beyond = beyond.into_iter().flatten();
+        forgets.into_iter().chain(unsaved).chain(beyond).collect()
     }
 
     fn contract(&self) -> Contract {

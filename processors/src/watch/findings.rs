@@ -12,6 +12,7 @@ use super::attempts::{Counted, Largest};
 use super::ends::{ContactKey, Object, server_port};
 use super::history::{Regular, Surge, UsualCount};
 use super::memory::Memory;
+use super::numbers::Number;
 use super::seen::Seen;
 
 /// Findings whose repetition is watched for. With more, the oldest of the kind that has the most may be repeated.
@@ -43,7 +44,7 @@ pub(super) struct Draft {
     subject: Arc<str>,
     object: Arc<str>,
     text: String,
-    numbers: Vec<(&'static str, f64)>,
+    numbers: Vec<(Number, f64)>,
     /// Its bytes, addresses, ports or failed connects; 0 for a kind without an amount.
     amount: f64,
 }
@@ -109,13 +110,24 @@ fn end(key: &ContactKey, flow: &Flow) -> String {
 }
 
 impl Draft {
+    /// Its numbers as a record has them.
+    fn record_numbers(&self) -> Vec<(&'static str, f64)> {
+        let is_of_kind = |(number, _): &(Number, f64)| number.kinds().contains(&self.kind);
+        debug_assert!(
+            self.numbers.iter().all(is_of_kind),
+            "{self:?} has a number of another kind"
+        );
+        let numbers = self.numbers.iter();
+        numbers.map(|(number, value)| number.of(*value)).collect()
+    }
+
     fn of_contact(
         kind: FindingKind,
         subject: &str,
         key: &ContactKey,
         flow: &Flow,
         text: String,
-        numbers: Vec<(&'static str, f64)>,
+        numbers: Vec<(Number, f64)>,
     ) -> Self {
         Self {
             kind,
@@ -149,7 +161,7 @@ impl Draft {
             port(key),
             address(key, flow)
         );
-        let numbers = Vec::from_iter(is_new_country.then_some(("new_country", 1.0)));
+        let numbers = Vec::from_iter(is_new_country.then_some((Number::NewCountry, 1.0)));
         Self::of_contact(FindingKind::FirstContact, subject, key, flow, text, numbers)
     }
 
@@ -164,7 +176,7 @@ impl Draft {
                 reached(seen),
                 seen.flow.remote.addr
             ),
-            numbers: vec![("new_country", 1.0)],
+            numbers: vec![(Number::NewCountry, 1.0)],
             amount: 0.0,
         }
     }
@@ -206,11 +218,11 @@ impl Draft {
             subject: subject.into(),
             object: "".into(),
             text: format!(
-                "{subject} tried {} in {seconds:.0} s; {:.0} are usual",
+                "{subject} tried {} in {seconds} s; usually {}",
                 many(destinations, "address", "addresses"),
-                usual.mean
+                Number::Usual.round(usual.mean)
             ),
-            numbers: count("destinations", destinations, usual, seconds),
+            numbers: count(Number::Destinations, destinations, usual, seconds),
             amount: destinations.count as f64,
         }
     }
@@ -229,11 +241,11 @@ impl Draft {
             subject: subject.into(),
             object: addr.to_string().into(),
             text: format!(
-                "{subject} tried {} of {addr} in {seconds:.0} s; {:.0} are usual",
+                "{subject} tried {} of {addr} in {seconds} s; usually {}",
                 many(ports, "port", "ports"),
-                usual.mean
+                Number::Usual.round(usual.mean)
             ),
-            numbers: count("ports", ports, usual, seconds),
+            numbers: count(Number::Ports, ports, usual, seconds),
             amount: ports.count as f64,
         }
     }
@@ -249,16 +261,16 @@ impl Draft {
     ) -> Self {
         let ratio = f64::from(failed) / f64::from(tried.max(1));
         let text = format!(
-            "{failed} of {tried} connects of {subject} to {} failed in {seconds:.0} s; {:.0} % are usual",
+            "{failed} of {tried} connects of {subject} to {} failed in {seconds} s; usually {:.0} %",
             end(key, flow),
             usual * 100.0
         );
         let numbers = vec![
-            ("failed", f64::from(failed)),
-            ("tried", f64::from(tried)),
-            ("ratio", ratio),
-            ("usual_ratio", usual),
-            ("seconds", seconds),
+            (Number::Failed, f64::from(failed)),
+            (Number::Tried, f64::from(tried)),
+            (Number::Ratio, ratio),
+            (Number::UsualRatio, usual),
+            (Number::Seconds, seconds),
         ];
         Self {
             amount: f64::from(failed),
@@ -275,9 +287,9 @@ impl Draft {
         seconds: f64,
     ) -> Self {
         let text = format!(
-            "{subject} moved {bytes} bytes with {} in {seconds:.0} s; {:.0} are usual",
+            "{subject} moved {bytes} bytes with {} in {seconds} s; usually {}",
             end(key, flow),
-            surge.median
+            Number::UsualBytes.round(surge.median)
         );
         let numbers = volume(bytes, surge, seconds);
         Self {
@@ -298,7 +310,7 @@ impl Draft {
     ) -> Self {
         let (addr, to_peer) = (largest.flow.remote.addr, largest.bytes);
         let mut numbers = volume(bytes, surge, seconds);
-        numbers.push(("peer_bytes", to_peer as f64));
+        numbers.push((Number::PeerBytes, to_peer as f64));
         numbers.extend(largest.is_least.then_some(AT_LEAST));
         let at_least = if largest.is_least { "at least " } else { "" };
         let part = if largest.is_known {
@@ -312,8 +324,8 @@ impl Draft {
             subject: subject.into(),
             object: object.map(ToString::to_string).unwrap_or_default().into(),
             text: format!(
-                "{subject} sent {bytes} bytes to external peers in {seconds:.0} s, {part}; {:.0} are usual",
-                surge.median
+                "{subject} sent {bytes} bytes to external peers in {seconds} s, {part}; usually {}",
+                Number::UsualBytes.round(surge.median)
             ),
             numbers,
             amount: bytes as f64,
@@ -339,7 +351,7 @@ impl Draft {
             newest_end(key, flow)
         );
         let mut draft = Self::beacon_to(&end, subject, key, flow, regular);
-        draft.numbers.push(("ports", all.len() as f64));
+        draft.numbers.push((Number::Ports, all.len() as f64));
         draft
     }
 
@@ -356,17 +368,17 @@ impl Draft {
             regular.times,
         );
         let numbers = vec![
-            ("period_seconds", regular.period),
-            ("variation", regular.variation),
-            ("times", regular.times as f64),
-            ("bytes", regular.bytes as f64),
+            (Number::PeriodSeconds, regular.period),
+            (Number::Variation, regular.variation),
+            (Number::Times, regular.times as f64),
+            (Number::Bytes, regular.bytes as f64),
         ];
         Self::of_contact(FindingKind::Beacon, subject, key, flow, text, numbers)
     }
 }
 
 /// The number of a finding whose count, or `peer_bytes`, was not counted to the end.
-const AT_LEAST: (&str, f64) = ("at_least", 1.0);
+const AT_LEAST: (Number, f64) = (Number::AtLeast, 1.0);
 
 /// A count with its noun.
 fn many(Counted { count, is_least }: Counted, one: &str, several: &str) -> String {
@@ -375,24 +387,24 @@ fn many(Counted { count, is_least }: Counted, one: &str, several: &str) -> Strin
     format!("{at_least}{count} {noun}")
 }
 
-fn count(name: &'static str, counted: Counted, usual: UsualCount, seconds: f64) -> Vec<(&'static str, f64)> {
+fn count(number: Number, counted: Counted, usual: UsualCount, seconds: f64) -> Vec<(Number, f64)> {
     let mut numbers = vec![
-        (name, counted.count as f64),
-        ("usual", usual.mean),
-        ("largest_usual", usual.largest),
-        ("seconds", seconds),
+        (number, counted.count as f64),
+        (Number::Usual, usual.mean),
+        (Number::LargestUsual, usual.largest),
+        (Number::Seconds, seconds),
     ];
     numbers.extend(counted.is_least.then_some(AT_LEAST));
     numbers
 }
 
-fn volume(bytes: u64, surge: Surge, seconds: f64) -> Vec<(&'static str, f64)> {
+fn volume(bytes: u64, surge: Surge, seconds: f64) -> Vec<(Number, f64)> {
     vec![
-        ("bytes", bytes as f64),
-        ("usual_bytes", surge.median),
-        ("largest_usual_bytes", surge.largest),
-        ("score", surge.score),
-        ("seconds", seconds),
+        (Number::Bytes, bytes as f64),
+        (Number::UsualBytes, surge.median),
+        (Number::LargestUsualBytes, surge.largest),
+        (Number::Score, surge.score),
+        (Number::Seconds, seconds),
     ]
 }
 
@@ -558,6 +570,7 @@ impl Outbox {
             amount: draft.amount,
         };
         self.said.insert(id, made);
+        let numbers = draft.record_numbers();
         self.waiting.push(FindingRecord {
             flow: draft.flow,
             kind: draft.kind,
@@ -565,7 +578,7 @@ impl Outbox {
             subject: draft.subject,
             object: draft.object,
             text: draft.text.into(),
-            numbers: draft.numbers,
+            numbers,
         });
         true
     }

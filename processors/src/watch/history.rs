@@ -14,6 +14,9 @@ const ENOUGH: usize = 8;
 /// Deviation below which no history is taken to be: a fifth more or less is always usual.
 const LEAST_DEVIATION: f64 = 0.2;
 
+/// The largest score of an amount: 64 doublings, beyond a byte.
+pub(super) const MAX_SCORE: f64 = 64.0 / LEAST_DEVIATION;
+
 /// The newest amounts, as logarithms: a surge is a multiple, not a difference.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub(super) struct History {
@@ -60,8 +63,9 @@ impl Volume {
     /// Compares `amount` at `now`, in seconds, with what is usual; `None` if that is not known.
     pub(super) fn compare(&self, amount: u64, now: u32) -> Option<Surge> {
         let surge = self.newest.compare(amount)?;
+        // The median is of all intervals, also of those that were reported: what has come in half of them is usual.
         Some(Surge {
-            largest: self.usual.get(now),
+            largest: self.usual.get(now).max(surge.median),
             ..surge
         })
     }
@@ -198,12 +202,15 @@ const PEAK_MULTIPLE: f64 = 2.0;
 /// Counts of something that a subject has, in intervals in which it has any.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub(super) struct Counts {
+    /// That of the counts that were not reported.
     mean: Mean,
+    /// That of all counts: so many that come again and again become usual.
+    all: Mean,
     /// The largest that was not reported.
     largest: Peak,
 }
 
-/// The usual count, for a finding about one that is not.
+/// The usual count, for a finding about one that is not: of the same counts both, those that were not reported.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct UsualCount {
     pub(super) mean: f64,
@@ -220,17 +227,20 @@ impl Counts {
         now: u32,
         learning: bool,
     ) -> Option<UsualCount> {
+        let (mean, largest) = (self.mean.value, self.largest.get(now));
         let usual = UsualCount {
-            mean: self.mean.so_far(self.largest.get(now)),
-            largest: self.largest.get(now),
+            mean,
+            // It becomes less with time, and the mean does not.
+            largest: largest.max(mean.ceil()),
         };
         let amount = count as f64;
         let is_unusual = !learning
             && count >= least
-            && amount >= usual.mean * COUNT_MULTIPLE
-            && amount >= usual.largest * PEAK_MULTIPLE;
-        self.mean.push(amount);
+            && amount >= mean.max(self.all.so_far(largest)) * COUNT_MULTIPLE
+            && amount >= largest * PEAK_MULTIPLE;
+        self.all.push(amount);
         if !is_unusual {
+            self.mean.push(amount);
             self.largest.raise(amount, now);
         }
         is_unusual.then_some(usual)
@@ -239,12 +249,13 @@ impl Counts {
     /// Whether there are enough counts to have a mean.
     #[cfg(test)]
     pub(super) fn is_known(&self) -> bool {
-        self.mean.get().is_some()
+        self.all.get().is_some()
     }
 
     /// Takes `factor` times as many for usual.
     pub(super) fn scale(&mut self, factor: f32) {
         self.mean.scale(factor);
+        self.all.scale(factor);
         self.largest.scale(factor);
     }
 }

@@ -18,6 +18,7 @@
 //! Its clock is the time between watermarks, so a recording gives the same findings. `docs/findings.md` explains each kind.
 
 mod attempts;
+mod bounds;
 mod clock;
 mod config;
 mod ends;
@@ -26,6 +27,7 @@ mod findings;
 mod history;
 mod interval;
 mod memory;
+mod numbers;
 mod seen;
 mod state;
 

@@ -21,7 +21,7 @@ use super::findings::Said;
 use super::memory::Memory;
 
 const MAGIC: &[u8; 8] = b"fltwatch";
-const VERSION: u32 = 4;
+const VERSION: u32 = 5;
 
 /// A larger file is not one of ours: contacts are bounded.
 const MAX_BYTES: u64 = 1 << 30;

@@ -5,6 +5,7 @@ mod edges;
 mod floods;
 mod lists;
 mod moves;
+mod numbers;
 mod usual;
 
 use std::net::Ipv4Addr;
@@ -238,7 +239,7 @@ fn a_scan_is_explained_by_its_addresses_or_ports_and_what_is_usual() {
         .findings
         .pop_if(|finding| finding.kind == FindingKind::FailureSurge);
     let scan = (
-        "shop tried 60 addresses in 10 s; 1 are usual",
+        "shop tried 60 addresses in 10 s; usually 1",
         &[
             ("destinations", 60.0),
             ("usual", 1.0),
@@ -264,7 +265,7 @@ fn a_scan_is_explained_by_its_addresses_or_ports_and_what_is_usual() {
     assert_eq!(
         scene.explained(),
         [(
-            "shop tried 60 ports of 10.1.0.5 in 10 s; 1 are usual",
+            "shop tried 60 ports of 10.1.0.5 in 10 s; usually 1",
             &[
                 ("ports", 60.0),
                 ("usual", 1.0),
@@ -291,7 +292,7 @@ fn a_surge_of_failures_is_explained_by_their_part_and_what_is_usual() {
     assert_eq!(
         scene.explained(),
         [(
-            "30 of 40 connects of shop to 10.1.0.0/24, port 80 (address 10.1.0.5) failed in 10 s; 0 % are usual",
+            "30 of 40 connects of shop to 10.1.0.0/24, port 80 (address 10.1.0.5) failed in 10 s; usually 0 %",
             &[
                 ("failed", 30.0),
                 ("tried", 40.0),
@@ -326,11 +327,11 @@ fn a_surge_of_bytes_is_explained_by_what_is_usual_of_the_contact_and_of_the_subj
         scene.explained(),
         [
             (
-                "shop moved 67108864 bytes with 93.184.1.0/24, port 443 (address 93.184.1.34) in 10 s; 1024 are usual",
+                "shop moved 67108864 bytes with 93.184.1.0/24, port 443 (address 93.184.1.34) in 10 s; usually 1024",
                 &numbers[..5]
             ),
             (
-                "shop sent 67108864 bytes to external peers in 10 s, the largest part (67108864 bytes) to 93.184.1.34; 1024 are usual",
+                "shop sent 67108864 bytes to external peers in 10 s, the largest part (67108864 bytes) to 93.184.1.34; usually 1024",
                 &numbers
             ),
         ]

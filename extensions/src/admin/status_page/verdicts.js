@@ -62,7 +62,7 @@ function fillFinding(item, finding) {
   at.dateTime = finding.at;
   kind.textContent = finding.kind;
   text.textContent = finding.text;
-  const numbers = Object.entries(finding.numbers).map(([name, value]) => [name, Number.isInteger(value) ? value : value.toFixed(2)]);
+  const numbers = Object.entries(finding.numbers);
   const place = ["raddr", "laddr", "pid", "comm", "netns"].map((name) => [name, finding[name]]).filter(([, value]) => value);
   details.textContent = [...numbers, ...place].map(([name, value]) => `${name}=${value}`).join(" ");
 }

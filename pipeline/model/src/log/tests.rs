@@ -98,7 +98,7 @@ fn a_finding_has_its_flow_a_severity_by_its_kind_and_nothing_of_a_connection() {
             at: Timestamp::from_nanos(1),
             subject: "curl".into(),
             object: "".into(),
-            text: "curl tried 120 addresses in 60 s; 3 are usual".into(),
+            text: "curl tried 120 addresses in 60 s; usually 3".into(),
             numbers: vec![("destinations", 120.0), ("usual", 3.0)],
         })
     };
@@ -107,10 +107,7 @@ fn a_finding_has_its_flow_a_severity_by_its_kind_and_nothing_of_a_connection() {
         (log.event_name(), log.severity()),
         ("flowtap.finding", Severity::Warn)
     );
-    assert_eq!(
-        log.message(),
-        Some("curl tried 120 addresses in 60 s; 3 are usual")
-    );
+    assert_eq!(log.message(), Some("curl tried 120 addresses in 60 s; usually 3"));
     let mut seen = Vec::new();
     log.visit(|field, value| seen.push((field.column(), value.to_string())));
     for pair in [

@@ -38,7 +38,7 @@ fn a_surge_names_the_peer_that_most_bytes_went_to() {
     end_interval(&mut scene);
     let bytes = MUCH + 160 * 100 + 1024;
     let text = format!(
-        "shop sent {bytes} bytes to external peers in 10 s, the largest part (at least {MUCH} bytes) to 203.0.113.7; 1024 are usual"
+        "shop sent {bytes} bytes to external peers in 10 s, the largest part (at least {MUCH} bytes) to 203.0.113.7; usually 1024"
     );
     assert_eq!(
         peers(&scene, FindingKind::VolumeSurge),
@@ -95,7 +95,7 @@ fn a_scan_of_ports_has_a_flow_to_the_address_that_is_scanned() {
     assert_eq!(
         peers(&scene, FindingKind::FanOut),
         [(
-            "shop tried 30 ports of 10.1.0.99 in 10 s; 1 are usual",
+            "shop tried 30 ports of 10.1.0.99 in 10 s; usually 1",
             "10.1.0.99".to_owned()
         )]
     );
@@ -132,7 +132,7 @@ fn traffic_of_subjects_that_have_no_room_is_that_of_other_and_lists_and_scans_ar
             "other has a connection with 192.0.2.66, port 443, which is on the black list",
             "other talks to 192.0.2.0/24, port 443 for the first time (address 192.0.2.66)",
             "other tried to reach 10.9.0.0/24, port 22 for the first time (address 10.9.0.0)",
-            "other tried 61 addresses in 10 s; 0 are usual",
+            "other tried 61 addresses in 10 s; usually 0",
         ]
     );
     assert_eq!(counters.dropped_records(SUBJECTS_FULL), 61);
@@ -449,7 +449,7 @@ fn bytes_that_leave_on_a_connection_that_the_peer_opened_are_a_part_of_what_a_su
         end_interval(&mut scene);
         let texts = peers(&scene, FindingKind::VolumeSurge);
         let of_subject = format!(
-            "shop sent {MUCH} bytes to external peers in 10 s, the largest part ({MUCH} bytes) to 203.0.113.7; 4000 are usual"
+            "shop sent {MUCH} bytes to external peers in 10 s, the largest part ({MUCH} bytes) to 203.0.113.7; usually 4000"
         );
         assert!(
             texts.contains(&(&*of_subject, "203.0.113.7".to_owned())),

@@ -123,11 +123,11 @@ fn a_decoy_of_ports_hides_no_addresses_and_a_number_beyond_the_bound_is_at_least
         of_kind(&scene, FindingKind::FanOut),
         [
             (
-                "sh tried at least 8192 addresses in 10 s; 0 are usual",
+                "sh tried at least 8192 addresses in 10 s; usually 0",
                 &addresses[..]
             ),
             (
-                "sh tried at least 8193 ports of 127.0.0.1 in 10 s; 0 are usual",
+                "sh tried at least 8193 ports of 127.0.0.1 in 10 s; usually 0",
                 &ports[..]
             ),
         ]
@@ -172,7 +172,7 @@ fn a_scan_by_a_subject_of_few_intervals_is_compared_with_their_average() {
         assert!(scene.findings.is_empty(), "{:?}", scene.explained());
         flood(&mut scene, "job", 0..then);
         end_interval(&mut scene);
-        let text = format!("job tried {then} addresses in 10 s; 45 are usual");
+        let text = format!("job tried {then} addresses in 10 s; usually 45");
         let expected: &[&str] = if is_found { &[&text] } else { &[] };
         let texts = scene.explained().into_iter().map(|(text, _)| text);
         assert_eq!(texts.collect::<Vec<_>>(), expected, "{intervals}");
@@ -204,8 +204,8 @@ fn one_address_or_port_is_one() {
     assert_eq!(
         texts,
         [
-            "sh tried 1 address in 10 s; 0 are usual",
-            "sh tried 1 port of 10.8.0.1 in 10 s; 0 are usual"
+            "sh tried 1 address in 10 s; usually 0",
+            "sh tried 1 port of 10.8.0.1 in 10 s; usually 0"
         ]
     );
 }
@@ -306,8 +306,8 @@ fn four_times_as_much_as_was_reported_is_reported_within_repeat() {
     assert_eq!(
         texts,
         [
-            "sh tried 60 addresses in 10 s; 0 are usual",
-            "sh tried 240 addresses in 10 s; 0 are usual"
+            "sh tried 60 addresses in 10 s; usually 0",
+            "sh tried 240 addresses in 10 s; usually 0"
         ]
     );
 }

@@ -34,7 +34,7 @@ fn many_ports_or_addresses_in_each_interval_are_usual_and_a_scan_by_the_same_sub
     assert_eq!(
         scene.explained(),
         [(
-            "checker tried 100 ports of 10.4.0.4 in 10 s; 25 are usual",
+            "checker tried 100 ports of 10.4.0.4 in 10 s; usually 25",
             &[
                 ("ports", 100.0),
                 ("usual", 25.0),
