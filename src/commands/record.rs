@@ -192,7 +192,7 @@ struct Begun {
 
 /// Begins the stop when `duration` was measured. Returns the time until then, if something else begins it before.
 async fn end_after(duration: Duration, begun: Arc<Begun>, stop: Stop) -> Option<Duration> {
-    let measured = measured(duration, &begun, &stop.token()).await;
+    let measured = measured(duration, &begun, stop.token()).await;
     if measured.is_none() {
         stop.begin();
     }

@@ -115,7 +115,10 @@ fn intervals_that_were_reported_are_neither_in_the_average_nor_in_the_largest_us
         panic!("{found:?}");
     };
     let (usual, largest) = (of(numbers, "usual"), of(numbers, "largest_usual"));
-    assert!(usual > 30.0 && usual <= largest && largest == 60.0, "{numbers:?}");
+    assert!(
+        usual > 30.0 && usual <= largest && (largest - 60.0).abs() < 0.5,
+        "{numbers:?}"
+    );
 }
 
 #[test]
@@ -139,8 +142,11 @@ fn the_largest_usual_amount_is_not_below_the_usual_one() {
     let [(_, numbers)] = found[..] else {
         panic!("{found:?}");
     };
-    assert_eq!(of(numbers, "usual_bytes"), f64::from(64 << 20));
-    assert_eq!(of(numbers, "largest_usual_bytes"), f64::from(64 << 20));
+    let is_of_each = |name| (of(numbers, name) - f64::from(64 << 20)).abs() < 0.5;
+    assert!(
+        is_of_each("usual_bytes") && is_of_each("largest_usual_bytes"),
+        "{numbers:?}"
+    );
 }
 
 #[test]
