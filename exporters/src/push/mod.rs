@@ -4,6 +4,7 @@
 //! |---|---|
 //! | [`endpoint`] | the address, without secrets |
 //! | [`connect`] | TCP, proxies, Unix sockets, TLS |
+//! | [`tunnel`] | CONNECT, and failures of proxies |
 //! | [`broken`] | why a connection broke |
 //! | [`channel`] | the connection in use, and when it is replaced |
 //! | [`http`] | a POST over HTTP/1.1 |
@@ -38,6 +39,7 @@ pub mod storage;
 #[cfg(not(feature = "storage"))]
 #[path = "no_storage.rs"]
 pub mod storage;
+mod tunnel;
 mod verdict;
 mod warned;
 pub(crate) mod zeros;
