@@ -636,7 +636,7 @@ fn a_second_signal_ends_it_at_once() {
     let mut text = String::new();
     log.read_to_string(&mut text).unwrap();
     assert!(
-        text.contains("second signal: pending snapshots are lost"),
+        text.contains("second signal: data in memory is lost; requests on disk (`storage`) are sent after the next start"),
         "{text}"
     );
 }

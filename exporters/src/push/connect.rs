@@ -141,7 +141,7 @@ pub(crate) struct Proxy {
     uri: Uri,
     authorization: Option<HeaderValue>,
     socks: Option<Socks>,
-    /// What names it, for a hint.
+    /// The key or the variables that name it, for a hint.
     pub(super) named_by: &'static str,
 }
 
