@@ -238,7 +238,8 @@ fn requests_that_wait_at_a_reload_are_left_to_the_next_exporter_and_each_line_na
     });
     let config = read(&daemon.config());
     fs::write(daemon.config(), config.replace("x: a", "x: b")).unwrap();
-    let said = daemon.wait_for("the new config is in use");
+    daemon.wait_for("the new config is in use");
+    let said = daemon.said();
     for part in [
         "requests wait on disk; those that the peer takes",
         "requests stay on disk; the next exporter",
