@@ -160,7 +160,7 @@ fn wait(signals: &Signals, stop: &Stop, log: &LogWriter) {
     let signal = second.as_str();
     tracing::error!(
         signal,
-        "ended by a second signal: pending snapshots are lost; \
+        "ended by a second signal: data in memory is lost; requests on disk (`storage`) are sent after the next start; \
                 hint: send one signal, and raise service.shutdown_timeout if the end takes long"
     );
     exit(log);
@@ -179,7 +179,7 @@ fn enforce(taken: &Receiver<Step>, timeout: Duration, log: &LogWriter) {
     }
     tracing::error!(
         ?timeout,
-        "service.shutdown_timeout has passed and a part still hangs: pending snapshots are lost; \
+        "service.shutdown_timeout has passed and a part still hangs: data in memory is lost; requests on disk (`storage`) are sent after the next start; \
                 hint: raise service.shutdown_timeout, or look at the component that is named before"
     );
     exit(log);

@@ -343,13 +343,14 @@ fn shipped_queries(name: &str) -> [String; 2] {
     let of_nodes = expressions
         .iter()
         .find(|text| {
-            text.starts_with("sum by (instance, ")
+            text.starts_with("sum by (cluster, instance, ")
                 && text.contains("direction) (rate(")
                 && text.contains("egress")
         })
         .expect("the panel of nodes");
     let of_dashboard = of_nodes
         .replace("$__rate_interval", "5m")
+        .replace("$cluster", ".*")
         .replace("$node", ".*")
         .replace("$type", ".*");
     assert!(!of_dashboard.contains('$'), "{of_dashboard}");

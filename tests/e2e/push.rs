@@ -190,6 +190,43 @@ fn a_proxy_of_the_config_or_the_environment_is_used_with_its_credentials() {
 }
 
 #[test]
+fn a_proxy_that_is_away_or_refuses_is_named_in_status_with_its_answer_and_without_its_password() {
+    let away = free_address();
+    let refusing = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let port = refusing.local_addr().unwrap().port();
+    thread::spawn(move || {
+        for near in refusing.incoming() {
+            let mut near = near.unwrap();
+            // So that the answer is not lost with a reset.
+            let _ = near.read(&mut [0; 4096]);
+            let _ = near.write_all(
+                b"HTTP/1.1 407 Proxy Authentication Required\r\nContent-Length: 0\r\nConnection: close\r\n\r\n",
+            );
+        }
+    });
+    let text = format!(
+        "  otlp/away: {{endpoint: \"http://grpc.test:4317\", interval: 200ms, proxy_url: \"http://{away}\"}}\n  \
+           otlp/tunnel: {{endpoint: \"http://grpc.test:4317\", interval: 200ms, proxy_url: \"http://me:hunter2@127.0.0.1:{port}\"}}\n  \
+           otlp/forward: {{endpoint: \"http://http.test:4318\", protocol: http/protobuf, interval: 200ms, proxy_url: \"http://me:hunter2@127.0.0.1:{port}\"}}\n"
+    );
+    let daemon = launch("otlp/away, otlp/tunnel, otlp/forward", &text, &[], &[]);
+    for (name, proxy, answer) in [
+        ("away", away.to_string(), "Connection refused"),
+        ("tunnel", format!("127.0.0.1:{port}"), "HTTP status 407"),
+        ("forward", format!("127.0.0.1:{port}"), "HTTP status 407"),
+    ] {
+        let error = ask_until(name, || {
+            let status = daemon.status();
+            let error = status["components"][format!("exporters/otlp/{name}")]["error"].as_str();
+            error.map(str::to_owned)
+        });
+        assert!(error.contains(&format!("proxy http://{proxy}")), "{error}");
+        assert!(error.contains(answer) && error.contains("hint: "), "{error}");
+        assert!(!error.contains("hunter2"), "{error}");
+    }
+}
+
+#[test]
 fn a_failure_names_exporter_address_and_cause_in_the_log_and_in_status() {
     let dir = tempfile::tempdir().unwrap();
     let refused = free_address();

@@ -191,6 +191,70 @@ fn a_config_that_is_refused_leaves_the_level_of_logs_as_it_was() {
     assert!(window.log.contains("stopping:"), "{}", window.log);
 }
 
+/// Each path that a page of `docs` names as "`/status` (`a.b`)" is in `status`.
+fn pages_name_paths_of_status(status: &serde_json::Value) {
+    let mut named = 0;
+    for page in fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/docs")).unwrap() {
+        let page = page.unwrap().path();
+        if page.extension().is_none_or(|extension| extension != "md") {
+            continue;
+        }
+        let text = read(&page);
+        for part in text.split("`/status` (`").skip(1) {
+            let (path, _) = part.split_once('`').unwrap();
+            let pointer = format!("/{}", path.replace('.', "/"));
+            let found = status.pointer(&pointer);
+            assert!(
+                found.is_some_and(|value| !value.is_null()),
+                "{}: `{path}` is not in {status}",
+                page.display()
+            );
+            named += 1;
+        }
+    }
+    assert!(named > 0, "the pages name none");
+}
+
+#[test]
+fn requests_that_wait_at_a_reload_are_left_to_the_next_exporter_and_each_line_names_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let exporters = format!(
+        "  otlp: {{endpoint: \"http://{}\", interval: 200ms, headers: {{x: a}}, storage: {{directory: \"{}\"}}}}\n",
+        free_address(),
+        folder.path().display()
+    );
+    let daemon = Daemon::launch(Launch {
+        list: "exporters: [prometheus, otlp]",
+        exporters: &exporters,
+        set: &[
+            "service.pipelines.metrics.receivers=[generator]",
+            "receivers.generator.interval=100ms",
+            "receivers.generator.flows=4",
+        ],
+        ..Launch::default()
+    });
+    daemon.telemetry_until("a request on disk", |own| {
+        own.sum("flowtap_exporter_storage_requests", &[]) > 0
+    });
+    let config = read(&daemon.config());
+    fs::write(daemon.config(), config.replace("x: a", "x: b")).unwrap();
+    daemon.wait_for("the new config is in use");
+    let said = daemon.said();
+    for part in [
+        "requests wait on disk; those that the peer takes",
+        "requests stay on disk; the next exporter",
+        "requests that were left on disk are sent first",
+    ] {
+        let lines: Vec<_> = said.lines().filter(|line| line.contains(part)).collect();
+        assert_eq!(lines.len(), 1, "{part}: {said}");
+        assert!(
+            lines[0].contains(" INFO ") && lines[0].contains("exporter=otlp"),
+            "{}",
+            lines[0]
+        );
+    }
+}
+
 #[test]
 fn a_changed_file_is_read_without_a_signal_and_status_reports_a_bad_one() {
     let Some(_machine) = require::root() else {
@@ -202,6 +266,7 @@ fn a_changed_file_is_read_without_a_signal_and_status_reports_a_bad_one() {
     daemon.wait_for("the new config is refused");
     let error = daemon.status()["config"]["error"].as_str().unwrap().to_owned();
     assert!(error.contains("policey"), "{error}");
+    pages_name_paths_of_status(&daemon.status());
     fs::write(daemon.config(), &config).unwrap();
     daemon.wait_for("the new config is in use");
     let own = daemon.telemetry();

@@ -161,7 +161,10 @@ async fn exchange(
 ) -> Result<Answer, Failure> {
     let began = Instant::now();
     match channel.client().request(message).await {
-        Ok(answer) => answer::read(answer, began, timeout, &secrets).await,
+        Ok(answer) => {
+            channel.answered();
+            answer::read(answer, began, timeout, &secrets).await
+        }
         Err(error) => Err(Lost::on(&error, channel.broken(), &secrets).into()),
     }
 }

@@ -19,6 +19,10 @@ use super::error::{Broken, chain};
 /// Most pieces of what a peer has sent that are read to find its alert.
 const MAX_READS: usize = 16;
 
+/// Connections in a row that can break without an error of TLS before the last one no longer explains them: of connections that a peer
+/// closes with an alert, some are gone before the alert is read.
+const MAX_UNEXPLAINED: u64 = 8;
+
 /// The error of the newest connection of an exporter. Cloning it shares it.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Newest(Arc<Mutex<Record>>);
@@ -27,11 +31,28 @@ pub(crate) struct Newest(Arc<Mutex<Record>>);
 struct Record {
     connection: u64,
     broken: Option<Broken>,
+    /// The last error of TLS, and its connection, while no request is answered.
+    explained: Option<(u64, Broken)>,
 }
 
 impl Newest {
+    /// Why the newest connection broke; the last error of TLS, if one before broke by that and nothing was answered since.
     pub(crate) fn broken(&self) -> Option<Broken> {
-        self.record().broken.clone()
+        let record = self.record();
+        let explained = record
+            .explained
+            .as_ref()
+            .filter(|(connection, _)| record.connection - connection <= MAX_UNEXPLAINED);
+        match (&record.broken, explained) {
+            (Some(broken), _) if broken.is_tls => Some(broken.clone()),
+            (_, Some((_, broken))) => Some(broken.clone()),
+            (broken, None) => broken.clone(),
+        }
+    }
+
+    /// A request was answered, or a connection could not be made: errors of TLS before it explain nothing after it.
+    pub(crate) fn forget(&self) {
+        self.record().explained = None;
     }
 
     /// Begins a connection, and returns its number.
@@ -48,10 +69,14 @@ impl Newest {
         let mut record = self.record();
         let is_new = record.broken.as_ref().is_none_or(|known| is_tls && !known.is_tls);
         if record.connection == connection && is_new {
-            record.broken = Some(Broken {
+            let broken = Broken {
                 text: chain(error),
                 is_tls,
-            });
+            };
+            if is_tls {
+                record.explained = Some((connection, broken.clone()));
+            }
+            record.broken = Some(broken);
         }
     }
 
@@ -88,7 +113,13 @@ impl Service<Uri> for Connector {
         let connection = newest.begin();
         let connecting = self.inner.call(peer);
         Box::pin(async move {
-            let io = connecting.await?;
+            let io = match connecting.await {
+                Ok(io) => io,
+                Err(error) => {
+                    newest.forget();
+                    return Err(error);
+                }
+            };
             Ok(Watched {
                 io,
                 connection,
@@ -187,6 +218,8 @@ impl Write for Watched {
 mod tests {
     use super::*;
 
+    const ALERT: &str = "received fatal alert: CertificateRequired";
+
     #[test]
     fn the_error_of_tls_counts_before_what_follows_from_it_and_only_of_the_newest_connection() {
         let alert = || {
@@ -202,14 +235,39 @@ mod tests {
         assert_eq!(text(&newest).as_deref(), Some("broken pipe"));
         newest.note(first, &alert());
         newest.note(first, &pipe());
-        assert_eq!(
-            text(&newest).as_deref(),
-            Some("received fatal alert: CertificateRequired")
-        );
+        assert!(text(&newest).unwrap().starts_with(ALERT), "{newest:?}");
+        newest.forget();
         let second = newest.begin();
         newest.note(first, &alert());
         assert_eq!(text(&newest), None);
         newest.note(second, &pipe());
         assert_eq!(text(&newest).as_deref(), Some("broken pipe"));
+    }
+
+    #[test]
+    fn an_error_of_tls_explains_the_next_connections_until_a_request_is_answered() {
+        let alert = io::Error::other(rustls::Error::AlertReceived(
+            rustls::AlertDescription::CertificateRequired,
+        ));
+        let pipe = || io::Error::from(io::ErrorKind::BrokenPipe);
+        let newest = Newest::default();
+        let is_explained = || {
+            newest
+                .broken()
+                .is_some_and(|broken| broken.text.starts_with(ALERT))
+        };
+        newest.note(newest.begin(), &alert);
+        for _ in 0..MAX_UNEXPLAINED {
+            let next = newest.begin();
+            assert!(is_explained());
+            newest.note(next, &pipe());
+            assert!(is_explained());
+        }
+        newest.note(newest.begin(), &pipe());
+        assert!(!is_explained(), "too many have broken otherwise");
+        newest.note(newest.begin(), &alert);
+        newest.forget();
+        newest.note(newest.begin(), &pipe());
+        assert!(!is_explained());
     }
 }

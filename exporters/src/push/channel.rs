@@ -87,6 +87,11 @@ where
         self.newest.broken()
     }
 
+    /// A request was answered: how connections before it broke explains nothing after it.
+    pub(crate) fn answered(&self) {
+        self.newest.forget();
+    }
+
     /// The client, with the certificates and keys that are in the files now. Files that can't be used leave the ones before in
     /// place; they are tried again with every request.
     pub(crate) fn client(&self) -> HttpClient<B> {

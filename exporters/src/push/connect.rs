@@ -10,15 +10,16 @@ use std::time::Duration;
 
 use http::{HeaderValue, Uri};
 use hyper::rt::{Read, ReadBufCursor, Write};
-use hyper_rustls::{FixedServerNameResolver, HttpsConnector, HttpsConnectorBuilder};
-use hyper_util::client::legacy::connect::proxy::{SocksV5, Tunnel};
+use hyper_rustls::{FixedServerNameResolver, HttpsConnector, HttpsConnectorBuilder, MaybeHttpsStream};
+use hyper_util::client::legacy::connect::proxy::SocksV5;
 use hyper_util::client::legacy::connect::{Connected, Connection, HttpConnector};
 use hyper_util::client::proxy::matcher::{Intercept, Matcher};
 use hyper_util::rt::TokioIo;
-use tokio::net::UnixStream;
+use tokio::net::{TcpStream, UnixStream};
 use tower::{BoxError, Service, ServiceExt};
 
 use super::endpoint::Endpoint;
+use super::tunnel::{self, ProxyError};
 use flowtap_net::tls::ClientTls;
 
 /// Idle time after which the kernel probes a connection, so that middleboxes do not forget it and a
@@ -76,7 +77,7 @@ impl Dial {
             if let Some((name, password)) = socks.credentials.clone() {
                 connector = connector.with_auth(name, password);
             }
-            return Ok(Route::Socks(connector));
+            return Ok(Route::Socks(connector, proxy.clone()));
         }
         let over_tls = uri.scheme_str() == Some("https");
         // Its certificate is the system's business: `tls` is about the peer.
@@ -86,13 +87,9 @@ impl Dial {
             .enable_http1()
             .wrap_connector(tcp);
         if !self.tunnels() {
-            return Ok(Route::Forward(connector, uri));
+            return Ok(Route::Forward(connector, proxy.clone()));
         }
-        let mut tunnel = Tunnel::new(uri, connector);
-        if let Some(credentials) = &proxy.authorization {
-            tunnel = tunnel.with_auth(credentials.clone());
-        }
-        Ok(Route::Tunnel(tunnel))
+        Ok(Route::Tunnel(connector, proxy.clone()))
     }
 
     /// Whether a proxy passes bytes on (CONNECT), or requests: plain HTTP/1.1 is the only thing that it can read.
@@ -100,10 +97,16 @@ impl Dial {
         self.http2 || self.endpoint.is_tls()
     }
 
+    /// The proxy that passes requests on, and so may answer them itself.
+    pub(crate) fn forwarding_proxy(&self) -> Option<&Proxy> {
+        self.proxy
+            .as_ref()
+            .filter(|proxy| proxy.socks.is_none() && !self.tunnels())
+    }
+
     /// Credentials that each request shows to a proxy that passes requests on.
     pub(crate) fn proxy_authorization(&self) -> Option<HeaderValue> {
-        let proxy = self.proxy.as_ref().filter(|_| !self.tunnels())?;
-        proxy.authorization.clone()
+        self.forwarding_proxy()?.authorization.clone()
     }
 
     /// Values of the address's query and credentials of the proxy, which either may repeat in an answer.
@@ -138,6 +141,8 @@ pub(crate) struct Proxy {
     uri: Uri,
     authorization: Option<HeaderValue>,
     socks: Option<Socks>,
+    /// The key or the variables that name it, for a hint.
+    pub(super) named_by: &'static str,
 }
 
 #[derive(Clone)]
@@ -154,7 +159,7 @@ impl Proxy {
             .all(url)
             .build()
             .intercept(&Uri::from_static("http://peer"))
-            .and_then(|proxy| Self::new(&proxy))
+            .and_then(|proxy| Self::new(&proxy, "`proxy_url`"))
     }
 
     /// The proxy that `HTTPS_PROXY`, `HTTP_PROXY`, `ALL_PROXY` and `NO_PROXY` (or in lower case) name for `endpoint`. There is none for
@@ -166,7 +171,7 @@ impl Proxy {
             return None;
         }
         let found = Matcher::from_env().intercept(endpoint.uri())?;
-        let proxy = Self::new(&found);
+        let proxy = Self::new(&found, "the proxy variables of the environment");
         if proxy.is_none() {
             tracing::warn!(
                 proxy = %found.uri(),
@@ -177,7 +182,7 @@ impl Proxy {
         proxy
     }
 
-    fn new(proxy: &Intercept) -> Option<Self> {
+    fn new(proxy: &Intercept, named_by: &'static str) -> Option<Self> {
         let socks = match proxy.uri().scheme_str() {
             Some("http" | "https") => None,
             Some(scheme @ ("socks5" | "socks5h")) => Some(Socks {
@@ -192,6 +197,7 @@ impl Proxy {
             uri: proxy.uri().clone(),
             authorization: proxy.basic_auth().cloned(),
             socks,
+            named_by,
         })
     }
 }
@@ -217,10 +223,10 @@ pub(crate) enum Route {
     Direct(HttpConnector),
     Socket(PathBuf),
     /// Through a proxy that passes bytes on.
-    Tunnel(Tunnel<HttpsConnector<HttpConnector>>),
-    Socks(SocksV5<HttpConnector>),
+    Tunnel(HttpsConnector<HttpConnector>, Proxy),
+    Socks(SocksV5<HttpConnector>, Proxy),
     /// To a proxy that passes requests on.
-    Forward(HttpsConnector<HttpConnector>, Uri),
+    Forward(HttpsConnector<HttpConnector>, Proxy),
 }
 
 impl Service<Uri> for Route {
@@ -248,21 +254,32 @@ impl Service<Uri> for Route {
                 let stream = UnixStream::connect(path).await?;
                 Ok(Stream::new(TokioIo::new(stream)))
             }),
-            Self::Tunnel(tunnel) => Box::pin(async move {
-                let stream = tunnel.oneshot(with_port(peer)).await?;
+            Self::Tunnel(connector, proxy) => Box::pin(async move {
+                let stream = to_proxy(connector, &proxy).await?;
+                let credentials = proxy.authorization.as_ref();
+                let stream = tunnel::connect(stream, &proxy, &with_port(peer), credentials).await?;
                 Ok(Stream::new(stream))
             }),
-            Self::Socks(socks) => Box::pin(async move {
-                let stream = socks.oneshot(with_port(peer)).await?;
+            Self::Socks(socks, proxy) => Box::pin(async move {
+                let stream = socks.oneshot(with_port(peer)).await;
+                let stream = stream.map_err(|error| ProxyError::unreachable(&proxy, &error.into()))?;
                 Ok(Stream::new(stream))
             }),
             Self::Forward(connector, proxy) => Box::pin(async move {
-                let mut stream = Stream::new(connector.oneshot(proxy).await?);
+                let mut stream = Stream::new(to_proxy(connector, &proxy).await?);
                 stream.forwarded = true;
                 Ok(stream)
             }),
         }
     }
+}
+
+async fn to_proxy(
+    connector: HttpsConnector<HttpConnector>,
+    proxy: &Proxy,
+) -> Result<MaybeHttpsStream<TokioIo<TcpStream>>, ProxyError> {
+    let connected = connector.oneshot(proxy.uri.clone()).await;
+    connected.map_err(|error| ProxyError::unreachable(proxy, &error))
 }
 
 /// A proxy has to be given the port, which is 443 for a tunnel unless it is named.

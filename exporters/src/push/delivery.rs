@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
-use flowtap_pipeline::{BuildContext, Exported, StageError};
+use flowtap_pipeline::{BuildContext, ComponentId, Exported, StageError};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tower::{BoxError, Service, ServiceExt};
@@ -42,19 +42,40 @@ pub(crate) enum Delivery {
 /// The tasks that send what is on disk, if anything is kept there: one for each lane.
 #[derive(Debug, Default)]
 pub(crate) struct Spool {
-    pub(crate) tasks: Vec<JoinHandle<()>>,
+    /// Each ends with the failure at which it left requests on disk, if it did.
+    pub(crate) tasks: Vec<JoinHandle<Option<String>>>,
     stop: CancellationToken,
+    kept: Option<(Arc<Storage>, ComponentId)>,
 }
 
 impl Spool {
     /// Stops them, after they have sent what they can without waiting for a peer that fails.
     pub(crate) async fn stop(&mut self) {
         self.stop.cancel();
+        if let Some((requests, bytes, exporter)) = self.waiting() {
+            tracing::info!(%exporter, requests, bytes, "requests wait on disk; those that the peer takes by the end are sent");
+        }
+        let mut errors = Vec::new();
         for task in &mut self.tasks {
             // One that panicked has said so itself.
-            let _ = task.await;
+            errors.extend(task.await.ok().flatten());
         }
         self.tasks.clear();
+        // Whether flowtap stops, or this exporter is replaced.
+        if let Some((requests, bytes, exporter)) = self.waiting() {
+            let error = (!errors.is_empty()).then(|| errors.join("; "));
+            tracing::info!(%exporter, requests, bytes, error,
+                "requests stay on disk; the next exporter with this `storage.directory` sends them, after a reload or the next start");
+        }
+        // For that one.
+        self.kept = None;
+    }
+
+    /// Requests on disk, and their bytes, if there are any.
+    fn waiting(&self) -> Option<(u64, u64, &ComponentId)> {
+        let (storage, exporter) = self.kept.as_ref()?;
+        let (requests, bytes) = storage.waiting();
+        (requests > 0).then_some((requests, bytes, exporter))
     }
 }
 
@@ -95,6 +116,7 @@ impl Delivery {
             tokio::spawn(drain)
         });
         spool.tasks = lanes.collect();
+        spool.kept = Some((Arc::clone(&storage), health.exporter().clone()));
         Ok(Self::Spooled(storage, senders))
     }
 
@@ -119,9 +141,7 @@ impl Delivery {
                 Ok(fate) => Ok((Exported::default(), fate)),
                 // A full or broken disk costs the protection from a restart, not the data.
                 Err(error) => {
-                    health.storage_fault(Some(&error));
-                    tracing::warn!(%error, "a request can't be kept on disk; it is sent from memory; \
-                hint: make room, or the right to write, in `storage.directory`");
+                    health.unkept(&error);
                     unstored::deliver(storage, senders, health, request, error).await
                 }
             },

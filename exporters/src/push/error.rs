@@ -166,7 +166,7 @@ fn causes(error: &(dyn Error + 'static)) -> String {
         let part = if cause.is::<LengthLimitError>() {
             "the peer's answer is too large".to_owned()
         } else {
-            readable(cause.to_string())
+            advised(readable(cause.to_string()))
         };
         if is_wrapper || text.ends_with(&part) {
             continue;
@@ -196,6 +196,40 @@ fn readable(text: String) -> String {
         name => return format!("{before}{}", words(name)),
     };
     format!("{before}{words}")
+}
+
+/// Errors of libraries that say neither which key causes them nor what to do, each with a hint.
+const HINTS: [(&str, &str); 6] = [
+    (
+        "UnknownIssuer",
+        "set `tls.ca_file` to the certificate of the authority that signed the peer's",
+    ),
+    (
+        "received fatal alert: CertificateRequired",
+        "the peer wants a certificate of its clients: set `tls.cert_file` and `tls.key_file`",
+    ),
+    (
+        "received corrupt message of type InvalidContentType",
+        "the peer does not speak TLS on this port: check `endpoint`, its port and http or https",
+    ),
+    (
+        "connection error detected: frame with invalid size",
+        "the peer does not speak gRPC (HTTP/2) on this port: check `endpoint`, http or https, and `protocol`",
+    ),
+    ("invalid HTTP version parsed", NOT_HTTP1),
+    ("received unexpected message from connection", NOT_HTTP1),
+];
+
+const NOT_HTTP1: &str =
+    "the peer does not speak HTTP/1.1 on this port: check `endpoint`, http or https, and `protocol`";
+
+/// `text` with the hint that belongs to it, if there is one.
+fn advised(text: String) -> String {
+    let hint = HINTS.iter().find(|(of, _)| text.ends_with(of));
+    match hint {
+        Some((_, hint)) => format!("{text}; hint: {hint}"),
+        None => text,
+    }
 }
 
 /// `MissingExtension` as `missing extension`.
@@ -298,9 +332,21 @@ mod tests {
             "invalid peer certificate: maximum signature checks exceeded"
         );
         assert_eq!(
-            of("invalid peer certificate: UnknownIssuer"),
-            "invalid peer certificate: UnknownIssuer"
+            of("invalid peer certificate: Expired"),
+            "invalid peer certificate: Expired"
         );
+    }
+
+    #[test]
+    fn an_error_of_a_library_has_a_hint_once_and_at_its_end() {
+        for (text, hint) in HINTS {
+            let outer = io::Error::other(io::Error::other(text));
+            assert_eq!(chain(&outer), format!("{text}; hint: {hint}"));
+        }
+        let unknown = rustls::Error::InvalidCertificate(rustls::CertificateError::UnknownIssuer);
+        assert!(chain(&unknown).contains("tls.ca_file"), "{}", chain(&unknown));
+        let plain = rustls::Error::InvalidMessage(rustls::InvalidMessage::InvalidContentType);
+        assert!(chain(&plain).contains("does not speak TLS"), "{}", chain(&plain));
     }
 
     #[test]

@@ -80,8 +80,10 @@ struct Records {
     peers: BTreeMap<PipelineKind, Peer>,
     points: Lost,
     logs: Lost,
-    /// Why requests can't be kept on disk.
+    /// Why requests can't be kept on disk, or delivered ones not be removed.
     storage: Option<String>,
+    /// Warnings of requests that can't be kept.
+    unkept: Warned,
 }
 
 impl Records {
@@ -147,6 +149,10 @@ impl Health {
             points: Attempts::default(),
             logs: Attempts::default(),
         }))
+    }
+
+    pub(crate) fn exporter(&self) -> &ComponentId {
+        &self.0.id
     }
 
     pub(crate) fn deliveries(&self) -> &DeliveryTelemetry {
@@ -268,7 +274,19 @@ impl Health {
         }
     }
 
-    /// Requests can't be kept on disk, or they can again.
+    /// A request can't be kept on disk: a full or broken disk costs the protection from a restart, not the data.
+    pub(crate) fn unkept(&self, error: &StorageError) {
+        self.storage_fault(Some(error));
+        let id = &self.0.id;
+        if is_news(&mut self.records().unkept, &error.to_string()) {
+            tracing::warn!(exporter = %id, %error, "requests can't be kept on disk; they are sent from memory; \
+                hint: make room, or the right to write, in `storage.directory`");
+        } else {
+            tracing::debug!(exporter = %id, %error, "a request can't be kept on disk; it is sent from memory");
+        }
+    }
+
+    /// Requests can't be written to disk or removed from it, or they can again.
     pub(crate) fn storage_fault(&self, error: Option<&StorageError>) {
         let error = error.map(ToString::to_string);
         let mut records = self.records();

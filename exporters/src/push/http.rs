@@ -19,6 +19,7 @@ use super::channel::Channel;
 use super::connect::Dial;
 use super::error::{Lost, peer_text};
 use super::secrets::Secrets;
+use super::tunnel::hint_of;
 
 /// Longest answer that is read; a longer one counts as none.
 pub(crate) const MAX_ANSWER_BYTES: usize = 1 << 20;
@@ -31,7 +32,7 @@ const MAX_TEXT_WAIT: Duration = Duration::from_secs(1);
 
 /// An answer other than a success.
 #[derive(Debug, thiserror::Error)]
-#[error("HTTP status {status}{}{said}", if said.is_empty() { "" } else { ": " })]
+#[error("HTTP status {status}{}{said}{proxy}", if said.is_empty() { "" } else { ": " })]
 pub(crate) struct HttpFailure {
     pub(crate) status: StatusCode,
     /// Whether the protocol allows retrying the same request.
@@ -41,6 +42,8 @@ pub(crate) struct HttpFailure {
     pub(crate) headers: HeaderMap,
     /// The beginning of what it said, if that is text.
     said: String,
+    /// That a proxy may have sent it, with what helps then; empty without one.
+    proxy: String,
 }
 
 /// A success with a page for browsers: what answers is a login page or a proxy's page, not the peer, which never got the request.
@@ -171,6 +174,7 @@ impl HttpFailure {
             retry_after: Some(delay),
             headers: HeaderMap::new(),
             said: String::new(),
+            proxy: String::new(),
         }
     }
 }
@@ -231,6 +235,7 @@ impl Poster {
         let (client, began) = (self.channel.client(), Instant::now());
         let lost = |error: &(dyn Error + 'static)| Lost::on(error, self.channel.broken(), &self.secrets);
         let answer = client.request(request).await.map_err(|error| lost(&error))?;
+        self.channel.answered();
         let (head, body) = answer.into_parts();
         let wait = text_wait(began, self.channel.dial().user_timeout);
         let text = |body: &[u8]| said(&head.headers, body, &self.secrets);
@@ -241,6 +246,7 @@ impl Poster {
                 retry_after: retry_after(&head.headers),
                 said: text(&beginning(body, wait).await),
                 headers: head.headers,
+                proxy: self.of_proxy(head.status),
             }));
         }
         if let Some(content_type) = Page::content_type(&head.headers) {
@@ -259,6 +265,22 @@ impl Poster {
         let body = body.map_err(|error| lost(&*error))?.to_bytes();
         let body = unpacked(&head.headers, body);
         Ok(Response::from_parts(head, body))
+    }
+
+    /// The end of the text of a failure with `status`, where a proxy passes requests on and may be the one that answered.
+    fn of_proxy(&self, status: StatusCode) -> String {
+        let Some(proxy) = self.channel.dial().forwarding_proxy() else {
+            return String::new();
+        };
+        match status {
+            StatusCode::PROXY_AUTHENTICATION_REQUIRED => {
+                format!("; from the proxy {proxy}; hint: {}", hint_of(proxy, status))
+            }
+            StatusCode::BAD_GATEWAY | StatusCode::SERVICE_UNAVAILABLE | StatusCode::GATEWAY_TIMEOUT => {
+                format!("; from the peer or the proxy {proxy}")
+            }
+            _ => String::new(),
+        }
     }
 
     /// The failure that `answer` is, which is not of the protocol.

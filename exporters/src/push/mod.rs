@@ -4,6 +4,7 @@
 //! |---|---|
 //! | [`endpoint`] | the address, without secrets |
 //! | [`connect`] | TCP, proxies, Unix sockets, TLS |
+//! | [`tunnel`] | CONNECT, and failures of proxies |
 //! | [`broken`] | why a connection broke |
 //! | [`channel`] | the connection in use, and when it is replaced |
 //! | [`http`] | a POST over HTTP/1.1 |
@@ -39,6 +40,7 @@ pub mod storage;
 #[cfg(not(feature = "storage"))]
 #[path = "no_storage.rs"]
 pub mod storage;
+mod tunnel;
 mod unstored;
 mod verdict;
 mod warned;

@@ -66,7 +66,7 @@ impl Storage {
         match *self {}
     }
 
-    pub(crate) const fn remove(&self, stored: &Stored) {
+    pub(crate) const fn remove(&self, stored: &Stored) -> Option<StorageError> {
         match stored.never {}
     }
 

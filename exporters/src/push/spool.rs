@@ -26,29 +26,25 @@ const MAX_REFUSALS: u32 = 10;
 /// Interval at which a stop looks whether an attempt under way has failed.
 const LOOK_INTERVAL: Duration = Duration::from_millis(20);
 
-/// Sends the requests of `lane` until `stop`; then once more what waits, up to the first failure, also of the attempt that `stop` meets. The rest stays on disk.
+/// Sends the requests of `lane` until `stop`; then once more what waits, up to the first failure, also of the attempt that `stop` meets. The rest stays on
+/// disk. Returns the failure at which it ended, if that is not shown yet.
 pub(super) async fn drain(
     storage: Arc<Storage>,
     lane: Lane,
     mut sender: Sender,
     health: Health,
     stop: CancellationToken,
-) {
+) -> Option<String> {
     let has_failed = follow(&storage, lane, &mut sender, &health, &stop).await;
-    let (requests, bytes) = storage.waiting();
-    if requests > 0 {
-        tracing::info!(
-            requests,
-            bytes,
-            "requests wait on disk; those that can't be sent before the end are sent after the next start"
-        );
-    }
     // A peer that is silent may take a whole `timeout` for each attempt: it has had its last one.
-    if !has_failed {
-        send_rest(&storage, lane, &mut sender, &health).await;
-    }
+    let error = if has_failed {
+        None
+    } else {
+        send_rest(&storage, lane, &mut sender, &health).await.err()
+    };
     count_orphaned(&storage, lane, &health).await;
-    remove_rest(&storage).await;
+    remove_rest(&storage, &health).await;
+    error.map(|error| described(&error))
 }
 
 /// Sends requests as they come until `stop`, and ends the attempt that is under way then. Returns whether it failed.
@@ -71,7 +67,7 @@ async fn follow(
             outcome = &mut round => outcome,
         };
         if let Err(error) = outcome {
-            warn(&mut warned, &error, storage.waiting().0);
+            warn(&mut warned, health, &error, storage.waiting().0);
             tokio::select! {
                 () = stop.cancelled() => {}
                 () = tokio::time::sleep(pause_after(&error)) => {}
@@ -105,6 +101,7 @@ async fn send_next(
         *refusals += 1;
         if *refusals == MAX_REFUSALS {
             tracing::warn!(
+                exporter = %health.exporter(),
                 requests = storage.waiting().0,
                 "the peer permanently rejected {MAX_REFUSALS} requests in a row; requests on disk are sent at one per second; \
                 hint: look for the reason in the peer's log"
@@ -136,27 +133,21 @@ async fn last_attempt_fails(
 }
 
 /// Sends once more what waits, up to the first failure.
-async fn send_rest(storage: &Arc<Storage>, lane: Lane, sender: &mut Sender, health: &Health) {
-    loop {
-        let outcome = match first(storage, lane).await {
-            Ok(None) => break,
-            Ok(Some(mut stored)) => {
-                stored.request.last = true;
-                deliver(storage, sender, health, stored).await.map(|_| ())
-            }
-            Err(error) => Err(error),
-        };
-        if let Err(error) = outcome {
-            let (requests, bytes) = storage.waiting();
-            tracing::warn!(%error, requests, bytes, "requests stay on disk for the next start; \
-                hint: start flowtap again with the same `storage`");
-            break;
-        }
+async fn send_rest(
+    storage: &Arc<Storage>,
+    lane: Lane,
+    sender: &mut Sender,
+    health: &Health,
+) -> Result<(), BoxError> {
+    while let Some(mut stored) = first(storage, lane).await? {
+        stored.request.last = true;
+        deliver(storage, sender, health, stored).await?;
     }
+    Ok(())
 }
 
 /// Removes what is delivered, and logs what can't be removed.
-async fn remove_rest(storage: &Arc<Storage>) {
+async fn remove_rest(storage: &Arc<Storage>, health: &Health) {
     if storage.unremoved() > 0 {
         let last = Arc::clone(storage);
         // One that panicked has said so itself.
@@ -165,6 +156,7 @@ async fn remove_rest(storage: &Arc<Storage>) {
     let requests = storage.unremoved();
     if requests > 0 {
         tracing::warn!(
+            exporter = %health.exporter(),
             requests,
             "delivered requests could not be removed from disk; the next start with this `storage` sends them a second time; \
                 hint: make room, or the right to write, in `storage.directory` before flowtap stops"
@@ -183,12 +175,13 @@ async fn count_orphaned(storage: &Arc<Storage>, lane: Lane, health: &Health) {
 }
 
 /// Says why requests wait: as a warning, if it did not say so a short while ago.
-fn warn(warned: &mut Warned, error: &BoxError, requests: u64) {
-    let text = described(error);
+fn warn(warned: &mut Warned, health: &Health, error: &BoxError, requests: u64) {
+    let (exporter, text) = (health.exporter(), described(error));
     if !is_news(warned, &text) {
-        tracing::debug!(error = text, requests, "requests wait on disk");
+        tracing::debug!(%exporter, error = text, requests, "requests wait on disk");
     } else if error.is::<StorageError>() {
         tracing::warn!(
+            %exporter,
             error = text,
             requests,
             "requests on disk can't be read, and wait there; \
@@ -196,6 +189,7 @@ fn warn(warned: &mut Warned, error: &BoxError, requests: u64) {
         );
     } else {
         tracing::warn!(
+            %exporter,
             error = text,
             requests,
             "requests wait on disk; \
@@ -244,7 +238,9 @@ async fn deliver(
     health.deliveries().failed(kind, failed);
     storage.settle(&stored, fate);
     let storage = Arc::clone(storage);
-    tokio::task::spawn_blocking(move || storage.remove(&stored)).await?;
+    if let Some(error) = tokio::task::spawn_blocking(move || storage.remove(&stored)).await? {
+        health.storage_fault(Some(&error));
+    }
     Ok(fate == Fate::Delivered)
 }
 
@@ -389,6 +385,56 @@ mod stop_tests {
         assert_eq!(peer.0.load(Ordering::Relaxed), 2);
         let waiting = storage.first(None).unwrap().unwrap();
         assert_eq!(waiting.request.kind, PipelineKind::Logs);
+    }
+
+    #[tokio::test]
+    async fn a_full_disk_is_shown_until_a_request_is_stored_and_none_is_left_that_is_delivered() {
+        let dir = tempfile::tempdir().unwrap();
+        let (context, peer) = (context(), HalfAway::default());
+        let health = Health::new(&context, Addresses::one(&"peer"));
+        let sender = sender(peer.clone(), &RetryConfig::default(), TIMEOUT, health.clone());
+        let config = StorageConfig {
+            directory: dir.path().to_owned(),
+            max_bytes: 1 << 20,
+            when_full: WhenFull::default(),
+        };
+        let mut spool = Spool::default();
+        let mut delivery = Delivery::open(sender, Some(&config), &health, &context, &mut spool)
+            .await
+            .unwrap();
+        let Delivery::Spooled(storage, _) = &delivery else {
+            panic!("not on disk");
+        };
+        let storage = Arc::clone(storage);
+        let request = || Request {
+            body: Bytes::from_static(b"points"),
+            kind: PipelineKind::Metrics,
+            items: 1,
+            last: false,
+        };
+        let shown = || context.status.load()["exporters/test"].error.clone();
+        // Nothing is sent from disk: the log records before have no answer for an hour.
+        let logs = Request {
+            kind: PipelineKind::Logs,
+            ..request()
+        };
+        delivery.send(&health, logs).await.unwrap();
+        storage.set_full(true);
+        for sent in 1..3 {
+            delivery.send(&health, request()).await.unwrap();
+            assert_eq!(peer.0.load(Ordering::Relaxed), sent, "from memory");
+            let error = shown().unwrap();
+            assert!(error.contains("storage.directory"), "{error}");
+        }
+        // It is delivered, and can't be removed.
+        let stored = storage.first(None).unwrap().unwrap();
+        assert!(storage.remove(&stored).is_some());
+        storage.set_full(false);
+        delivery.send(&health, request()).await.unwrap();
+        assert!(shown().unwrap().contains("storage.directory"));
+        storage.remove_rest();
+        delivery.send(&health, request()).await.unwrap();
+        assert!(!shown().unwrap_or_default().contains("storage.directory"));
     }
 
     #[tokio::test(start_paused = true)]

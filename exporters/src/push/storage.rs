@@ -136,7 +136,7 @@ impl Storage {
         }
         let (requests, bytes) = storage.waiting();
         if requests > 0 {
-            tracing::info!(exporter = %context.id, requests, bytes, "requests of an earlier run wait on disk");
+            tracing::info!(exporter = %context.id, requests, bytes, "requests that were left on disk are sent first");
         }
         let shown = Arc::downgrade(&storage);
         storage
@@ -267,7 +267,7 @@ impl Storage {
                     request,
                 }));
             }
-            tracing::error!(file = %self.path.display(), number, "a request on disk is damaged and is skipped; \
+            tracing::error!(exporter = %self.telemetry.exporter(), file = %self.path.display(), number, "a request on disk is damaged and is skipped; \
                 hint: check the disk");
             self.telemetry.count_corrupt(1);
             // Of either kind: that of log records is in nobody's books.
@@ -336,6 +336,12 @@ impl Storage {
             state.items.saturating_sub(state.delivered.len() as u64),
             state.bytes.saturating_sub(delivered),
         )
+    }
+
+    /// Lets writes fail, as on a full disk, or succeed again.
+    #[cfg(test)]
+    pub(crate) fn set_full(&self, full: bool) {
+        self.lock().full = full;
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {

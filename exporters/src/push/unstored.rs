@@ -39,7 +39,10 @@ pub(super) async fn store(
         Ok(kept) => kept,
         Err(error) => return Ok(Err(error)),
     };
-    health.storage_fault(None);
+    // Room for one is not room for all: those that are delivered may still be there.
+    if storage.unremoved() == 0 {
+        health.storage_fault(None);
+    }
     // The call that they are counted with is of another kind, perhaps.
     for (kind, items) in dropped {
         health.no_room(kind, items);

@@ -115,6 +115,14 @@ impl Overflow {
         }
     }
 
+    /// Warns of what no warning has named yet. Also when it is dropped; but the last clone may outlive the log.
+    pub(crate) fn report(&self) {
+        let rest = self.lock().take(Instant::now());
+        if let Some(due) = rest {
+            self.warn(due);
+        }
+    }
+
     fn warn(&self, Due { lost, since, until }: Due) {
         let (what, remedy) = self.words(lost, until.is_some());
         let ago = |time: Duration| format!("{} s ago", time.as_secs());
@@ -159,10 +167,7 @@ impl Overflow {
 
 impl Drop for Overflow {
     fn drop(&mut self) {
-        let rest = self.lock().take(Instant::now());
-        if let Some(due) = rest {
-            self.warn(due);
-        }
+        self.report();
     }
 }
 
@@ -196,6 +201,17 @@ mod tests {
                 assert_eq!(is_past, is_over, "{what}");
             }
         }
+    }
+
+    #[test]
+    fn what_is_reported_at_the_end_is_reported_once_and_while_clones_are_left() {
+        let overflow = Overflow::new(&"a".parse().unwrap(), false);
+        for _ in 0..2 {
+            overflow.add([(PipelineKind::Metrics, 3)]);
+        }
+        assert_eq!(overflow.lock().lost.points, 3, "of the second, no warning is due");
+        overflow.report();
+        assert_eq!(overflow.lock().take(Instant::now()), None);
     }
 
     #[test]

@@ -206,6 +206,11 @@ impl ExporterTelemetry {
         self.overflow.add(items);
     }
 
+    /// Warns of what was dropped since the last warning, at the end.
+    pub(crate) fn report_overflow(&self) {
+        self.overflow.report();
+    }
+
     fn count_enqueue_failed(&self, kind: PipelineKind, items: u64) {
         let counter = match kind {
             PipelineKind::Metrics => &self.enqueue_failed_points,

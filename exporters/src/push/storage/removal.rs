@@ -9,13 +9,13 @@ use crate::push::warned::{Warned, is_news};
 
 impl Storage {
     /// Takes `stored` away: it is delivered, or given up. One that can't be removed for want of room is skipped from now on; another
-    /// run would send it a second time.
-    pub(crate) fn remove(&self, stored: &Stored) {
+    /// run would send it a second time. Returns why.
+    pub(crate) fn remove(&self, stored: &Stored) -> Option<StorageError> {
         let mut state = self.lock();
         state.under_way.remove(&stored.lane);
         state.from.insert(stored.lane, stored.number + 1);
         state.delivered.insert(stored.number, stored.value_len);
-        self.remove_delivered(&mut state);
+        self.remove_delivered(&mut state)
     }
 
     /// Tries a last time to remove what is delivered.
@@ -30,15 +30,13 @@ impl Storage {
         self.lock().delivered.len()
     }
 
-    /// Removes what is delivered, unless that has failed a moment ago.
-    pub(super) fn remove_delivered(&self, state: &mut State) {
+    /// Removes what is delivered, unless that has failed a moment ago. Returns the failure.
+    pub(super) fn remove_delivered(&self, state: &mut State) -> Option<StorageError> {
         let early = state.removal_at.is_some_and(|at| Instant::now() < at);
         if state.delivered.is_empty() || early {
-            return;
+            return None;
         }
-        let Err(error) = self.try_to_remove_delivered(state) else {
-            return;
-        };
+        let error = self.try_to_remove_delivered(state).err()?;
         if is_news(&mut state.warned, &error.to_string()) {
             tracing::warn!(
                 exporter = %self.telemetry.exporter(),
@@ -48,6 +46,7 @@ impl Storage {
                     hint: make room, or the right to write, in `storage.directory`; if flowtap stops before, they are sent a second time"
             );
         }
+        Some(error)
     }
 
     /// The same at once; the next attempt is later if it fails.

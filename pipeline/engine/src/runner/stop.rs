@@ -76,8 +76,16 @@ impl Runner {
                 drained = drained.and((&mut exporter.task).await.unwrap_or(Ok(())));
             }
         }
+        self.report_overflow();
         let delivered = self.delivered();
         measured.take().unwrap_or(Ok(())).and(drained).and(delivered)
+    }
+
+    /// Logs what full queues have dropped since the last line about it, while there is a log.
+    fn report_overflow(&self) {
+        for exporter in self.exporters.values().chain(self.leaving.values()) {
+            exporter.handle.telemetry.report_overflow();
+        }
     }
 
     /// Whether the exporters, which have ended, delivered everything that they took since the stop began.
@@ -107,15 +115,23 @@ impl Runner {
     fn give_up(&self, measured: Option<Result<(), RunError>>) -> Result<(), RunError> {
         let deadline = self.deadline;
         let (mut items, mut on_disk, mut remedies) = (0, Vec::new(), Vec::new());
+        let mut unwritten = Vec::new();
         let mut others = false;
         for (id, exporter) in self.exporters.iter().chain(&self.leaving) {
             let ended = exporter.task.is_finished();
             let waiting = abandon(exporter);
+            exporter.handle.telemetry.report_overflow();
             let lost = waiting + exporter.in_flight.lost();
             items += lost;
             match exporter.persistence {
                 _ if ended => {}
-                Persistence::OnDisk if lost == 0 => on_disk.push(id.to_string()),
+                Persistence::OnDisk => {
+                    on_disk.push(id.to_string());
+                    if lost > 0 {
+                        others = true;
+                        unwritten.push(format!("exporters.{id}.storage.directory"));
+                    }
+                }
                 Persistence::With(key) if waiting > 0 => {
                     others = true;
                     remedies.push(format!("exporters.{id}.{key}"));
@@ -127,7 +143,7 @@ impl Runner {
             tracing::info!(
                 exporters = on_disk.join(", "),
                 ?deadline,
-                "not everything was sent by the deadline; the rest is on disk and is sent after the next start"
+                "not everything was sent by the deadline; requests on disk are sent after the next start"
             );
         }
         if let Some(measured) = measured
@@ -140,11 +156,15 @@ impl Runner {
         if !remedies.is_empty() {
             let _ = write!(remedy, ", or set {}", remedies.join(", "));
         }
+        if !unwritten.is_empty() {
+            // In time, they would have been on disk, unless that is full.
+            let _ = write!(remedy, ", and make sure that {} has room", unwritten.join(", "));
+        }
         // Logged here, because the caller may be ended before the error is shown.
         tracing::warn!(
             items,
             ?deadline,
-            "not everything was exported by the deadline; the rest is lost; hint: {remedy}"
+            "not everything was exported by the deadline; items that are not on disk are lost; hint: {remedy}"
         );
         Err(RunError::Deadline { deadline, items })
     }
