@@ -396,7 +396,7 @@ mod stop_tests {
         let config = StorageConfig {
             directory: dir.path().to_owned(),
             max_bytes: 1 << 20,
-            when_full: WhenFull::default(),
+            when_full: WhenDiskFull::default(),
         };
         let mut spool = Spool::default();
         let mut delivery = Delivery::open(sender, Some(&config), &health, &context, &mut spool)

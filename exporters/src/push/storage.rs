@@ -338,12 +338,6 @@ impl Storage {
         )
     }
 
-    /// Lets writes fail, as on a full disk, or succeed again.
-    #[cfg(test)]
-    pub(crate) fn set_full(&self, full: bool) {
-        self.lock().full = full;
-    }
-
     fn lock(&self) -> MutexGuard<'_, State> {
         // Counts that a panic elsewhere left are off by one at worst.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
