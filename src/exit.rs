@@ -93,7 +93,12 @@ impl From<io::Error> for ExitError {
 
 impl From<BuildError> for ExitError {
     fn from(error: BuildError) -> Self {
-        Self::new(Code::Config, error)
+        let code = if error.is_temporary {
+            Code::Temporary
+        } else {
+            Code::Config
+        };
+        Self::new(code, error)
     }
 }
 

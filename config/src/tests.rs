@@ -39,6 +39,7 @@ struct MadeWindow(Made);
 
 fn nothing(context: &BuildContext) -> BuildError {
     BuildError {
+        is_temporary: false,
         id: context.id.clone(),
         message: "made up".to_owned(),
     }
@@ -596,6 +597,7 @@ fn an_error_of_building_is_at_the_keys_with_which_it_begins() {
         ("made up", "2 receivers.ebpf", "made up"),
     ] {
         let error = BuildError {
+            is_temporary: false,
             id: "ebpf".parse().unwrap(),
             message: message.to_owned(),
         };

@@ -33,8 +33,14 @@ impl Parts {
     /// A component that can't be built on this machine.
     pub(super) fn build(&self, config: &Config) -> Result<Graph, ExitError> {
         graph::check_memory(config)?;
-        let mut graph = graph::build(config, &self.meter, &self.environment, self.strict)
-            .map_err(|error| ExitError::config(&config.build_error(&error)))?;
+        let mut graph =
+            graph::build(config, &self.meter, &self.environment, self.strict).map_err(|error| {
+                // The config is right, and a later start may succeed.
+                if error.is_temporary {
+                    return error.into();
+                }
+                ExitError::config(&config.build_error(&error))
+            })?;
         if let Some(tap) = &self.tap {
             graph::attach_tap(&mut graph, tap);
         }

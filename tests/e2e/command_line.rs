@@ -193,6 +193,46 @@ fn hooks_of_cgroups_without_net_admin_name_it_and_the_command_that_grants_it() {
 }
 
 #[test]
+fn a_state_file_that_another_flowtap_uses_is_named() {
+    let Some(_machine) = require::root() else {
+        return;
+    };
+    let folder = tempfile::tempdir().unwrap();
+    let state = folder.path().join("watch.state");
+    // As another process does: this test.
+    let other = fs::File::create(folder.path().join("watch.state.lock")).unwrap();
+    other.try_lock().unwrap();
+    let output = flowtap()
+        .arg("run")
+        .args(ANY_PORTS)
+        .args([
+            "--set",
+            "service.pipelines.metrics.processors=[direction, policy, watch, window]",
+        ])
+        .args([
+            "--set",
+            &format!("processors.watch.state_file={}", state.display()),
+        ])
+        .output()
+        .unwrap();
+    let said = text(&output.stderr);
+    assert_eq!(
+        output.status.code(),
+        Some(75),
+        "a restart may find it free: {said}"
+    );
+    let path = state.display().to_string();
+    for words in [
+        "state_file: another process uses",
+        &path,
+        "hint: stop the other flowtap",
+    ] {
+        assert!(said.contains(words), "no {words} in:\n{said}");
+    }
+    assert!(!state.exists());
+}
+
+#[test]
 fn an_address_that_is_taken_is_named() {
     let Some(_machine) = require::root() else {
         return;

@@ -14,6 +14,7 @@ impl ExporterConfig for Config {
         match FileExporter::new(self, context) {
             Ok(exporter) => Ok(Box::new(exporter)),
             Err(message) => Err(BuildError {
+                is_temporary: false,
                 id: context.id.clone(),
                 message,
             }),

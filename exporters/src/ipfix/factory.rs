@@ -15,6 +15,7 @@ impl ExporterConfig for Config {
         match self.tls.config_for(self.protocol == Protocol::Tls) {
             Ok(_) => Ok(Box::new(IpfixExporter::new(self.clone(), context))),
             Err(error) => Err(BuildError {
+                is_temporary: false,
                 id: context.id.clone(),
                 message: format!("tls: {error}"),
             }),

@@ -14,6 +14,7 @@ impl ExporterConfig for Config {
         match OtlpExporter::new(self.clone(), context) {
             Ok(exporter) => Ok(Box::new(exporter)),
             Err(error) => Err(BuildError {
+                is_temporary: false,
                 id: context.id.clone(),
                 message: error.to_string(),
             }),

@@ -23,6 +23,7 @@ impl ExporterConfig for Config {
         PrometheusExporter::new(self, context)
             .map(|exporter| Box::new(exporter) as Box<dyn Exporter>)
             .map_err(|error| BuildError {
+                is_temporary: false,
                 id: context.id.clone(),
                 message: format!("tls: {error}"),
             })

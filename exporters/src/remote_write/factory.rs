@@ -16,6 +16,7 @@ impl ExporterConfig for Config {
         match self.tls.config_for(over_tls) {
             Ok(_) => Ok(Box::new(RemoteWriteExporter::new(self.clone(), context))),
             Err(error) => Err(BuildError {
+                is_temporary: false,
                 id: context.id.clone(),
                 message: format!("tls: {error}"),
             }),

@@ -71,7 +71,7 @@ impl Watcher {
             processor: watcher.processor.clone(),
             pipeline: watcher.pipeline.clone(),
             learns_until: watcher.learns_until.map(rfc3339),
-            is_learning: watcher.learns_until.is_none_or(|until| now < until),
+            is_learning: !watcher.has_learned && watcher.learns_until.is_none_or(|until| now < until),
         }
     }
 }
@@ -279,12 +279,16 @@ mod tests {
             processor: "watch".to_owned(),
             pipeline: "metrics".to_owned(),
             learns_until: None,
+            has_learned: false,
         };
         assert!(Watcher::at(&watcher, second(9)).is_learning);
         watcher.learns_until = Some(second(10));
         let shown = Watcher::at(&watcher, second(9));
         assert_eq!(shown.learns_until.as_deref(), Some("1970-01-01T00:00:10Z"));
         assert!(shown.is_learning && !Watcher::at(&watcher, second(10)).is_learning);
+        // The system's clock was set back.
+        watcher.has_learned = true;
+        assert!(!Watcher::at(&watcher, second(1)).is_learning);
     }
 
     #[test]

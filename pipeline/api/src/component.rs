@@ -137,6 +137,8 @@ pub struct BuildError {
     pub id: ComponentId,
     /// Message, with a hint.
     pub message: String,
+    /// Whether a later start may succeed, as when another process uses a file.
+    pub is_temporary: bool,
 }
 
 /// A config that can be written as a value: everything that is `Serialize`.

@@ -65,6 +65,8 @@ pub struct Watcher {
     pub pipeline: String,
     /// End of the period in which it learns and reports nothing; `None` before it is part of a pipeline that runs.
     pub learns_until: Option<Timestamp>,
+    /// Whether that period has ended, by the processor's own clock: the system's may have been set back since.
+    pub has_learned: bool,
 }
 
 /// A place among the [`watchers`](Findings::watchers), which is given up with it.
@@ -77,8 +79,18 @@ pub struct Registration {
 impl Registration {
     /// Sets the end of the period in which the processor learns.
     pub fn learns_until(&self, until: Timestamp) {
+        self.set(until, false);
+    }
+
+    /// Sets the end of that period, which has passed.
+    pub fn has_learned_until(&self, until: Timestamp) {
+        self.set(until, true);
+    }
+
+    fn set(&self, until: Timestamp, has_learned: bool) {
         if let Some(watcher) = self.findings.kept().watchers.get_mut(&self.index) {
             watcher.learns_until = Some(until);
+            watcher.has_learned = has_learned;
         }
     }
 }
@@ -111,6 +123,8 @@ impl Findings {
     /// assert_eq!(findings.watchers()[0].learns_until, None);
     /// watch.learns_until(Timestamp::from_nanos(7));
     /// assert_eq!(findings.watchers()[0].learns_until, Some(Timestamp::from_nanos(7)));
+    /// watch.has_learned_until(Timestamp::from_nanos(7));
+    /// assert!(findings.watchers()[0].has_learned);
     /// drop(watch);
     /// assert!(findings.watchers().is_empty());
     /// ```
@@ -124,6 +138,7 @@ impl Findings {
                 processor: processor.to_owned(),
                 pipeline: pipeline.to_owned(),
                 learns_until: None,
+                has_learned: false,
             },
         );
         Registration {

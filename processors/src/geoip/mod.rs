@@ -76,6 +76,7 @@ impl ComponentConfig for Config {
 impl ProcessorConfig for Config {
     fn build(&self, context: &BuildContext) -> Result<ProcessorStage, BuildError> {
         let geoip = GeoIp::new(self, context).map_err(|error| BuildError {
+            is_temporary: false,
             id: context.id.clone(),
             message: error.to_string(),
         })?;

@@ -8,6 +8,7 @@ use super::config::Config;
 impl ProcessorConfig for Config {
     fn build(&self, context: &BuildContext) -> Result<ProcessorStage, BuildError> {
         let policy = Policy::new(self, context).map_err(|error| BuildError {
+            is_temporary: false,
             id: context.id.clone(),
             message: match error.file().and_then(|file| self.keys_to(file)) {
                 Some(keys) => format!("{keys}: {error}"),

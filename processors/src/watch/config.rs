@@ -344,7 +344,7 @@ impl ComponentConfig for Config {
         if self.state_file.as_deref().is_some_and(is_of_another) {
             faults.push(Violation::new(
                 "state_file",
-                "must not end with `.new` or `.corrupt`, as files do that are written beside a state file; hint: /var/lib/flowtap/watch.state",
+                "must not end with `.new`, `.corrupt` or `.lock`, as files do that are written beside a state file; hint: /var/lib/flowtap/watch.state",
             ));
         }
         if let Some(pipeline) = &self.state_of {

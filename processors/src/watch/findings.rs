@@ -303,7 +303,7 @@ impl Draft {
     pub(super) fn sent_surge(
         subject: &str,
         object: Option<&Object>,
-        largest: &Largest<'_>,
+        largest: &Largest,
         bytes: u64,
         surge: Surge,
         seconds: f64,

@@ -60,14 +60,21 @@ pub(super) struct Volume {
 }
 
 impl Volume {
-    /// Compares `amount` at `now`, in seconds, with what is usual; `None` if that is not known.
-    pub(super) fn compare(&self, amount: u64, now: u32) -> Option<Surge> {
-        let surge = self.newest.compare(amount)?;
+    /// Compares `amount` at `now`, in seconds, with what is usual; `None` if that is not known. `before`: the largest that was usual before
+    /// the interval before, if that had an amount, which is left out.
+    pub(super) fn compare(&self, amount: u64, now: u32, before: Option<Peak>) -> Option<Surge> {
+        let surge = self.newest.compare(amount, before.is_some())?;
+        let largest = before.unwrap_or(self.usual).get(now);
         // The median is of all intervals, also of those that were reported: what has come in half of them is usual.
         Some(Surge {
-            largest: self.usual.get(now).max(surge.median),
+            largest: largest.max(surge.median),
             ..surge
         })
+    }
+
+    /// The largest that is usual.
+    pub(super) const fn usual(&self) -> Peak {
+        self.usual
     }
 
     /// Takes `factor` times as much for usual.
@@ -77,10 +84,11 @@ impl Volume {
         self.once.scale(factor);
     }
 
-    /// Adds an amount at `now`, in seconds. While `learning` the largest is usual; later one of which half came before, on another occasion.
-    pub(super) fn push(&mut self, amount: u64, now: u32, learning: bool) {
+    /// Adds the amount of an interval at `now`, in seconds, and the `most` in the time of one. While `learning` the largest is usual; later
+    /// one of which half came before, on another occasion.
+    pub(super) fn push(&mut self, amount: u64, most: u64, now: u32, learning: bool) {
         self.newest.push(amount);
-        let amount = amount as f64;
+        let amount = most as f64;
         if learning || amount <= self.usual.get(now) {
             self.usual.raise(amount, now);
             return;
@@ -103,12 +111,15 @@ impl Volume {
 }
 
 impl History {
-    /// Compares `amount` with the history; `None` if that is too short.
-    pub(super) fn compare(&self, amount: u64) -> Option<Surge> {
-        if self.doublings.len() < ENOUGH {
+    /// Compares `amount` with the history, without the newest value if there are enough others; `None` if it is too short.
+    pub(super) fn compare(&self, amount: u64, without_newest: bool) -> Option<Surge> {
+        let length = self.doublings.len();
+        if length < ENOUGH {
             return None;
         }
-        let mut values: Vec<f64> = self.doublings.iter().map(|value| f64::from(*value)).collect();
+        let length = length - usize::from(without_newest && length > ENOUGH);
+        let values = self.doublings.iter().take(length);
+        let mut values: Vec<f64> = values.map(|value| f64::from(*value)).collect();
         let median = median(&mut values);
         let mut deviations: Vec<f64> = values.iter().map(|value| (value - median).abs()).collect();
         // For values of a normal distribution 1.4826 times the median deviation is the standard deviation.
@@ -218,29 +229,39 @@ pub(super) struct UsualCount {
 }
 
 impl Counts {
-    /// Compares `count` at `now`, in seconds, with what is usual, then makes it a part of that. Returns what is usual if it is far more than
-    /// that, and at least `least`. While `learning` every count is usual.
+    /// Compares the `most` in the time of an interval at `now`, in seconds, with what is usual, then makes `count`, that of the interval, a
+    /// part of that. Returns what is usual if it is far more than that, and at least `least`. While `learning` every count is usual.
+    ///
+    /// `before`: what was usual before the interval before, if that had a count, which is left out: it may be the first part of a scan. It
+    /// becomes what was usual before this one.
     pub(super) fn judge(
         &mut self,
-        count: usize,
+        [count, most]: [usize; 2],
         least: usize,
+        before: &mut Option<Self>,
         now: u32,
         learning: bool,
     ) -> Option<UsualCount> {
-        let (mean, largest) = (self.mean.value, self.largest.get(now));
+        let known = before.unwrap_or(*self);
+        let (mean, largest) = (known.mean.value, known.largest.get(now));
         let usual = UsualCount {
             mean,
             // It becomes less with time, and the mean does not.
             largest: largest.max(mean.ceil()),
         };
-        let amount = count as f64;
+        let amount = most as f64;
         let is_unusual = !learning
-            && count >= least
-            && amount >= mean.max(self.all.so_far(largest)) * COUNT_MULTIPLE
+            && most >= least
+            && amount >= mean.max(known.all.so_far(largest)) * COUNT_MULTIPLE
             && amount >= largest * PEAK_MULTIPLE;
-        self.all.push(amount);
+        if is_unusual {
+            // The interval before is a part of what is reported.
+            (self.mean, self.largest) = (known.mean, known.largest);
+        }
+        *before = Some(*self);
+        self.all.push(count as f64);
         if !is_unusual {
-            self.mean.push(amount);
+            self.mean.push(count as f64);
             self.largest.raise(amount, now);
         }
         is_unusual.then_some(usual)
@@ -444,12 +465,12 @@ mod tests {
         let mut history = History::default();
         for amount in [900, 1_000, 1_100, 1_000, 950, 1_050, 1_000] {
             history.push(amount);
-            assert_eq!(history.compare(1_000_000), None, "too short");
+            assert_eq!(history.compare(1_000_000, false), None, "too short");
         }
         history.push(1_000);
-        let usual = history.compare(1_100).unwrap();
+        let usual = history.compare(1_100, false).unwrap();
         assert!(usual.score < 1.0, "{usual:?}");
-        let surge = history.compare(1_000_000).unwrap();
+        let surge = history.compare(1_000_000, false).unwrap();
         assert!((surge.median - 1_000.0).abs() < 10.0, "{surge:?}");
         // Ten doublings, of at least a fifth each.
         assert!(surge.score > 40.0, "{surge:?}");
@@ -464,7 +485,7 @@ mod tests {
         for _ in 0..LENGTH {
             history.push(1_000_000);
         }
-        assert!(history.compare(1_000_000).unwrap().score.abs() < 0.05);
+        assert!(history.compare(1_000_000, false).unwrap().score.abs() < 0.05);
         assert_eq!(history.doublings.len(), LENGTH);
     }
 

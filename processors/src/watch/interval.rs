@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::Watch;
 use super::attempts::{Sent, Tried};
+use super::cut::{Before, Part, Usual};
 use super::ends::{ContactKey, Object, is_external};
 use super::findings::Draft;
 use super::history::{Rhythm, is_like};
@@ -30,10 +31,14 @@ impl Watch {
             self.close_contact(&key, learning);
         }
         for (subject, tried) in std::mem::take(&mut self.tried) {
-            self.close_tried(subject, &tried, learning);
+            if let Some(next) = self.close_tried(subject, &tried, learning) {
+                self.tried.insert(subject, next);
+            }
         }
         for (subject, sent) in std::mem::take(&mut self.sent) {
-            self.close_sent(subject, &sent, learning);
+            if let Some(next) = self.close_sent(subject, sent, learning) {
+                self.sent.insert(subject, next);
+            }
         }
         self.failing.clear();
         let limit = self
@@ -147,17 +152,48 @@ impl Watch {
         let Some(contact) = self.memory.contacts.get_mut(key) else {
             return;
         };
-        let Activity {
-            bytes,
-            opened,
-            failed,
-            ..
-        } = std::mem::take(&mut contact.now);
+        let Activity { whole, late, .. } = std::mem::take(&mut contact.now);
+        let before = contact.before.of(self.intervals);
+        // The time of an interval that begins in the middle of the one before.
+        let mut cut = whole.without(late);
+        cut.add(before.map_or(Part::default(), |before| before.late));
         let flow = contact.flow.take();
         let (mut drafts, mut beacon) = (Vec::new(), None);
-        let tried = opened + failed;
-        let usual = contact.failures.get();
-        let surge = contact.volume.compare(bytes, now);
+        let usual = before.and_then(|before| before.failures.get());
+        let usual = usual.or_else(|| contact.failures.get());
+        let most_bytes = whole.bytes.max(cut.bytes);
+        let usual_bytes = before.filter(|before| before.has_bytes);
+        let surge = contact
+            .volume
+            .compare(most_bytes, now, usual_bytes.map(|before| before.usual));
+        let volume = &self.config.volume_surge;
+        let surge = surge.filter(|surge| {
+            volume.enabled
+                && !learning
+                && most_bytes >= volume.bytes
+                && surge.is_one(most_bytes, volume.score)
+        });
+        let failure = &self.config.failure_surge;
+        let failing = [cut, whole].into_iter().filter(|part| {
+            let ratio = f64::from(part.failed) / f64::from(part.tried().max(1));
+            part.failed as usize >= failure.failures.get() && ratio >= failure.ratio
+        });
+        let failing = failing.max_by_key(|part| part.failed).zip(usual);
+        let failing = failing
+            .filter(|(_, usual)| failure.enabled && !learning && *usual <= failure.ratio * USUAL_FAILURES);
+        contact.before = Before {
+            late,
+            failures: contact.failures,
+            usual: contact.volume.usual(),
+            next: self.intervals.wrapping_add(1),
+            has_bytes: whole.bytes > 0,
+        };
+        if surge.is_some() {
+            contact.before.late.bytes = 0;
+        }
+        if failing.is_some() {
+            (contact.before.late.opened, contact.before.late.failed) = (0, 0);
+        }
         let regular = contact.rhythm.regular(
             self.config.beacon.variation,
             self.config.beacon.bytes,
@@ -165,11 +201,12 @@ impl Watch {
         );
         let is_usual = contact.is_regular
             || regular.is_some_and(|regular| is_like(regular.period, f64::from(contact.period)));
-        if tried > 0 {
-            contact.failures.push(f64::from(failed) / f64::from(tried));
+        if whole.tried() > 0 {
+            let ratio = f64::from(whole.failed) / f64::from(whole.tried());
+            contact.failures.push(ratio);
         }
-        if bytes > 0 {
-            contact.volume.push(bytes, now, learning);
+        if whole.bytes > 0 {
+            contact.volume.push(whole.bytes, most_bytes, now, learning);
         }
         if learning {
             contact.is_regular |= regular.is_some();
@@ -179,25 +216,17 @@ impl Watch {
             return;
         };
         let subject = self.memory.name(key.subject);
-        let failure = &self.config.failure_surge;
-        let ratio = f64::from(failed) / f64::from(tried.max(1));
-        if let Some(usual) = usual.filter(|usual| *usual <= failure.ratio * USUAL_FAILURES)
-            && failure.enabled
-            && failed as usize >= failure.failures.get()
-            && ratio >= failure.ratio
-        {
+        if let Some((part, usual)) = failing {
             let failing = self.failing.get(key).unwrap_or(&flow);
+            let (failed, tried) = (part.failed, part.tried());
             drafts.push(Draft::failure_surge(
                 subject, key, failing, failed, tried, usual, seconds,
             ));
         }
-        let volume = &self.config.volume_surge;
-        if let Some(surge) = surge
-            && volume.enabled
-            && bytes >= volume.bytes
-            && surge.is_one(bytes, volume.score)
-        {
-            drafts.push(Draft::volume_surge(subject, key, &flow, bytes, surge, seconds));
+        if let Some(surge) = surge {
+            drafts.push(Draft::volume_surge(
+                subject, key, &flow, most_bytes, surge, seconds,
+            ));
         }
         if let Some(regular) = regular
             && self.config.beacon.enabled
@@ -221,23 +250,37 @@ impl Watch {
         }
     }
 
-    fn close_tried(&mut self, number: u32, tried: &Tried, learning: bool) {
+    /// Judges what a subject tried. Returns what the next interval begins with; `None` if it tried nothing.
+    fn close_tried(&mut self, number: u32, tried: &Tried, learning: bool) -> Option<Tried> {
         let (now, seconds) = (self.seconds(), self.interval_seconds());
-        let destinations = tried.destinations();
-        let Some(subject) = self.memory.subject_mut(number) else {
-            return;
-        };
-        let (Some((ports, scanned)), Some(newest)) = (&tried.most, &tried.newest) else {
-            return;
-        };
+        let subject = self.memory.subject_mut(number)?;
+        let (whole_ports, _) = tried.most.as_ref()?;
+        let newest = tried.newest.as_ref()?;
+        let (ports, scanned) = tried.most_ports()?;
+        let destinations = tried.most_destinations();
         let least = &self.config.fan_out;
+        let before = tried.cut.usual;
+        let mut known = before.map(|usual| usual.destinations);
+        let mut known_ports = before.map(|usual| usual.ports);
+        let counts = [tried.destinations().count, destinations.count];
+        let least_destinations = least.destinations.get();
         let usual_destinations =
             subject
                 .destinations
-                .judge(destinations.count, least.destinations.get(), now, learning);
-        let usual_ports = subject.ports.judge(ports.count, least.ports.get(), now, learning);
+                .judge(counts, least_destinations, &mut known, now, learning);
+        let counts = [whole_ports.count, ports.count];
+        let usual_ports = subject
+            .ports
+            .judge(counts, least.ports.get(), &mut known_ports, now, learning);
+        let usual = Usual {
+            destinations: known?,
+            ports: known_ports?,
+            has_reported_destinations: usual_destinations.is_some(),
+            has_reported_ports: usual_ports.is_some(),
+        };
+        let next = Tried::after(tried, usual);
         if !least.enabled {
-            return;
+            return Some(next);
         }
         let name = self.memory.name(number);
         let of_addresses =
@@ -247,30 +290,36 @@ impl Watch {
         for draft in drafts.into_iter().flatten() {
             self.outbox.put_of_subject(number, draft, self.now());
         }
+        Some(next)
     }
 
-    fn close_sent(&mut self, number: u32, sent: &Sent, learning: bool) {
+    /// Judges what a subject sent. Returns what the next interval begins with; `None` if it sent nothing.
+    fn close_sent(&mut self, number: u32, mut sent: Sent, learning: bool) -> Option<Sent> {
         let (now, seconds) = (self.seconds(), self.interval_seconds());
-        let Some(subject) = self.memory.subject_mut(number) else {
-            return;
-        };
-        let surge = subject.sent.compare(sent.bytes, now);
-        subject.sent.push(sent.bytes, now, learning);
+        let subject = self.memory.subject_mut(number)?;
+        let whole = sent.whole.bytes;
+        if whole == 0 {
+            return None;
+        }
+        let (bytes, largest) = sent.most();
+        let surge = subject.sent.compare(bytes, now, sent.usual);
+        let usual = subject.sent.usual();
+        subject.sent.push(whole, bytes, now, learning);
         let volume = &self.config.volume_surge;
-        if let (Some(largest), Some(surge)) = (sent.largest(), surge)
-            && !learning
-            && volume.enabled
-            && sent.bytes >= volume.bytes
-            && surge.is_one(sent.bytes, volume.score)
-        {
+        let surge = surge.filter(|surge| {
+            volume.enabled && !learning && bytes >= volume.bytes && surge.is_one(bytes, volume.score)
+        });
+        let is_reported = surge.is_some();
+        if let (Some(largest), Some(surge)) = (largest, surge) {
             let first = &self.config.first_contact;
             let object = self
                 .names
-                .object(largest.flow, first.ipv4_prefix, first.ipv6_prefix);
+                .object(&largest.flow, first.ipv4_prefix, first.ipv6_prefix);
             let object = largest.is_known.then_some(&object);
             let subject = self.memory.name(number);
-            let draft = Draft::sent_surge(subject, object, &largest, sent.bytes, surge, seconds);
+            let draft = Draft::sent_surge(subject, object, &largest, bytes, surge, seconds);
             self.outbox.put_of_subject(number, draft, self.now());
         }
+        Some(sent.next(usual, is_reported))
     }
 }

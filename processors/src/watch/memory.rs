@@ -8,6 +8,7 @@ use std::time::Duration;
 use flowtap_pipeline::{Flow, Timestamp};
 use serde::{Deserialize, Serialize};
 
+use super::cut::{Before, Part};
 use super::ends::{ContactKey, Object};
 use super::history::{Counts, Mean, Rhythm, Volume};
 
@@ -29,6 +30,9 @@ pub(super) struct Contact {
     /// Of the open interval.
     #[serde(skip)]
     pub(super) now: Activity,
+    /// Of the newest one in which it was active.
+    #[serde(skip)]
+    pub(super) before: Before,
     /// A flow of the open interval: of the address that moved most of the bytes, if one moved more than half of them.
     #[serde(skip)]
     pub(super) flow: Option<Box<Flow>>,
@@ -72,11 +76,21 @@ impl Contact {
 /// Activity of a contact in the open interval.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub(super) struct Activity {
-    pub(super) bytes: u64,
-    pub(super) opened: u32,
-    pub(super) failed: u32,
+    pub(super) whole: Part,
+    /// Of its second half.
+    pub(super) late: Part,
     /// Bytes that the address of the contact's flow is ahead of all others.
     lead: u64,
+}
+
+impl Activity {
+    /// Adds a record; `is_late`: of the second half.
+    pub(super) fn push(&mut self, part: Part, is_late: bool) {
+        self.whole.add(part);
+        if is_late {
+            self.late.add(part);
+        }
+    }
 }
 
 /// A subject, as remembered, without its contacts.
@@ -172,6 +186,10 @@ pub(super) struct Memory {
     pub(super) contacts: HashMap<ContactKey, Contact>,
     /// When a country was seen first, by the same clock; 0 for never. Countries are learned from then on.
     pub(super) countries_since: u64,
+    /// When learning ended, in nanoseconds of the system's clock of that time; 0 before. A later jump of that clock does not move it. The
+    /// state file has it after all else, as older ones have none.
+    #[serde(skip)]
+    pub(super) learned_until: u64,
     #[serde(skip)]
     numbers: HashMap<String, u32>,
     /// Places of subjects that were forgotten.

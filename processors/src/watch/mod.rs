@@ -21,11 +21,13 @@ mod attempts;
 mod bounds;
 mod clock;
 mod config;
+mod cut;
 mod ends;
 mod factory;
 mod findings;
 mod history;
 mod interval;
+mod lock;
 mod memory;
 mod numbers;
 mod seen;
@@ -50,8 +52,10 @@ use opentelemetry::metrics::{Counter, Gauge};
 
 use self::attempts::{Sent, Tried};
 use self::clock::{Clock, Jump};
+use self::cut::Part;
 use self::ends::{ContactKey, Names, Object, is_external, server_port};
 use self::findings::{Draft, MAX_WAITING, Outbox};
+use self::lock::Lock;
 use self::memory::{Country, Memory, country_code};
 use self::seen::Seen;
 use self::state::{Found, Saved, Saver, StateError};
@@ -81,8 +85,9 @@ pub struct Watch {
     has_logged_jump: bool,
     /// Whether its clock was set: it is part of a pipeline that runs.
     has_begun: bool,
-    /// Beginning and end of the open interval.
+    /// Beginning, middle and end of the open interval.
     opened: Timestamp,
+    middle: Timestamp,
     closes: Timestamp,
     intervals: u32,
     /// Whether subjects found no room since some were last forgotten.
@@ -156,6 +161,7 @@ impl Watch {
             has_logged_jump: false,
             has_begun: false,
             opened: Timestamp::default(),
+            middle: Timestamp::default(),
             closes: Timestamp::default(),
             intervals: 0,
             is_short_of_subjects: false,
@@ -223,17 +229,20 @@ impl Watch {
         let Some(subject) = self.subject(flow, bytes) else {
             return;
         };
-        let now = self.seconds();
+        let (now, is_late) = (self.seconds(), self.now() >= self.middle);
         let key = self.key(subject, seen);
         self.judge_lists(&key, seen);
         let (key, is_merged) = self.merged(key, flow);
         let is_attempt = !key.serves && seen.tries() && !seen.is_dns();
-        if is_attempt && !self.tried.entry(subject).or_default().push(flow) {
+        if is_attempt && !self.tried.entry(subject).or_default().push(flow, is_late) {
             self.telemetry.uncounted.add(1, &self.telemetry.labels);
         }
         // Whichever side opened the connection: bytes leave by both.
         if is_external(flow.class) && seen.sent > 0 {
-            self.sent.entry(subject).or_default().push(flow, seen.sent);
+            self.sent
+                .entry(subject)
+                .or_default()
+                .push(flow, seen.sent, is_late);
         }
         let is_new = !self.memory.contacts.contains_key(&key);
         if is_new && self.memory.contacts.len() >= self.config.max_contacts.get() {
@@ -245,12 +254,20 @@ impl Watch {
         }
         let contact = self.memory.contact(key.clone());
         contact.last = now;
-        contact.now.bytes += bytes;
-        contact.now.opened += u32::from(seen.opened);
-        contact.now.failed += u32::from(seen.failed);
+        let part = Part {
+            bytes,
+            opened: seen.opened.into(),
+            failed: seen.failed.into(),
+        };
+        contact.now.push(part, is_late);
         contact.rhythm.push(now, bytes, self.clock.pace.interval());
+        let failed = contact.now.whole.failed;
+        let before = contact.before.of(self.intervals).filter(|_| !is_late);
+        let cut = failed + before.map_or(0, |before| before.late.failed);
         if seen.failed
-            && contact.now.failed as usize == self.config.failure_surge.failures.get()
+            && [failed, cut]
+                .map(|failed| failed as usize)
+                .contains(&self.config.failure_surge.failures.get())
             && self.failing.len() < MAX_WAITING
         {
             self.failing.insert(key.clone(), flow.clone());
@@ -340,18 +357,30 @@ impl Watch {
 
     fn open_interval(&mut self) {
         self.opened = self.now();
+        self.middle = self.opened.plus(self.config.interval / 2);
         self.closes = self.opened.plus(self.config.interval);
     }
 
-    /// The end of learning, by the system's clock. One that is past is as long ago as by its own clock, which counts neither jumps nor all of
-    /// a long stop: then it was earlier than is said.
-    fn report_learning(&self) {
+    /// The end of learning, by the system's clock. One that was reached stays, whatever that clock shows later. If only an older state file
+    /// knows of it, it is as long ago as by its own clock, which counts neither jumps nor all of a long stop: then it was earlier than is
+    /// said.
+    fn report_learning(&mut self) {
         let learned = self.now().since(Timestamp::from_nanos(self.memory.since));
-        let left = self.config.learn.saturating_sub(learned);
-        let ago = learned.saturating_sub(self.config.learn);
-        let now = self.clock.system().since(Timestamp::default());
-        let until = Timestamp::default().plus(now.saturating_sub(ago));
-        self.registration.learns_until(until.plus(left));
+        let now = self.clock.system();
+        if self.is_learning() {
+            self.memory.learned_until = 0;
+            let left = self.config.learn.saturating_sub(learned);
+            self.registration.learns_until(now.plus(left));
+            return;
+        }
+        if self.memory.learned_until == 0 {
+            let ago = learned.saturating_sub(self.config.learn);
+            let until = now.since(Timestamp::default()).saturating_sub(ago);
+            // 0 stands for never.
+            self.memory.learned_until = Timestamp::default().plus(until).as_nanos().max(1);
+        }
+        let until = Timestamp::from_nanos(self.memory.learned_until);
+        self.registration.has_learned_until(until);
     }
 
     fn report_contacts(&self) {
@@ -398,11 +427,17 @@ fn restore(config: &Config, context: &BuildContext) -> Result<(Saved, Option<Sav
     let file = state::target(file);
     let failed = |error: &dyn std::error::Error| BuildError {
         id: context.id.clone(),
+        is_temporary: false,
         message: format!(
             "state_file: {}: {error}\n  hint: name a regular file; remove a damaged one to learn anew, or correct its permissions",
             file.display()
         ),
     };
+    let lock = Lock::take(&file).map_err(|error| BuildError {
+        id: context.id.clone(),
+        is_temporary: true,
+        message: format!("state_file: {error}"),
+    })?;
     let saved = match read(&file, config, context) {
         Ok(Found::Own(saved)) => *saved,
         Ok(Found::Others(others)) => {
@@ -418,7 +453,8 @@ fn restore(config: &Config, context: &BuildContext) -> Result<(Saved, Option<Sav
             Saved::default()
         }
     };
-    let saver = Saver::start(file.clone(), Arc::clone(&context.pipeline)).map_err(|error| failed(&error))?;
+    let saver =
+        Saver::start(file.clone(), Arc::clone(&context.pipeline), lock).map_err(|error| failed(&error))?;
     Ok((saved, Some(saver)))
 }
 
@@ -517,6 +553,9 @@ impl Processor for Watch {
             self.report_jump(jump);
         }
         self.memory.tick(self.clock.now(), self.clock.system());
+        if self.memory.learned_until == 0 && !self.is_learning() {
+            self.report_learning();
+        }
         if self.now() >= self.closes {
             self.close_interval();
             self.open_interval();

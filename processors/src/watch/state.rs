@@ -18,6 +18,7 @@ use flowtap_pipeline::{Replaced, WrittenFolder, files};
 use serde::{Deserialize, Serialize};
 
 use super::findings::Said;
+use super::lock::Lock;
 use super::memory::Memory;
 
 const MAGIC: &[u8; 8] = b"fltwatch";
@@ -51,6 +52,8 @@ pub(super) struct Saved {
 struct Saving<'a> {
     memory: &'a Memory,
     said: &'a Said,
+    /// After all that files of earlier versions have, which read no further.
+    learned_until: u64,
 }
 
 /// The states in a file, by the name of the pipeline; the one that was written last is the last.
@@ -98,8 +101,11 @@ pub(super) fn read(file: &Path, pipeline: &str) -> Result<Found, StateError> {
         let others = states.iter().map(|(of, _)| (*of).to_owned());
         return Ok(Found::Others(others.collect()));
     };
-    let mut saved: Saved =
-        postcard::from_bytes(state).map_err(|_| StateError::Content("it can't be decoded"))?;
+    let undecoded = |_| StateError::Content("it can't be decoded");
+    let (mut saved, rest) = postcard::take_from_bytes::<Saved>(state).map_err(undecoded)?;
+    if !rest.is_empty() {
+        saved.memory.learned_until = postcard::from_bytes(rest).map_err(undecoded)?;
+    }
     saved.memory.index();
     Ok(Found::Own(Box::new(saved)))
 }
@@ -177,18 +183,24 @@ pub(super) fn target(file: &Path) -> PathBuf {
 /// Whether a file of this name may be one that is written beside another state file.
 pub(super) fn is_of_another(file: &Path) -> bool {
     file.extension()
-        .is_some_and(|extension| extension == NEW || extension == CORRUPT)
+        .is_some_and(|extension| [NEW, CORRUPT, LOCK].iter().any(|end| extension == *end))
 }
 
 /// Ends of the names of files beside a state file.
 const NEW: &str = "new";
 const CORRUPT: &str = "corrupt";
+pub(super) const LOCK: &str = "lock";
+
+/// The name of a file beside a state file, with this end.
+pub(super) fn beside_as(file: &Path, end: &str) -> PathBuf {
+    let mut name = file.as_os_str().to_owned();
+    name.push(format!(".{end}"));
+    PathBuf::from(name)
+}
 
 /// The name under which a damaged file is kept: one, the newest.
 pub(super) fn corrupt(file: &Path) -> PathBuf {
-    let mut name = file.as_os_str().to_owned();
-    name.push(format!(".{CORRUPT}"));
-    PathBuf::from(name)
+    beside_as(file, CORRUPT)
 }
 
 /// Keeps a file that can't be used beside itself.
@@ -203,7 +215,13 @@ fn set_aside(file: &Path) -> io::Result<()> {
 }
 
 fn encode(memory: &Memory, said: &Said) -> io::Result<Vec<u8>> {
-    postcard::to_stdvec(&Saving { memory, said }).map_err(io::Error::other)
+    let learned_until = memory.learned_until;
+    let saving = Saving {
+        memory,
+        said,
+        learned_until,
+    };
+    postcard::to_stdvec(&saving).map_err(io::Error::other)
 }
 
 /// The states of pipelines other than this one: what is kept while its own is written.
@@ -293,12 +311,14 @@ pub(super) struct Saver {
     folder: WrittenFolder,
     states: Option<SyncSender<Vec<u8>>>,
     thread: Option<JoinHandle<()>>,
+    /// After the last save it ends.
+    _lock: Option<Arc<Lock>>,
 }
 
 impl Saver {
     /// # Errors
     /// The system gave no thread.
-    pub(super) fn start(file: PathBuf, pipeline: Arc<str>) -> io::Result<Self> {
+    pub(super) fn start(file: PathBuf, pipeline: Arc<str>, lock: Option<Arc<Lock>>) -> io::Result<Self> {
         let (states, incoming) = sync_channel(1);
         let folder = WrittenFolder::new(file.parent().unwrap_or(Path::new(".")));
         let (target, of_thread) = (file.clone(), folder.clone());
@@ -310,6 +330,7 @@ impl Saver {
             folder,
             states: Some(states),
             thread: Some(thread),
+            _lock: lock,
         })
     }
 
@@ -455,9 +476,9 @@ mod tests {
         let file = folder.path().join("watch.state");
         assert!(own(&file, "metrics/a").is_none());
         let mut memory = Memory::default();
-        memory.since = 7;
+        (memory.since, memory.learned_until) = (7, 8);
         assert_eq!(memory.number("shop/Deployment/web".to_owned(), 10), Some(0));
-        let mut saver = Saver::start(file.clone(), "metrics/a".into()).unwrap();
+        let mut saver = Saver::start(file.clone(), "metrics/a".into(), None).unwrap();
         let key = ContactKey {
             subject: 0,
             object: Object::Named("shop/Deployment/db".into()),
@@ -476,6 +497,15 @@ mod tests {
         let mut found = found.memory;
         assert_eq!(found.number("shop/Deployment/web".to_owned(), 10), Some(0));
         assert!(matches!(&found.subjects[0], Some(Subject { name, .. }) if name == "shop/Deployment/web"));
+
+        // The end of learning is after all that an earlier version wrote, and reads.
+        let state = encode(&memory, &said).unwrap();
+        let (earlier, rest) = postcard::take_from_bytes::<Saved>(&state).unwrap();
+        assert_eq!((&earlier.said, rest.len()), (&said, 1));
+        write(&file, "metrics/a", &state[..state.len() - rest.len()]).unwrap();
+        let of_earlier = own(&file, "metrics/a").unwrap().memory;
+        assert_eq!((of_earlier.since, of_earlier.learned_until), (7, 0));
+        write(&file, "metrics/a", &state).unwrap();
 
         let whole = fs::read(&file).unwrap();
         for length in 0..whole.len() {

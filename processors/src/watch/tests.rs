@@ -1,5 +1,6 @@
 //! Each rule by itself. A labelled day is in `day`.
 
+mod cut;
 mod day;
 mod edges;
 mod floods;
@@ -703,7 +704,10 @@ fn all_that_was_learned_is_in_the_state_file() {
     for _ in 0..4 {
         scene.tick();
     }
-    let (memory, said) = (scene.watch.memory.clone(), scene.watch.outbox.said().clone());
+    let (mut memory, said) = (scene.watch.memory.clone(), scene.watch.outbox.said().clone());
+    for contact in memory.contacts.values_mut() {
+        contact.before = crate::watch::cut::Before::default();
+    }
     drop(scene);
 
     // Every part of it has something in it.
@@ -712,10 +716,10 @@ fn all_that_was_learned_is_in_the_state_file() {
         &|contact| contact.is_regular && contact.rhythm.regular(0.1, 100, Duration::ZERO).is_some()
     ));
     assert!(any(&|contact| contact.failures.get() == Some(0.5)));
-    assert!(any(&|contact| contact.volume.compare(1, 1).is_some()));
+    assert!(any(&|contact| contact.volume.compare(1, 1, None).is_some()));
     assert!(memory.contacts.keys().any(|key| key.is_udp));
     let shop = memory.subjects[0].as_ref().unwrap();
-    assert!(shop.sent.compare(1, 1).is_some() && shop.destinations.is_known());
+    assert!(shop.sent.compare(1, 1, None).is_some() && shop.destinations.is_known());
     assert_eq!(Vec::from_iter(&shop.countries), [b"DE"]);
     assert!(memory.since > 0 && memory.countries_since > 0 && !said.is_empty());
 
@@ -748,6 +752,65 @@ fn a_restart_says_when_learning_has_ended() {
         until(&Scene::at(&config, START + 86_410)),
         START + 10 + 2 * 86_400
     );
+}
+
+#[test]
+fn an_end_of_learning_that_was_reached_stays_when_the_clock_jumps() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut config = quick();
+    config.state_file = Some(folder.path().join("watch.state"));
+    let mut scene = Scene::new(&config);
+    let assert_learned = |scene: &Scene| {
+        let watcher = &scene.watch.outbox.newest().watchers()[0];
+        let until = watcher.learns_until.unwrap().as_nanos() / 1_000_000_000;
+        assert_eq!((until, watcher.has_learned), (START + 60, true));
+    };
+    for _ in 0..20 {
+        scene.tick();
+    }
+    assert_learned(&scene);
+    for jump in [-315_360_000, 630_720_000, -86_400] {
+        scene.now = scene.now.checked_add_signed(jump).unwrap();
+        scene.tick();
+        assert_learned(&scene);
+        // And after a restart with that clock.
+        let now = scene.now;
+        drop(scene);
+        scene = Scene::at(&config, now);
+        assert_learned(&scene);
+        scene.tick();
+    }
+}
+
+#[test]
+fn a_state_file_that_another_process_uses_is_refused_for_now() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut config = quick();
+    config.state_file = Some(folder.path().join("a").join("watch.state"));
+    // Processors of one process share it, as before and after a reload.
+    let scenes = [Scene::new(&config), Scene::new(&config)];
+    let lock = folder.path().join("a/watch.state.lock");
+    let other = std::fs::File::open(&lock).unwrap();
+    assert!(other.try_lock().is_err());
+    drop(scenes);
+    other.try_lock().unwrap();
+    let error = Watch::new(&config, &context(NodeInfo::default())).unwrap_err();
+    assert!(error.is_temporary);
+    let text = error.to_string();
+    assert!(
+        text.contains("state_file: another process uses") && text.contains("hint: stop the other flowtap"),
+        "{text}"
+    );
+    // A recording uses none.
+    let mut replay = context(NodeInfo::default());
+    replay.is_replay = true;
+    assert!(Watch::new(&config, &replay).is_ok());
+    other.unlock().unwrap();
+    assert!(Watch::new(&config, &context(NodeInfo::default())).is_ok());
+    // Where there can be no lock nothing is saved either: that is reported when it is tried.
+    std::fs::remove_file(&lock).unwrap();
+    std::fs::create_dir(&lock).unwrap();
+    assert!(Watch::new(&config, &context(NodeInfo::default())).is_ok());
 }
 
 #[test]

@@ -140,7 +140,7 @@ fn a_decoy_of_ports_hides_no_addresses_and_a_number_beyond_the_bound_is_at_least
 #[test]
 fn a_decoy_of_ports_leaves_room_for_those_of_other_addresses() {
     let mut tried = Tried::default();
-    let mut push = |address: u8, port: u16| tried.push(&flow("sh", ([127, 0, 0, address], port)));
+    let mut push = |address: u8, port: u16| tried.push(&flow("sh", ([127, 0, 0, address], port)), false);
     for address in 1..=20 {
         for port in 0..5_000 {
             push(address, port);
@@ -161,7 +161,7 @@ fn a_scan_by_a_subject_of_few_intervals_is_compared_with_their_average() {
     let mut config = quick();
     config.first_contact.enabled = false;
     config.failure_surge.enabled = false;
-    for (intervals, then, is_found) in [(1, 100, false), (3, 179, false), (3, 180, true), (7, 180, true)] {
+    for (intervals, then, is_found) in [(2, 100, false), (3, 179, false), (3, 180, true), (7, 180, true)] {
         let mut scene = Scene::new(&config);
         scene.learn(([93, 184, 1, 34], 443), 512);
         for _ in 0..intervals {
