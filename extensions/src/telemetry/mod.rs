@@ -4,6 +4,7 @@
 //! served at `service.telemetry.metrics.endpoint`; the one that exporters of `service.telemetry.metrics.exporters` are fed from; and
 //! the SDK's own push to `service.telemetry.metrics.otlp.endpoint`, which still works when those exporters do not.
 
+mod log_format;
 mod log_writer;
 mod logs;
 mod own_metrics;
@@ -39,8 +40,9 @@ use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::reload;
 use tracing_subscriber::util::SubscriberInitExt;
 
+use self::log_format::{CutJson, PlainFields};
 pub use self::log_writer::LogWriter;
-use self::logs::{PlainFields, Throttle};
+use self::logs::Throttle;
 pub use self::own_metrics::{OwnMetrics, SharedReader};
 use crate::memory_limiter;
 use crate::watches::WatchBoard;
@@ -369,7 +371,7 @@ pub fn init_logs(config: &LogsConfig, writer: LogWriter) -> Result<LogLevel, Tel
     let registry = tracing_subscriber::registry().with(filter).with(throttle.clone());
     let initialised = match config.format {
         LogFormat::Text => registry.with(text.fmt_fields(PlainFields)).try_init(),
-        LogFormat::Json => registry.with(text.json()).try_init(),
+        LogFormat::Json => registry.with(text.json().map_event_format(CutJson)).try_init(),
     };
     initialised.map_err(|error| TelemetryError::Logs(error.to_string()))?;
     Ok(LogLevel(handle, throttle))
