@@ -88,7 +88,7 @@ pub(super) fn storage_in(folder: &std::path::Path) -> push::storage::StorageConf
     push::storage::StorageConfig {
         directory: folder.to_owned(),
         max_bytes: 1 << 20,
-        when_full: flowtap_pipeline::WhenFull::DropOldest,
+        when_full: push::storage::WhenDiskFull::DropOldest,
     }
 }
 

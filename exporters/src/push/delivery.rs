@@ -12,7 +12,7 @@ use tower::{BoxError, Service, ServiceExt};
 use super::fate::Fate;
 use super::health::Health;
 use super::storage::{Storage, StorageConfig, StorageError};
-use super::{Request, Senders, spool};
+use super::{Request, Senders, spool, unstored};
 
 /// Maximum time for which an exporter waits for one of this process that is given up, and holds the file of requests until its tasks
 /// have ended.
@@ -110,33 +110,22 @@ impl Delivery {
         health: &Health,
         request: Request,
     ) -> Result<(Exported, Fate), BoxError> {
-        let kind = request.kind;
-        let senders = match self {
-            Self::Direct(senders) => senders,
-            Self::Spooled(storage, senders) => {
-                let (storage, request) = (Arc::clone(storage), request.clone());
-                // It waits for the disk.
-                match tokio::task::spawn_blocking(move || storage.keep(&request)).await? {
-                    Ok((fate, dropped)) => {
-                        health.storage_fault(None);
-                        // The call that they are counted with is of another kind, perhaps.
-                        for (kind, items) in dropped {
-                            health.no_room(kind, items);
-                        }
-                        return Ok((Exported::default(), fate));
-                    }
-                    // A full or broken disk costs the protection from a restart, not the data.
-                    Err(error) => {
-                        health.storage_fault(Some(&error));
-                        tracing::warn!(%error, "a request can't be kept on disk; it is sent from memory; \
-                hint: make room, or the right to write, in `storage.directory`");
-                    }
-                }
-                senders
+        match self {
+            Self::Direct(senders) => {
+                let exported = senders.of(request.kind).ready().await?.call(request).await?;
+                Ok((exported, Fate::Delivered))
             }
-        };
-        let exported = senders.of(kind).ready().await?.call(request).await?;
-        Ok((exported, Fate::Delivered))
+            Self::Spooled(storage, senders) => match unstored::store(storage, health, &request).await? {
+                Ok(fate) => Ok((Exported::default(), fate)),
+                // A full or broken disk costs the protection from a restart, not the data.
+                Err(error) => {
+                    health.storage_fault(Some(&error));
+                    tracing::warn!(%error, "a request can't be kept on disk; it is sent from memory; \
+                hint: make room, or the right to write, in `storage.directory`");
+                    unstored::deliver(storage, senders, health, request, error).await
+                }
+            },
+        }
     }
 
     /// The fates of requests with points that were [stored](Fate::Stored), since the last call, in the order in which it happened.

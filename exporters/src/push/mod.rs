@@ -17,6 +17,7 @@
 //! | [`markers`] | series that have ended, until a peer has that |
 //! | [`zeros`] | series whose 0 no peer has yet |
 //! | [`spool`] | the task that sends what is on disk |
+//! | [`unstored`] | the way of a request that the disk does not take |
 //! | [`storage`] | requests on disk, until they are delivered |
 
 mod broken;
@@ -38,6 +39,7 @@ pub mod storage;
 #[cfg(not(feature = "storage"))]
 #[path = "no_storage.rs"]
 pub mod storage;
+mod unstored;
 mod verdict;
 mod warned;
 pub(crate) mod zeros;
@@ -132,6 +134,14 @@ impl Senders {
         match (kind, &mut self.logs) {
             (PipelineKind::Logs, Some(logs)) => logs,
             _ => &mut self.metrics,
+        }
+    }
+
+    /// The lane of requests of `kind`.
+    const fn lane_of(&self, kind: PipelineKind) -> Lane {
+        match self.logs {
+            None => None,
+            Some(_) => Some(kind),
         }
     }
 

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use flowtap_pipeline::{BuildContext, PipelineKind};
 
-pub use self::config::StorageConfig;
+pub use self::config::{StorageConfig, WhenDiskFull};
 use super::fate::Fate;
 use super::{Lane, Request};
 
@@ -54,6 +54,10 @@ impl Storage {
     }
 
     pub(crate) const fn first(&self, _: Lane) -> Result<Option<Stored>, StorageError> {
+        match *self {}
+    }
+
+    pub(crate) const fn is_waiting(&self, _: Lane) -> bool {
         match *self {}
     }
 

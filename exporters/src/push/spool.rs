@@ -271,7 +271,7 @@ mod stop_tests {
     use std::sync::atomic::AtomicU32;
 
     use bytes::Bytes;
-    use flowtap_pipeline::{PipelineKind, WhenFull};
+    use flowtap_pipeline::PipelineKind;
     use tokio::time::Instant;
 
     use super::*;
@@ -279,7 +279,7 @@ mod stop_tests {
     use crate::push::health::Addresses;
     use crate::push::http::HttpFailure;
     use crate::push::retry::RetryConfig;
-    use crate::push::storage::StorageConfig;
+    use crate::push::storage::{StorageConfig, WhenDiskFull};
     use crate::push::{Client, Senders, sender};
     use crate::testing::context;
 
@@ -309,7 +309,7 @@ mod stop_tests {
         let config = StorageConfig {
             directory: directory.to_owned(),
             max_bytes: 1 << 20,
-            when_full: WhenFull::default(),
+            when_full: WhenDiskFull::default(),
         };
         let mut spool = Spool::default();
         let delivery = Delivery::open(sender, Some(&config), &health, &context(), &mut spool)
@@ -359,7 +359,7 @@ mod stop_tests {
         let config = StorageConfig {
             directory: dir.path().to_owned(),
             max_bytes: 1 << 20,
-            when_full: WhenFull::default(),
+            when_full: WhenDiskFull::default(),
         };
         let mut spool = Spool::default();
         let senders = Senders::by_kind(sender(), sender());

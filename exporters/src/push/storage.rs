@@ -20,12 +20,12 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use flowtap_pipeline::{BuildContext, PipelineKind, WhenFull, WrittenFolder};
+use flowtap_pipeline::{BuildContext, PipelineKind, WrittenFolder};
 use redb::Database;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-pub use self::config::StorageConfig;
+pub use self::config::{StorageConfig, WhenDiskFull};
 pub use self::error::StorageError;
 use self::table::{REQUESTS, each_value, footprint, oldest};
 use self::telemetry::Telemetry;
@@ -193,7 +193,7 @@ impl Storage {
         dropped: &mut Vec<(PipelineKind, u64)>,
     ) -> Result<bool, StorageError> {
         while state.items > 0 && state.bytes + size > self.config.max_bytes {
-            if self.config.when_full == WhenFull::DropNewest {
+            if self.config.when_full == WhenDiskFull::DropNewest {
                 // Those that are delivered must not be in the way of a new one. If they can't be removed, it is sent from memory.
                 if !state.delivered.is_empty() {
                     self.try_to_remove_delivered(state)?;
@@ -276,6 +276,20 @@ impl Storage {
             state.delivered.insert(number, value_len);
             self.remove_delivered(&mut state);
         }
+    }
+
+    /// Whether a request of `lane` waits, or is being sent. One that can't be read is in nobody's way.
+    pub(crate) fn is_waiting(&self, lane: Lane) -> bool {
+        let mut state = self.lock();
+        let from = state.from.get(&lane).copied().unwrap_or_default();
+        let first = self.with(&mut state, |database| oldest(database, from, lane));
+        first.is_ok_and(|found| found.is_some())
+    }
+
+    /// Lets writes fail, or succeed again.
+    #[cfg(test)]
+    pub(crate) fn set_full(&self, full: bool) {
+        self.lock().full = full;
     }
 
     /// Waits until there is something new, or time to try again to remove what is delivered.

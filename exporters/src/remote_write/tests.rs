@@ -753,7 +753,7 @@ async fn what_is_stored_is_delivered_by_the_next_run_oldest_first() {
         storage: Some(push::storage::StorageConfig {
             directory: folder.path().to_owned(),
             max_bytes: 1 << 20,
-            when_full: flowtap_pipeline::WhenFull::DropOldest,
+            when_full: push::storage::WhenDiskFull::DropOldest,
         }),
         interval: Duration::from_nanos(1),
         zero_samples: false,

@@ -2,8 +2,8 @@
 
 use std::path::PathBuf;
 
+use flowtap_pipeline::Violation;
 use flowtap_pipeline::schema::SizeText;
-use flowtap_pipeline::{Violation, WhenFull};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -20,7 +20,18 @@ pub struct StorageConfig {
     pub max_bytes: u64,
     /// Overflow policy.
     #[serde(default)]
-    pub when_full: WhenFull,
+    pub when_full: WhenDiskFull,
+}
+
+/// Overflow policy of requests on disk. None waits for room: the exporter would stop.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum WhenDiskFull {
+    /// Drop the oldest requests, which are counted as failed.
+    #[default]
+    DropOldest,
+    /// Drop the new request, which is counted as failed.
+    DropNewest,
 }
 
 /// Message of a build without requests on disk.
@@ -37,16 +48,8 @@ impl StorageConfig {
         if cfg!(not(feature = "storage")) {
             return Some(Violation::new("storage", NOT_IN_THIS_BUILD));
         }
-        let path = |key: &str| vec!["storage".to_owned(), key.to_owned()];
-        if self.when_full == WhenFull::Block {
-            return Some(Violation {
-                path: path("when_full"),
-                message: "a full disk would stop the exporter; expected drop_oldest or drop_newest"
-                    .to_owned(),
-            });
-        }
         (self.max_bytes < 1 << 20).then(|| Violation {
-            path: path("max_bytes"),
+            path: vec!["storage".to_owned(), "max_bytes".to_owned()],
             message: "must be at least 1048576, to hold a request".to_owned(),
         })
     }

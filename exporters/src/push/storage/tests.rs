@@ -23,7 +23,7 @@ fn config(directory: &Path) -> StorageConfig {
     StorageConfig {
         directory: directory.to_owned(),
         max_bytes: max_bytes(),
-        when_full: WhenFull::DropOldest,
+        when_full: WhenDiskFull::DropOldest,
     }
 }
 
@@ -122,13 +122,13 @@ fn at_its_limit_the_oldest_or_the_newest_is_dropped_and_its_points_are_returned(
         when_full,
         ..config(folder.path())
     };
-    let storage = Storage::open(&small(WhenFull::DropOldest), &context()).unwrap();
+    let storage = Storage::open(&small(WhenDiskFull::DropOldest), &context()).unwrap();
     for text in ["aaaa", "bbbb"] {
         storage.push(&request(text)).unwrap();
     }
     assert_eq!(storage.push(&request("cccc")).unwrap(), [(PipelineKind::Logs, 4)]);
     drop(storage);
-    let storage = Storage::open(&small(WhenFull::DropNewest), &context()).unwrap();
+    let storage = Storage::open(&small(WhenDiskFull::DropNewest), &context()).unwrap();
     assert_eq!(storage.push(&request("dddd")).unwrap(), [(PipelineKind::Logs, 4)]);
     assert_eq!(bodies(&storage), ["bbbb", "cccc"]);
 }
@@ -138,7 +138,7 @@ fn what_is_delivered_on_a_full_disk_takes_no_place_from_what_is_new() {
     let folder = tempfile::tempdir().unwrap();
     let config = StorageConfig {
         max_bytes: 2 * PAGE_BYTES,
-        when_full: WhenFull::DropNewest,
+        when_full: WhenDiskFull::DropNewest,
         ..config(folder.path())
     };
     let storage = Storage::open(&config, &context()).unwrap();
