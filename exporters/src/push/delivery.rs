@@ -23,11 +23,8 @@ const RELEASE_INTERVAL: Duration = Duration::from_millis(20);
 
 impl From<StorageError> for StageError {
     fn from(error: StorageError) -> Self {
-        if error.is_in_use() {
-            Self::Temporary(error.into())
-        } else {
-            Self::Other(error.into())
-        }
+        // The other process ends, a full or read-only file system is mended, a late one is mounted: a restart may find it so.
+        Self::Temporary(error.into())
     }
 }
 

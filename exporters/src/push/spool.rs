@@ -148,8 +148,13 @@ async fn send_rest(storage: &Arc<Storage>, lane: Lane, sender: &mut Sender, heal
         };
         if let Err(error) = outcome {
             let (requests, bytes) = storage.waiting();
-            tracing::warn!(%error, requests, bytes, "requests stay on disk for the next start; \
-                hint: start flowtap again with the same `storage`");
+            if requests > 0 {
+                tracing::warn!(%error, requests, bytes, "requests stay on disk for the next start; \
+                    hint: start flowtap again with the same `storage`");
+            } else if storage.has_file() {
+                tracing::warn!(%error, "requests that an earlier run may have left on disk can't be read, and stay there; \
+                    hint: make room, or the right to read and write, in `storage.directory`");
+            }
             break;
         }
     }

@@ -23,8 +23,8 @@ use flowtap_pipeline::resource::SERVICE_NAME;
 use flowtap_pipeline::{State, StatusBoard};
 use nix::sys::resource::{UsageWho, getrusage};
 use nix::sys::time::TimeVal;
-use opentelemetry::KeyValue;
 use opentelemetry::metrics::{Meter, MeterProvider};
+use opentelemetry::{InstrumentationScope, KeyValue};
 #[cfg(feature = "own-metrics-push")]
 use opentelemetry_otlp::{MetricExporter, WithExportConfig};
 use opentelemetry_sdk::Resource;
@@ -123,7 +123,8 @@ impl Telemetry {
 
     /// For instruments.
     pub fn meter(&self) -> Meter {
-        self.provider.meter("flowtap")
+        let scope = InstrumentationScope::builder("flowtap").with_version(env!("CARGO_PKG_VERSION"));
+        self.provider.meter_with_scope(scope.build())
     }
 
     /// `/metrics`.
@@ -410,7 +411,29 @@ fn filter_of(config: &LogsConfig) -> Result<Targets, TelemetryError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use opentelemetry_sdk::metrics::data::ResourceMetrics;
+    use opentelemetry_sdk::metrics::reader::MetricReader;
     use tracing::Level;
+
+    #[test]
+    fn the_scope_of_own_metrics_has_a_version() {
+        let provider = SdkMeterProvider::builder();
+        let reader = SharedReader::default();
+        let telemetry = Telemetry {
+            provider: provider.with_reader(reader.clone()).build(),
+            registry: Registry::new(),
+            reader: None,
+        };
+        telemetry.describe_process();
+        let mut read = ResourceMetrics::default();
+        reader.collect(&mut read).unwrap();
+        let scopes: Vec<_> = read.scope_metrics().map(|metrics| metrics.scope()).collect();
+        assert_eq!(scopes.len(), 1);
+        assert_eq!(
+            (scopes[0].name(), scopes[0].version()),
+            ("flowtap", Some(env!("CARGO_PKG_VERSION")))
+        );
+    }
 
     #[tokio::test]
     async fn components_and_watches_of_the_cluster_are_healthy_until_status_has_an_error_for_them() {
