@@ -213,7 +213,7 @@ impl Exporter for Unacknowledged {
         let hangs = self.hangs;
         async move {
             if hangs {
-                std::future::pending().await
+                std::future::pending::<()>().await;
             }
         }
         .boxed()
