@@ -49,7 +49,10 @@ impl Write for Bounded {
         } else {
             0
         };
-        let kept = text.floor_char_boundary(room.min(text.len()));
+        let mut kept = room.min(text.len());
+        while !text.is_char_boundary(kept) {
+            kept -= 1;
+        }
         self.text.push_str(&text[..kept]);
         self.cut += text.len() - kept;
         Ok(())
