@@ -95,8 +95,9 @@ impl Running {
                 Err(ReloadError::Kept(why)) => {
                     self.parts.reloads.refused(&why.to_string());
                     tracing::error!(
-                        "the new config is refused, the old one stays: {why}; \
-                hint: check it with `flowtap validate --config FILE`"
+                        report = %why,
+                        "the new config is refused, the old one stays; \
+                    hint: check it with `flowtap validate --config FILE`"
                     );
                 }
                 Err(ReloadError::Lost(why)) => break Err(why),

@@ -16,12 +16,13 @@ mod logs;
 use std::fmt::Write as _;
 use std::io::{self, Write};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use flowtap_pipeline::plain::lines;
 use flowtap_pipeline::{
-    Buckets, BuildContext, BuildError, Exponential, ExportService, Exported, Exporter, ExporterConfig,
-    Factory, FamilyKind, FamilySnapshot, Output, PairValue, Points, QueueConfig, Series, Snapshot, Stability,
-    StageError, Timestamp, ZERO_THRESHOLD,
+    Buckets, BuildContext, BuildError, ComponentId, ComponentKind, Exponential, ExportService, Exported,
+    Exporter, ExporterConfig, Factory, FamilyKind, FamilySnapshot, Output, PairValue, Points, QueueConfig,
+    Series, Snapshot, Stability, StageError, State, StatusBoard, Timestamp, ZERO_THRESHOLD,
 };
 use futures::FutureExt;
 use futures::future::BoxFuture;
@@ -36,8 +37,37 @@ impl ExporterConfig for Config {
         QueueConfig::default()
     }
 
-    fn build(&self, _: &BuildContext) -> Result<Box<dyn Exporter>, BuildError> {
-        Ok(Box::new(DebugExporter::new(self.clone(), io::stdout())))
+    fn build(&self, context: &BuildContext) -> Result<Box<dyn Exporter>, BuildError> {
+        Ok(Box::new(DebugExporter::new(self.clone(), io::stdout(), context)))
+    }
+}
+
+/// Time after which a write is blocked: there is nobody to read.
+const BLOCKED_AFTER: Duration = Duration::from_secs(2);
+
+const BLOCKED: &str = "standard output is not read: nothing has been printed for 2 s or more; \
+    hint: read the pipe, or remove the exporter";
+
+/// The other end of standard output, in `/status`.
+#[derive(Clone, Debug)]
+struct Reader {
+    id: ComponentId,
+    status: StatusBoard,
+}
+
+impl Reader {
+    /// Awaits `writing`, and reports if it takes long.
+    async fn watch<T>(&self, mut writing: impl Future<Output = T> + Unpin) -> T {
+        if let Ok(written) = tokio::time::timeout(BLOCKED_AFTER, &mut writing).await {
+            return written;
+        }
+        tracing::warn!(exporter = %self.id, "{BLOCKED}");
+        let kind = ComponentKind::Exporter;
+        self.status
+            .set(kind, &self.id, State::RecoverableError, Some(BLOCKED.to_owned()));
+        let written = writing.await;
+        self.status.recover(kind, &self.id, BLOCKED);
+        written
     }
 }
 
@@ -53,23 +83,28 @@ pub const FACTORY: Factory<dyn ExporterConfig> = Factory::of::<Config>(
 pub struct DebugExporter<W> {
     config: Config,
     out: Arc<Mutex<W>>,
+    reader: Reader,
 }
 
 impl<W> DebugExporter<W> {
     /// An exporter that prints to `out`.
-    pub fn new(config: Config, out: W) -> Self {
+    pub fn new(config: Config, out: W, context: &BuildContext) -> Self {
         Self {
             config,
             out: Arc::new(Mutex::new(out)),
+            reader: Reader {
+                id: context.id.clone(),
+                status: context.status.clone(),
+            },
         }
     }
 }
 
 impl<W: Write + Send + 'static> Exporter for DebugExporter<W> {
     fn start(&mut self) -> BoxFuture<'_, Result<ExportService, StageError>> {
-        let (config, out) = (self.config.clone(), Arc::clone(&self.out));
+        let (config, out, reader) = (self.config.clone(), Arc::clone(&self.out), self.reader.clone());
         let service = service_fn(move |output: Output| {
-            let (config, out) = (config.clone(), Arc::clone(&out));
+            let (config, out, reader) = (config.clone(), Arc::clone(&out), reader.clone());
             async move {
                 let exported = Exported {
                     sent: output.items(),
@@ -85,7 +120,8 @@ impl<W: Write + Send + 'static> Exporter for DebugExporter<W> {
                     let mut out = out.lock().unwrap_or_else(PoisonError::into_inner);
                     out.write_all(text.as_bytes()).and_then(|()| out.flush())
                 });
-                writing.await.map_err(BoxError::from)?.map_err(BoxError::from)?;
+                let written = reader.watch(writing).await;
+                written.map_err(BoxError::from)?.map_err(BoxError::from)?;
                 Ok::<_, BoxError>(exported)
             }
         });
@@ -266,7 +302,7 @@ fn push_series(text: &mut String, series: &Series, updated: Timestamp) -> std::f
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::testing::{many, snapshot};
+    use crate::testing::{context, many, snapshot};
     use tower::{Service, ServiceExt};
 
     #[test]
@@ -333,6 +369,44 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_standard_output_that_is_not_read_is_an_error_until_it_is() {
+        let (mut pipe, out) = io::pipe().unwrap();
+        let context = context();
+        let config = Config {
+            verbosity: Verbosity::Detailed,
+            sampling: usize::MAX,
+            ..Config::default()
+        };
+        let mut exporter = DebugExporter::new(config, out, &context);
+        let mut service = exporter.start().await.unwrap();
+        // More than a pipe has room for.
+        let call = async {
+            for _ in 0..200 {
+                let call = service.ready().await.unwrap().call(Output::from(snapshot(1)));
+                call.await.unwrap();
+            }
+        };
+        let state = || context.status.load().remove("exporters/test");
+        let watch = async {
+            let failing = loop {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+                if let Some(status) = state() {
+                    break status;
+                }
+            };
+            assert_eq!(failing.state, State::RecoverableError);
+            assert!(failing.error.unwrap().contains("is not read"));
+            std::thread::Builder::new()
+                .spawn(move || io::copy(&mut pipe, &mut io::sink()))
+                .unwrap();
+        };
+        tokio::join!(call, watch);
+        let recovered = state().unwrap();
+        assert_eq!((recovered.state, recovered.error), (State::Ok, None));
+        drop((service, exporter));
+    }
+
+    #[tokio::test]
     async fn a_closed_standard_output_is_an_error_of_the_export_and_no_panic() {
         struct Closed;
         impl Write for Closed {
@@ -343,7 +417,7 @@ mod tests {
                 Ok(())
             }
         }
-        let mut exporter = DebugExporter::new(Config::default(), Closed);
+        let mut exporter = DebugExporter::new(Config::default(), Closed, &context());
         let mut service = exporter.start().await.unwrap();
         assert!(
             service

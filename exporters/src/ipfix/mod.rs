@@ -29,6 +29,7 @@ mod telemetry;
 mod tests;
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::task::{Context, Poll};
 
 use flowtap_pipeline::{
@@ -108,6 +109,10 @@ impl IpfixExporter {
 impl Exporter for IpfixExporter {
     fn start(&mut self) -> BoxFuture<'_, Result<ExportService, StageError>> {
         async move { Ok(BoxService::new(self.service()?)) }.boxed()
+    }
+
+    fn unacknowledged(&self) -> Option<Arc<AtomicU64>> {
+        self.client.as_ref().map(Client::unacknowledged)
     }
 
     fn stop(&mut self) -> BoxFuture<'_, ()> {

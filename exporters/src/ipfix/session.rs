@@ -1,11 +1,12 @@
 //! A transport session (RFC 7011, section 10): its templates come first, and records are numbered from 0.
 
 use std::collections::VecDeque;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use flowtap_pipeline::{Exported, Timestamp};
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, sleep, timeout};
 use tower::BoxError;
 
 use super::acks::Acks;
@@ -15,8 +16,11 @@ use super::message;
 use super::telemetry::Telemetry;
 use crate::push::{self, Request};
 
-/// Time for writing once more, at the end, what was not acknowledged.
+/// When flowtap stops, time for writing once more what was not acknowledged.
 const LAST_WAIT: Duration = Duration::from_secs(2);
+
+/// When flowtap stops, pause before a further connection.
+const LAST_PAUSE: Duration = Duration::from_millis(200);
 
 /// The observation domain and how it is reported.
 #[derive(Clone, Debug)]
@@ -49,6 +53,8 @@ struct State {
     acks: Option<Acks>,
     /// Messages with flows that are not acknowledged, in their order.
     kept: VecDeque<Kept>,
+    /// Log records in them.
+    unacknowledged: Arc<AtomicU64>,
 }
 
 /// A message that was written, and not acknowledged yet.
@@ -71,8 +77,14 @@ impl State {
         let acknowledged = acks.mark();
         let is_acknowledged = |kept: &Kept| kept.mark.is_some_and(|mark| mark <= acknowledged);
         while self.kept.front().is_some_and(is_acknowledged) {
-            self.kept.pop_front();
+            let items = self.kept.pop_front().map_or(0, |kept| kept.request.items);
+            self.unacknowledged.fetch_sub(items, Ordering::Relaxed);
         }
+    }
+
+    fn keep(&mut self, request: Request, mark: Option<u64>) {
+        self.unacknowledged.fetch_add(request.items, Ordering::Relaxed);
+        self.kept.push_back(Kept { request, mark });
     }
 }
 
@@ -100,28 +112,45 @@ impl Client {
         self.0.state().totals.not_sent += records;
     }
 
-    /// Ends the session. Messages that are not acknowledged are written once more; those that are not then, either, are counted.
+    /// Log records that were sent and are not acknowledged.
+    pub(super) fn unacknowledged(&self) -> Arc<AtomicU64> {
+        Arc::clone(&self.0.state().unacknowledged)
+    }
+
+    /// Ends the session. Messages that are not acknowledged are written again, on a new connection, until they are: the run has its own
+    /// deadline. Those that are not by then are counted.
     pub(super) async fn close(&self) {
+        let unsettled = Unsettled(&self.0);
         let mut session = self.0.state().session.take();
         self.0.settle().await;
-        if !self.0.state().kept.is_empty() {
+        while !self.0.state().kept.is_empty() {
+            // Also before the first: a collector that has just begun to listen again takes them then.
+            sleep(LAST_PAUSE).await;
             session = match timeout(LAST_WAIT, self.0.open()).await {
                 Ok(Ok(session)) => Some(session),
                 Ok(Err(_)) | Err(_) => None,
             };
             self.0.settle().await;
         }
+        drop(unsettled);
         if let Some(session) = session {
             session.link.close().await;
         }
-        let kept = std::mem::take(&mut self.0.state().kept);
-        let records: u64 = kept.iter().map(|kept| kept.request.items).sum();
+    }
+}
+
+/// Counts what is not acknowledged when the session has ended, also where the deadline cuts its end.
+struct Unsettled<'a>(&'a Inner);
+
+impl Drop for Unsettled<'_> {
+    fn drop(&mut self) {
+        let records = self.0.state().unacknowledged.load(Ordering::Relaxed);
         if records > 0 {
             self.0.telemetry.unacknowledged(records);
             tracing::warn!(
                 records,
                 "log records that were sent last were not acknowledged by the collector's host, and may be lost; \
-                hint: look for the reason in the collector's log"
+                hint: look for the reason in the collector's log; raise service.shutdown_timeout if it is slow"
             );
         }
     }
@@ -143,7 +172,7 @@ impl push::Client for Client {
         let mark = state.acks.as_mut().map(|acks| acks.wrote(request.body.len()));
         if mark.is_some() {
             state.forget_acknowledged();
-            state.kept.push_back(Kept { request, mark });
+            state.keep(request, mark);
         }
         state.session = Some(session);
         Ok(Exported { sent, failed: 0 })
@@ -229,16 +258,23 @@ impl Inner {
         Ok(session)
     }
 
-    /// Waits a moment until everything is acknowledged, and forgets what is.
+    /// Waits until everything is acknowledged, for as long as a part of it is from moment to moment, and forgets what is.
     async fn settle(&self) {
-        let acks = self.state().acks.take();
-        let Some(mut acks) = acks else {
-            return;
-        };
-        acks.settle(CLOSE_WAIT).await;
-        let mut state = self.state();
-        state.acks = Some(acks);
-        state.forget_acknowledged();
+        loop {
+            let acks = self.state().acks.take();
+            let Some(mut acks) = acks else {
+                return;
+            };
+            let before = acks.mark();
+            let is_settled = acks.settle(CLOSE_WAIT).await;
+            let is_moving = acks.mark() > before;
+            let mut state = self.state();
+            state.acks = Some(acks);
+            state.forget_acknowledged();
+            if is_settled || !is_moving {
+                return;
+            }
+        }
     }
 
     /// `session` after what is due in it.

@@ -4,10 +4,11 @@ use std::io::Read;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::time::Duration;
 
-use flowtap_pipeline::LogBatch;
-use flowtap_pipeline::testing::{ExporterTest, config};
+use flowtap_pipeline::testing::{ExporterTest, Instruments, config};
+use flowtap_pipeline::{BuildContext, LogBatch};
 use nix::sys::socket::setsockopt;
 use nix::sys::socket::sockopt::RcvBuf;
+use tower::{Service, ServiceExt};
 
 use super::FACTORY;
 use super::elements::DOMAIN_TEMPLATE;
@@ -145,6 +146,56 @@ fn what_was_not_acknowledged_is_written_again_on_the_next_connection() {
         let bytes = reader.join().unwrap();
         assert!(bytes > BATCHES * 150 - 50_000, "{bytes}");
     });
+}
+
+/// The collector reads nothing until it is connected to for the third time.
+#[test]
+fn at_the_end_a_collector_that_is_slow_to_read_gets_everything_that_it_had_no_room_for() {
+    const BATCHES: usize = 2_000;
+    let (listener, address) = listener();
+    setsockopt(&listener, RcvBuf, &4096).unwrap();
+    let mut exporter = start(address, "protocol: tcp");
+    for _ in 0..BATCHES {
+        assert_eq!(exporter.export_logs(logs()).unwrap().sent, 2);
+    }
+    std::thread::scope(|scope| {
+        let reader = scope.spawn(|| {
+            let _unread = [listener.accept().unwrap(), listener.accept().unwrap()];
+            let mut bytes = Vec::new();
+            listener.accept().unwrap().0.read_to_end(&mut bytes).unwrap();
+            bytes.len()
+        });
+        exporter.stop();
+        let bytes = reader.join().unwrap();
+        assert!(bytes > BATCHES * 150 - 100_000, "{bytes}");
+    });
+}
+
+#[tokio::test]
+async fn what_is_not_acknowledged_when_the_deadline_cuts_the_end_is_counted() {
+    let (listener, address) = listener();
+    setsockopt(&listener, RcvBuf, &4096).unwrap();
+    let instruments = Instruments::new();
+    let context = BuildContext {
+        meter: instruments.meter(),
+        ..flowtap_pipeline::testing::context("ipfix")
+    };
+    let yaml = format!("{{endpoint: \"{address}\", protocol: tcp}}");
+    let mut exporter = config(FACTORY, &yaml).unwrap().build(&context).unwrap();
+    let mut service = exporter.start().await.unwrap();
+    let unacknowledged = exporter.unacknowledged().unwrap();
+    for _ in 0..2_000 {
+        let service = service.ready().await.unwrap();
+        assert_eq!(service.call(logs().into()).await.unwrap().sent, 2);
+    }
+    drop(service);
+    // The deadline of a run.
+    let stopped = tokio::time::timeout(Duration::from_millis(100), exporter.stop()).await;
+    assert!(stopped.is_err(), "it does not give up by itself");
+    let left = unacknowledged.load(std::sync::atomic::Ordering::Relaxed);
+    assert!((1..4_000).contains(&left), "{left}");
+    let counted = instruments.sum("exporter_unacknowledged_log_records", "exporter", "ipfix");
+    assert_eq!(counted, left);
 }
 
 #[test]

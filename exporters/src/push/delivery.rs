@@ -23,11 +23,8 @@ const RELEASE_INTERVAL: Duration = Duration::from_millis(20);
 
 impl From<StorageError> for StageError {
     fn from(error: StorageError) -> Self {
-        if error.is_in_use() {
-            Self::Temporary(error.into())
-        } else {
-            Self::Other(error.into())
-        }
+        // The other process ends, a full or read-only file system is mended, a late one is mounted: a restart may find it so.
+        Self::Temporary(error.into())
     }
 }
 
@@ -61,11 +58,17 @@ impl Spool {
             errors.extend(task.await.ok().flatten());
         }
         self.tasks.clear();
+        let error = (!errors.is_empty()).then(|| errors.join("; "));
         // Whether flowtap stops, or this exporter is replaced.
         if let Some((requests, bytes, exporter)) = self.waiting() {
-            let error = (!errors.is_empty()).then(|| errors.join("; "));
             tracing::info!(%exporter, requests, bytes, error,
                 "requests stay on disk; the next exporter with this `storage.directory` sends them, after a reload or the next start");
+        }
+        if let (Some(error), None, Some((storage, exporter))) = (&error, self.waiting(), &self.kept)
+            && storage.has_file()
+        {
+            tracing::warn!(%exporter, error, "requests that an earlier run may have left on disk can't be read, and stay there; \
+                hint: make room, or the right to read and write, in `storage.directory`");
         }
         // For that one.
         self.kept = None;

@@ -35,7 +35,7 @@ pub(crate) struct Lost {
 }
 
 impl Lost {
-    #[cfg(any(test, feature = "ipfix", feature = "object-store"))]
+    #[cfg(any(test, feature = "ipfix"))]
     pub(crate) fn new(error: &(dyn Error + 'static)) -> Self {
         Self::without(error, &Secrets::default())
     }
@@ -159,12 +159,20 @@ pub(crate) fn chain(error: &(dyn Error + 'static)) -> String {
     peer_text(&causes(error), &Secrets::default())
 }
 
+/// The same of an error with a text of a peer, which may repeat `secrets`.
+#[cfg(feature = "object-store")]
+pub(crate) fn chain_without(error: &(dyn Error + 'static), secrets: &Secrets) -> String {
+    peer_text(&causes(error), secrets)
+}
+
 fn causes(error: &(dyn Error + 'static)) -> String {
     let mut text = String::new();
     for cause in sources(error) {
         let is_wrapper = cause.is::<hyper_util::client::legacy::Error>() && cause.source().is_some();
         let part = if cause.is::<LengthLimitError>() {
             "the peer's answer is too large".to_owned()
+        } else if cause.downcast_ref::<h2::Error>().is_some_and(is_planned_end) {
+            "the server closed the connection (GOAWAY NO_ERROR)".to_owned()
         } else {
             advised(readable(cause.to_string()))
         };
@@ -177,6 +185,12 @@ fn causes(error: &(dyn Error + 'static)) -> String {
         text.push_str(&part);
     }
     text
+}
+
+/// Whether the server has ended the connection without an error, as when it stops or balances its load. h2 calls that an error which is
+/// "not a result of an error".
+fn is_planned_end(error: &h2::Error) -> bool {
+    error.is_go_away() && error.is_remote() && error.reason() == Some(h2::Reason::NO_ERROR)
 }
 
 /// `text` with words in place of what rustls prints of a certificate's fault, which is the name of a Rust value.
@@ -260,6 +274,22 @@ pub(crate) fn peer_text(text: &str, secrets: &Secrets) -> String {
 mod tests {
     use super::*;
     use std::io;
+    use tokio::io::AsyncWriteExt;
+
+    #[tokio::test]
+    async fn a_server_that_closes_a_connection_without_an_error_is_named() {
+        let (near, mut far) = tokio::io::duplex(4096);
+        let (mut sender, connection) = h2::client::handshake(near).await.unwrap();
+        let request = http::Request::get("http://peer/").body(()).unwrap();
+        let (answer, _) = sender.send_request(request, true).unwrap();
+        // Empty SETTINGS; GOAWAY, by which no stream was processed.
+        far.write_all(&[0, 0, 0, 4, 0, 0, 0, 0, 0]).await.unwrap();
+        far.write_all(&[0, 0, 8, 7, 0, 0, 0, 0, 0]).await.unwrap();
+        far.write_all(&[0; 8]).await.unwrap();
+        let (answer, _) = tokio::join!(answer, connection);
+        let said = chain(&answer.unwrap_err());
+        assert_eq!(said, "the server closed the connection (GOAWAY NO_ERROR)");
+    }
 
     #[test]
     fn a_status_of_tonic_is_a_lost_request_unless_it_holds_the_one_of_a_server() {

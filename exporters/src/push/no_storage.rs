@@ -57,6 +57,10 @@ impl Storage {
         match *self {}
     }
 
+    pub(crate) const fn has_file(&self) -> bool {
+        match *self {}
+    }
+
     pub(crate) const fn is_waiting(&self, _: Lane) -> bool {
         match *self {}
     }

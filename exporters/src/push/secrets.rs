@@ -11,6 +11,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use http::HeaderName;
 use http::header::{AUTHORIZATION, PROXY_AUTHORIZATION};
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
 /// The violation of an empty secret.
 pub(crate) const EMPTY: &str =
@@ -51,6 +52,13 @@ pub(crate) fn has_empty_password(url: &str) -> bool {
 /// The shortest value that is struck out. A shorter one protects nothing, and would be found in any text.
 const MIN_LEN: usize = 4;
 
+/// Characters that a URL has otherwise: all but the unreserved ones of RFC 3986.
+const ENCODED: &AsciiSet = &NON_ALPHANUMERIC
+    .remove(b'-')
+    .remove(b'.')
+    .remove(b'_')
+    .remove(b'~');
+
 /// Stands for a secret in a text, as in addresses.
 const STRUCK: &str = "REDACTED";
 
@@ -60,7 +68,7 @@ pub(crate) struct Secrets(Arc<[String]>);
 
 impl Secrets {
     /// `values`, such as those of headers, and what is secret within them: the credentials after a scheme (`Bearer …`), and user and
-    /// password of `Basic …`.
+    /// password of `Basic …`. Each also as a URL, XML and JSON have it, as a peer may repeat it in an answer of these.
     pub(crate) fn new<V: AsRef<str>>(values: impl IntoIterator<Item = V>) -> Self {
         let mut all = Vec::new();
         for value in values {
@@ -80,6 +88,8 @@ impl Secrets {
             }
         }
         all.retain(|secret| secret.len() >= MIN_LEN);
+        let encoded: Vec<_> = all.iter().flat_map(|secret| encoded(secret)).collect();
+        all.extend(encoded);
         // The longest first: one that is part of another must not leave the rest of that.
         all.sort_by(|a, b| b.len().cmp(&a.len()).then_with(|| a.cmp(b)));
         all.dedup();
@@ -106,6 +116,21 @@ impl Secrets {
         }
         text
     }
+}
+
+/// `secret` as a URL has it, as XML has it, and as JSON has it in two ways.
+fn encoded(secret: &str) -> [String; 4] {
+    let xml = secret
+        .replace('&', "&amp;")
+        .replace('<', "&lt;")
+        .replace('>', "&gt;");
+    let json = secret.replace('\\', "\\\\").replace('"', "\\\"");
+    [
+        utf8_percent_encode(secret, ENCODED).to_string(),
+        xml.replace('"', "&quot;").replace('\'', "&apos;"),
+        json.replace('/', "\\/"),
+        json,
+    ]
 }
 
 impl std::fmt::Debug for Secrets {
@@ -155,7 +180,7 @@ mod tests {
     fn secrets_are_struck_out_whole_without_their_scheme_and_where_a_text_is_cut() {
         // `user:hunter2-password` in base64.
         let basic = "Basic dXNlcjpodW50ZXIyLXBhc3N3b3Jk";
-        let secrets = Secrets::new(["Bearer hunter2sEcReT", basic, "tenant-a", "x", ""]);
+        let secrets = Secrets::new(["Bearer hunter2sEcReT", basic, "tenant-a", "a/b+c=&\"d", "x", ""]);
         for (text, expected) in [
             ("authorization=Bearer hunter2sEcReT", "authorization=REDACTED"),
             ("bad token `hunter2sEcReT`.", "bad token `REDACTED`."),
@@ -168,6 +193,10 @@ mod tests {
             ("x marks the text", "x marks the text"),
             ("token=hunter2sE", "token=REDACTED"),
             ("Bearer hunter2sEcRe", "REDACTED"),
+            ("<Token>a/b+c=&amp;&quot;d</Token>", "<Token>REDACTED</Token>"),
+            (r#"{"token":"a\/b+c=&\"d"}"#, r#"{"token":"REDACTED"}"#),
+            (r#"{"token":"a/b+c=&\"d"}"#, r#"{"token":"REDACTED"}"#),
+            ("/x?token=a%2Fb%2Bc%3D%26%22d&y", "/x?token=REDACTED&y"),
         ] {
             assert_eq!(secrets.strike(text), expected, "{text}");
         }

@@ -328,6 +328,11 @@ impl Storage {
         orphaned
     }
 
+    /// Whether there is a file, which may have requests even if it can't be opened.
+    pub(crate) fn has_file(&self) -> bool {
+        self.path.exists()
+    }
+
     /// Number of requests that wait, and their bytes.
     pub(crate) fn waiting(&self) -> (u64, u64) {
         let state = self.lock();

@@ -4,20 +4,14 @@
 //! fill a disk, and what another place has to say must not be lost in it. As the OpenTelemetry Collector samples its logs.
 
 use std::collections::HashMap;
-use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use flowtap_config::SamplingConfig;
-use flowtap_pipeline::plain;
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 use tracing::callsite::Identifier;
-use tracing::field::{Field, Visit};
 use tracing::{Event, Metadata, Subscriber};
 use tracing_subscriber::Layer;
-use tracing_subscriber::field::RecordFields;
-use tracing_subscriber::fmt::FormatFields;
-use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::layer::Context;
 
 /// Number of events of a call site in this tick.
@@ -101,57 +95,10 @@ impl<S: Subscriber> Layer<S> for Throttle {
     }
 }
 
-/// Writes the fields of an event so that no text of others can act: a message may have several lines, a value is one, and neither
-/// has a control character.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct PlainFields;
-
-impl<'writer> FormatFields<'writer> for PlainFields {
-    fn format_fields<R: RecordFields>(&self, writer: Writer<'writer>, fields: R) -> fmt::Result {
-        let mut visitor = Visitor {
-            writer,
-            first: true,
-            result: Ok(()),
-        };
-        fields.record(&mut visitor);
-        visitor.result
-    }
-}
-
-struct Visitor<'writer> {
-    writer: Writer<'writer>,
-    first: bool,
-    result: fmt::Result,
-}
-
-impl Visit for Visitor<'_> {
-    fn record_str(&mut self, field: &Field, value: &str) {
-        if field.name() == "message" {
-            self.record_debug(field, &format_args!("{value}"));
-        } else {
-            self.record_debug(field, &value);
-        }
-    }
-
-    fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
-        let name = field.name();
-        // Fields of the crate `log`, which say where an event is from.
-        if self.result.is_err() || name.starts_with("log.") {
-            return;
-        }
-        let space = if std::mem::take(&mut self.first) { "" } else { " " };
-        let text = format!("{value:?}");
-        self.result = if name == "message" {
-            write!(self.writer, "{space}{}", plain::lines(&text))
-        } else {
-            write!(self.writer, "{space}{name}={}", plain::plain(&text))
-        };
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::telemetry::log_format::PlainFields;
     use std::io;
     use tracing_subscriber::Registry;
     use tracing_subscriber::fmt;
@@ -199,25 +146,6 @@ mod tests {
         });
         assert_eq!(text.matches("the peer is down").count(), 3, "{text}");
         assert_eq!(text.matches("something else").count(), 1, "{text}");
-    }
-
-    #[test]
-    fn text_of_a_peer_forges_no_line_and_reaches_no_terminal() {
-        let answer = "\u{1b}]0;PWNED\u{7}\nFAKE 2026 INFO line";
-        let text = logged(&SamplingConfig::default(), |_| {
-            tracing::warn!(error = %answer, of = answer, times = 3, "refused\n  hint: {answer}");
-        });
-        assert!(!text.contains(['\u{1b}', '\u{7}']), "{text:?}");
-        let (_, line) = text.split_once("refused").unwrap();
-        assert!(
-            line.starts_with("\n  hint: \\u{1b}]0;PWNED\\u{7}\nFAKE"),
-            "a message may have lines: {text:?}"
-        );
-        assert!(
-            line.contains(" error=\\u{1b}]0;PWNED\\u{7}\\nFAKE 2026 INFO line of=\"\\u{1b}"),
-            "{text:?}"
-        );
-        assert!(line.ends_with(" times=3\n"), "{text:?}");
     }
 
     #[test]

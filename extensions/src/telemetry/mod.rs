@@ -4,6 +4,7 @@
 //! served at `service.telemetry.metrics.endpoint`; the one that exporters of `service.telemetry.metrics.exporters` are fed from; and
 //! the SDK's own push to `service.telemetry.metrics.otlp.endpoint`, which still works when those exporters do not.
 
+mod log_format;
 mod log_writer;
 mod logs;
 mod own_metrics;
@@ -22,8 +23,8 @@ use flowtap_pipeline::resource::SERVICE_NAME;
 use flowtap_pipeline::{State, StatusBoard};
 use nix::sys::resource::{UsageWho, getrusage};
 use nix::sys::time::TimeVal;
-use opentelemetry::KeyValue;
 use opentelemetry::metrics::{Meter, MeterProvider};
+use opentelemetry::{InstrumentationScope, KeyValue};
 #[cfg(feature = "own-metrics-push")]
 use opentelemetry_otlp::{MetricExporter, WithExportConfig};
 use opentelemetry_sdk::Resource;
@@ -39,8 +40,9 @@ use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::reload;
 use tracing_subscriber::util::SubscriberInitExt;
 
+use self::log_format::{CutJson, PlainFields};
 pub use self::log_writer::LogWriter;
-use self::logs::{PlainFields, Throttle};
+use self::logs::Throttle;
 pub use self::own_metrics::{OwnMetrics, SharedReader};
 use crate::memory_limiter;
 use crate::watches::WatchBoard;
@@ -121,7 +123,8 @@ impl Telemetry {
 
     /// For instruments.
     pub fn meter(&self) -> Meter {
-        self.provider.meter("flowtap")
+        let scope = InstrumentationScope::builder("flowtap").with_version(env!("CARGO_PKG_VERSION"));
+        self.provider.meter_with_scope(scope.build())
     }
 
     /// `/metrics`.
@@ -369,7 +372,7 @@ pub fn init_logs(config: &LogsConfig, writer: LogWriter) -> Result<LogLevel, Tel
     let registry = tracing_subscriber::registry().with(filter).with(throttle.clone());
     let initialised = match config.format {
         LogFormat::Text => registry.with(text.fmt_fields(PlainFields)).try_init(),
-        LogFormat::Json => registry.with(text.json()).try_init(),
+        LogFormat::Json => registry.with(text.json().map_event_format(CutJson)).try_init(),
     };
     initialised.map_err(|error| TelemetryError::Logs(error.to_string()))?;
     Ok(LogLevel(handle, throttle))
@@ -408,7 +411,29 @@ fn filter_of(config: &LogsConfig) -> Result<Targets, TelemetryError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use opentelemetry_sdk::metrics::data::ResourceMetrics;
+    use opentelemetry_sdk::metrics::reader::MetricReader;
     use tracing::Level;
+
+    #[test]
+    fn the_scope_of_own_metrics_has_a_version() {
+        let provider = SdkMeterProvider::builder();
+        let reader = SharedReader::default();
+        let telemetry = Telemetry {
+            provider: provider.with_reader(reader.clone()).build(),
+            registry: Registry::new(),
+            reader: None,
+        };
+        telemetry.describe_process();
+        let mut read = ResourceMetrics::default();
+        reader.collect(&mut read).unwrap();
+        let scopes: Vec<_> = read.scope_metrics().map(|metrics| metrics.scope()).collect();
+        assert_eq!(scopes.len(), 1);
+        assert_eq!(
+            (scopes[0].name(), scopes[0].version()),
+            ("flowtap", Some(env!("CARGO_PKG_VERSION")))
+        );
+    }
 
     #[tokio::test]
     async fn components_and_watches_of_the_cluster_are_healthy_until_status_has_an_error_for_them() {

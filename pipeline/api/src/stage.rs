@@ -7,6 +7,7 @@ use std::any::Any;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::task::{Context, Poll};
 
 use flowtap_model::{FlowBatch, Output, Snapshot, Timestamp};
@@ -378,6 +379,12 @@ pub trait Exporter: Send {
     /// Whether what it has taken outlives the process. Asked for once it has started.
     fn persistence(&self) -> Persistence {
         Persistence::Never
+    }
+
+    /// Returns the number of items that it reported as sent and that its peer has not acknowledged, if it keeps one. Asked for once it
+    /// has started; items that are left at its end count as not delivered.
+    fn unacknowledged(&self) -> Option<Arc<AtomicU64>> {
+        None
     }
 
     /// Whether it has a peer for each kind of output, which may fail separately: then it has a queue for each, and its service, which is

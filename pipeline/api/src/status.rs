@@ -92,7 +92,7 @@ impl Health {
             Self::Failing(error) => Some(format!("the last {FAILURES} scans or more failed: {error}")),
             Self::Losing(reason) => Some(format!("records are refused, and lost: {reason}")),
             Self::Blocked(waited) => Some(format!(
-                "waits for an exporter with when_full: block for {} s; the kernel's ring may overflow, which is counted",
+                "waits for an exporter with when_full: block for {} s; records that find no room meanwhile are dropped and counted",
                 waited.as_secs()
             )),
             Self::Stalled(waited) => Some(format!("no scan has ended for {} s", waited.as_secs())),

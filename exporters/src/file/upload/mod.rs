@@ -188,7 +188,7 @@ impl Uploads {
                 let failed = self.queue.failed(name, key);
                 if failed > 0 {
                     self.queue.defer(name, key, Instant::now() + self.wait(failed));
-                    self.telemetry.retried(key, &error.to_string());
+                    self.telemetry.retried(key, &self.store.shown(&error));
                 }
                 false
             }

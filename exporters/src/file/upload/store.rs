@@ -17,7 +17,8 @@ use tokio::task::spawn_blocking;
 
 use super::super::upload_config::{Destination, Provider, UploadConfig};
 use super::http::Connector;
-use crate::push::error::chain;
+use crate::push::error::{chain, chain_without};
+use crate::push::secrets::Secrets;
 
 /// Bytes of a request, of which a few are in memory: the fewest that S3 takes as a part. Larger files are uploaded in parts, and
 /// are there once all of them are.
@@ -43,10 +44,16 @@ pub(super) struct Store {
     objects: Arc<dyn ObjectStore>,
     prefix: Path,
     destination: String,
+    secrets: Secrets,
 }
 
-/// A store of a provider, and the settings that say which one it is, from the config or the environment.
-type Provided = (Arc<dyn ObjectStore>, Vec<Option<String>>);
+/// A store of a provider.
+struct Provided {
+    objects: Arc<dyn ObjectStore>,
+    /// Settings that say which one it is, from the config or the environment.
+    settings: Vec<Option<String>>,
+    secrets: Vec<String>,
+}
 
 impl Store {
     /// The store that `config`, which is valid, names. Connects to nothing yet.
@@ -61,13 +68,18 @@ impl Store {
         let connector = Connector {
             tls: config.tls.clone(),
             timeout: config.timeout,
+            secrets: Vec::new(),
         };
         // Retries are of whole files: see `super`.
         let retry = RetryConfig {
             max_retries: 0,
             ..RetryConfig::default()
         };
-        let (store, settings) = match destination.provider {
+        let Provided {
+            objects,
+            settings,
+            secrets,
+        } = match destination.provider {
             Provider::S3 => s3(config, &destination, connector, retry),
             Provider::Google => google(config, &destination, connector, retry),
             Provider::Azure => azure(config, &destination, connector, retry),
@@ -75,10 +87,19 @@ impl Store {
         .map_err(|message| with_key(config, message))?;
         let named = [Some(config.url.clone())].into_iter().chain(settings).flatten();
         Ok(Self {
-            objects: store,
+            objects,
             prefix: Path::from(destination.prefix),
             destination: named.collect::<Vec<_>>().join(" "),
+            secrets: Secrets::new(secrets),
         })
+    }
+
+    /// The text of `error` for the log and `/status`: the answer of a store may repeat credentials.
+    pub(super) fn shown(&self, error: &UploadError) -> String {
+        match error {
+            UploadError::Refused(error) => chain_without(cause(error), &self.secrets),
+            error => error.to_string(),
+        }
     }
 
     /// The place where objects go, on one line: the URL, and the endpoint and the account unless they are the provider's own. Buckets of
@@ -124,7 +145,11 @@ impl Store {
                 Ok(next) => next,
                 Err(error) => {
                     if let Err(error) = upload.abort().await {
-                        tracing::debug!(%error, "parts of an upload that failed can't be removed from the store");
+                        let error = chain_without(&error, &self.secrets);
+                        tracing::debug!(
+                            error,
+                            "parts of an upload that failed can't be removed from the store"
+                        );
                     }
                     return Err(error);
                 }
@@ -154,6 +179,11 @@ async fn read_part(file: File) -> Result<(File, Bytes), UploadError> {
         .map_err(io::Error::other)
         .flatten()
         .map_err(UploadError::Unreadable)
+}
+
+/// Values of `keys` that are set, by the config or the environment.
+fn set<K>(keys: impl IntoIterator<Item = K>, value: impl Fn(&K) -> Option<String>) -> Vec<String> {
+    keys.into_iter().filter_map(|key| value(&key)).collect()
 }
 
 /// The keys of `credentials`, each as the store's own.
@@ -194,7 +224,7 @@ fn refuse_streams(file: &FilePath) -> Result<(), String> {
 fn s3(
     config: &UploadConfig,
     destination: &Destination,
-    connector: Connector,
+    mut connector: Connector,
     retry: RetryConfig,
 ) -> Result<Provided, String> {
     let mut builder = AmazonS3Builder::from_env();
@@ -207,6 +237,13 @@ fn s3(
     if let Some(region) = &config.region {
         builder = builder.with_region(region);
     }
+    let keys = [
+        AmazonS3ConfigKey::AccessKeyId,
+        AmazonS3ConfigKey::SecretAccessKey,
+        AmazonS3ConfigKey::Token,
+    ];
+    connector.secrets = set(keys, |key| builder.get_config_value(key));
+    let secrets = connector.secrets.clone();
     let settings = vec![
         builder.get_config_value(&AmazonS3ConfigKey::Endpoint),
         builder.get_config_value(&AmazonS3ConfigKey::S3Endpoint),
@@ -216,14 +253,18 @@ fn s3(
         .with_http_connector(connector)
         .with_retry(retry)
         .build();
-    let store = store.map_err(|error| chain(&error))?;
-    Ok((Arc::new(store), settings))
+    let store = store.map_err(|error| chain_without(&error, &Secrets::new(&secrets)))?;
+    Ok(Provided {
+        objects: Arc::new(store),
+        settings,
+        secrets,
+    })
 }
 
 fn google(
     config: &UploadConfig,
     destination: &Destination,
-    connector: Connector,
+    mut connector: Connector,
     retry: RetryConfig,
 ) -> Result<Provided, String> {
     let mut builder = GoogleCloudStorageBuilder::from_env();
@@ -233,20 +274,27 @@ fn google(
     if let Some(endpoint) = &config.endpoint {
         builder = builder.with_base_url(endpoint);
     }
+    let keys = [GoogleConfigKey::ServiceAccountKey, GoogleConfigKey::BearerToken];
+    connector.secrets = set(keys, |key| builder.get_config_value(key));
+    let secrets = connector.secrets.clone();
     let settings = vec![builder.get_config_value(&GoogleConfigKey::BaseUrl)];
     let store = builder
         .with_bucket_name(&destination.bucket)
         .with_http_connector(connector)
         .with_retry(retry)
         .build();
-    let store = store.map_err(|error| chain(&error))?;
-    Ok((Arc::new(store), settings))
+    let store = store.map_err(|error| chain_without(&error, &Secrets::new(&secrets)))?;
+    Ok(Provided {
+        objects: Arc::new(store),
+        settings,
+        secrets,
+    })
 }
 
 fn azure(
     config: &UploadConfig,
     destination: &Destination,
-    connector: Connector,
+    mut connector: Connector,
     retry: RetryConfig,
 ) -> Result<Provided, String> {
     let mut builder = MicrosoftAzureBuilder::from_env();
@@ -256,6 +304,16 @@ fn azure(
     if let Some(endpoint) = &config.endpoint {
         builder = builder.with_endpoint(endpoint.clone()).with_allow_http(true);
     }
+    let keys = [
+        AzureConfigKey::AccessKey,
+        AzureConfigKey::ClientSecret,
+        AzureConfigKey::SasKey,
+        AzureConfigKey::Token,
+        AzureConfigKey::FabricSessionToken,
+        AzureConfigKey::EncryptionKey,
+    ];
+    connector.secrets = set(keys, |key| builder.get_config_value(key));
+    let secrets = connector.secrets.clone();
     let settings = vec![
         builder.get_config_value(&AzureConfigKey::AccountName),
         builder.get_config_value(&AzureConfigKey::Endpoint),
@@ -265,8 +323,12 @@ fn azure(
         .with_http_connector(connector)
         .with_retry(retry)
         .build();
-    let store = store.map_err(|error| chain(&error))?;
-    Ok((Arc::new(store), settings))
+    let store = store.map_err(|error| chain_without(&error, &Secrets::new(&secrets)))?;
+    Ok(Provided {
+        objects: Arc::new(store),
+        settings,
+        secrets,
+    })
 }
 
 #[cfg(test)]
@@ -282,6 +344,7 @@ mod tests {
             objects: Arc::new(InMemory::new()),
             prefix: Path::from("fleet"),
             destination: String::new(),
+            secrets: Secrets::default(),
         }
     }
 

@@ -19,6 +19,8 @@ struct Server {
     objects: Arc<Mutex<BTreeMap<String, Vec<u8>>>>,
     /// The end of the path of the refused one.
     refused: Arc<Mutex<String>>,
+    /// Of a refused request its answer repeats this header (`:path` is the path), or has this text.
+    repeated: Arc<Mutex<String>>,
 }
 
 impl Server {
@@ -28,6 +30,7 @@ impl Server {
             address: listener.local_addr().unwrap(),
             objects: Arc::default(),
             refused: Arc::default(),
+            repeated: Arc::default(),
         };
         let answering = server.clone();
         // It ends with the process of the tests.
@@ -52,25 +55,32 @@ impl Server {
             line.trim_end().to_owned()
         };
         let first = line();
-        let mut length = 0;
+        let path = first.split(' ').nth(1).unwrap().to_owned();
+        let (mut length, mut said) = (0, self.repeated.lock().unwrap().clone());
+        if said == ":path" {
+            said.clone_from(&path);
+        }
         loop {
-            let header = line().to_ascii_lowercase();
-            if header.is_empty() {
+            let header = line();
+            let Some((name, value)) = header.split_once(": ") else {
                 break;
-            }
-            if let Some(value) = header.strip_prefix("content-length: ") {
+            };
+            if name.eq_ignore_ascii_case("content-length") {
                 length = value.parse().unwrap();
+            } else if name.eq_ignore_ascii_case(&said) {
+                value.clone_into(&mut said);
             }
         }
         let mut body = vec![0; length];
         request.read_exact(&mut body).unwrap();
-        let path = first.split(' ').nth(1).unwrap().to_owned();
         let refused = self.refused.lock().unwrap().clone();
-        let (status, body) = if !refused.is_empty() && path.ends_with(&refused) {
-            ("403 Forbidden", "<Error><Code>AccessDenied</Code></Error>")
+        let object = path.split('?').next().unwrap();
+        let (status, body) = if !refused.is_empty() && object.ends_with(&refused) {
+            let error = format!("<Error><Code>AccessDenied</Code><Message>{said}.</Message></Error>");
+            ("403 Forbidden", error)
         } else {
             self.objects.lock().unwrap().insert(path, body);
-            ("200 OK", "")
+            ("200 OK", String::new())
         };
         format!(
             "HTTP/1.1 {status}\r\nETag: \"x\"\r\nConnection: close\r\nContent-Length: {}\r\n\r\n{body}",
@@ -183,5 +193,62 @@ async fn another_store_gets_the_files_that_the_one_before_has() {
         uploads.start(&mut task);
         store.has(2).await;
         task.stop().await;
+    }
+}
+
+#[tokio::test]
+async fn a_store_that_repeats_a_request_does_not_bring_its_secrets_into_the_log_and_the_status() {
+    let (server, root) = (Server::start(), tempfile::tempdir().unwrap());
+    "/a".clone_into(&mut server.refused.lock().unwrap());
+    let [(_, path)] = files(root.path(), ["a"]);
+    let s3 = [
+        ("access_key_id", "hunter2-id"),
+        ("secret_access_key", "hunter2/secret"),
+        ("session_token", "hunter2/token+=="),
+    ];
+    let google = [("bearer_token", "hunter2-bearer")];
+    let azure = [("account_name", "flows"), ("access_key", "aHVudGVyMi1rZXk=")];
+    let signed = [
+        ("account_name", "flows"),
+        ("sas_key", "sv=1&sp=w&sig=hunter2%2Fsig%3D"),
+    ];
+    let cases: [(&str, &[(&str, &str)], &[&str]); 4] = [
+        (
+            "s3://flows",
+            &s3,
+            &[
+                "authorization",
+                "x-amz-security-token",
+                "hunter2-id",
+                "the key is hunter2/secret",
+                "hunter2%2Ftoken%2B%3D%3D",
+            ],
+        ),
+        ("gs://flows", &google, &["authorization", "hunter2-bearer"]),
+        ("az://flows", &azure, &["authorization", "aHVudGVyMi1rZXk="]),
+        ("az://flows", &signed, &[":path", "hunter2/sig="]),
+    ];
+    for (url, credentials, repeated) in cases {
+        let config = UploadConfig {
+            url: url.to_owned(),
+            credentials: credentials
+                .iter()
+                .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
+                .collect(),
+            ..server.config()
+        };
+        let store = Store::new(&config).unwrap();
+        for text in repeated {
+            (*text).clone_into(&mut server.repeated.lock().unwrap());
+            let error = store.upload(&path, "a").await.unwrap_err();
+            let shown = store.shown(&error);
+            assert!(
+                shown.contains("403") && shown.contains("REDACTED"),
+                "{url} {text}: {shown}"
+            );
+            for secret in ["hunter2", "aHVudGVyMi1rZXk=", "Signature=", "SharedKey"] {
+                assert!(!shown.contains(secret), "{url} {text}: {shown}");
+            }
+        }
     }
 }

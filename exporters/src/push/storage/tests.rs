@@ -311,6 +311,11 @@ fn a_directory_that_comes_late_is_used_from_then_on_and_strict_runs_refuse_it() 
     };
     let refused = Storage::open(&config(&directory), &strict).err().unwrap();
     assert!(refused.to_string().contains("mount"), "{refused}");
+    let refused = flowtap_pipeline::StageError::from(refused);
+    assert!(
+        matches!(refused, flowtap_pipeline::StageError::Temporary(_)),
+        "a mount mends it"
+    );
     let storage = Storage::open(&config(&directory), &context()).unwrap();
     assert!(storage.push(&request("one")).is_err());
     fs::remove_file(&directory).unwrap();

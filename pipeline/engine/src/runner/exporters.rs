@@ -91,7 +91,7 @@ impl Runner {
                 // They leave all the same: what they could not deliver is counted, and flowtap runs on.
                 let running = leaving.iter().filter(|(_, running)| !running.task.is_finished());
                 for (exporter, running) in running {
-                    let (items, deadline) = (abandon(running), self.deadline);
+                    let (items, deadline) = (abandon(running) + running.lost(), self.deadline);
                     if items == 0 && running.persistence == Persistence::OnDisk {
                         tracing::info!(
                             %exporter,
@@ -135,6 +135,7 @@ impl Runner {
         };
         self.status.set(ComponentKind::Exporter, &id, State::Ok, None);
         let (persistence, shared) = (exporter.persistence(), Shared(exporter.shared_state()));
+        let unacknowledged = exporter.unacknowledged();
         let queue = Arc::new(Queues::new(queue, exporter.separates_kinds()));
         let telemetry = ExporterTelemetry::new(&self.meter, &id, &queue, &kinds, is_pulled);
         let handle = ExporterHandle {
@@ -166,6 +167,7 @@ impl Runner {
             handle,
             in_flight,
             persistence,
+            unacknowledged,
             shared,
             task,
         };

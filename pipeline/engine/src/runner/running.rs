@@ -71,8 +71,18 @@ pub(super) struct RunningExporter {
     /// Outputs that it has taken from its queues and is not done with.
     pub(super) in_flight: Arc<InFlight>,
     pub(super) persistence: Persistence,
+    /// Items that count as sent, and that its peer has not acknowledged.
+    pub(super) unacknowledged: Option<Arc<AtomicU64>>,
     pub(super) shared: Shared,
     pub(super) task: JoinHandle<Result<(), RunError>>,
+}
+
+impl RunningExporter {
+    /// Number of items that it gave up while flowtap stops, and of those that its peer has not acknowledged.
+    pub(super) fn lost(&self) -> u64 {
+        let unacknowledged = self.unacknowledged.as_ref();
+        self.in_flight.lost() + unacknowledged.map_or(0, |items| items.load(Ordering::Relaxed))
+    }
 }
 
 /// A running pipeline.

@@ -92,7 +92,7 @@ impl Runner {
     fn delivered(&self) -> Result<(), RunError> {
         let exporters = self.exporters.iter().chain(&self.leaving);
         let losing: Vec<_> = exporters
-            .map(|(id, exporter)| (id.to_string(), exporter.in_flight.lost()))
+            .map(|(id, exporter)| (id.to_string(), exporter.lost()))
             .filter(|(_, lost)| *lost > 0)
             .collect();
         let items: u64 = losing.iter().map(|(_, lost)| lost).sum();
@@ -121,7 +121,7 @@ impl Runner {
             let ended = exporter.task.is_finished();
             let waiting = abandon(exporter);
             exporter.handle.telemetry.report_overflow();
-            let lost = waiting + exporter.in_flight.lost();
+            let lost = waiting + exporter.lost();
             items += lost;
             match exporter.persistence {
                 _ if ended => {}

@@ -1,7 +1,7 @@
 //! Tests of the runner, with components that behave as configured.
 
 use std::num::NonZeroUsize;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use flowtap_pipeline::telemetry::Reading;
 use flowtap_pipeline::{
@@ -191,6 +191,61 @@ async fn run_with(deadline: Duration, graph: Graph, done: impl Fn() -> bool) -> 
     tokio::select! {
         outcome = running => outcome,
         () = watching => Ok(()),
+    }
+}
+
+/// Takes everything, and its peer acknowledges nothing; hangs when it stops, or ends.
+struct Unacknowledged {
+    items: Arc<AtomicU64>,
+    hangs: bool,
+}
+
+impl Exporter for Unacknowledged {
+    fn start(&mut self) -> BoxFuture<'_, Result<ExportService, StageError>> {
+        let service = service_fn(|output: Output| {
+            let sent = output.items();
+            std::future::ready(Ok(Exported { sent, failed: 0 }))
+        });
+        async move { Ok(ExportService::new(service)) }.boxed()
+    }
+
+    fn stop(&mut self) -> BoxFuture<'_, ()> {
+        let hangs = self.hangs;
+        async move {
+            if hangs {
+                std::future::pending::<()>().await;
+            }
+        }
+        .boxed()
+    }
+
+    fn unacknowledged(&self) -> Option<Arc<AtomicU64>> {
+        Some(Arc::clone(&self.items))
+    }
+}
+
+#[tokio::test]
+async fn what_a_peer_has_not_acknowledged_at_the_end_is_not_delivered() {
+    for hangs in [false, true] {
+        let items = Arc::new(AtomicU64::new(7));
+        let node = ExporterNode {
+            exporter: Box::new(Unacknowledged { items, hangs }),
+            ..exporter("unacknowledged", Peer::Hanging, WhenFull::DropOldest)
+        };
+        let graph = Graph {
+            exporters: vec![node],
+            ..Graph::default()
+        };
+        let meter = opentelemetry::global::meter("test");
+        let mut runner = Runner::new(&meter, Duration::from_millis(200), StatusBoard::default());
+        runner.apply(graph).await.unwrap();
+        let ended = runner.stop().await.unwrap_err();
+        let items = match ended {
+            RunError::Deadline { items, .. } if hangs => items,
+            RunError::Undelivered { items } if !hangs => items,
+            other => panic!("{other}"),
+        };
+        assert_eq!(items, 7);
     }
 }
 
