@@ -411,7 +411,7 @@ fn filter_of(config: &LogsConfig) -> Result<Targets, TelemetryError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use opentelemetry_sdk::metrics::data::ResourceMetrics;
+    use opentelemetry_sdk::metrics::data::{ResourceMetrics, ScopeMetrics};
     use opentelemetry_sdk::metrics::reader::MetricReader;
     use tracing::Level;
 
@@ -427,7 +427,7 @@ mod tests {
         telemetry.describe_process();
         let mut read = ResourceMetrics::default();
         reader.collect(&mut read).unwrap();
-        let scopes: Vec<_> = read.scope_metrics().map(|metrics| metrics.scope()).collect();
+        let scopes: Vec<_> = read.scope_metrics().map(ScopeMetrics::scope).collect();
         assert_eq!(scopes.len(), 1);
         assert_eq!(
             (scopes[0].name(), scopes[0].version()),
