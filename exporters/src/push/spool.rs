@@ -276,6 +276,7 @@ mod stop_tests {
 
     use super::*;
     use crate::push::delivery::{Delivery, Spool};
+    use crate::push::fate::Fates;
     use crate::push::health::Addresses;
     use crate::push::http::HttpFailure;
     use crate::push::retry::RetryConfig;
@@ -312,9 +313,16 @@ mod stop_tests {
             when_full: WhenFull::default(),
         };
         let mut spool = Spool::default();
-        let delivery = Delivery::open(sender, Some(&config), &health, &context(), &mut spool)
-            .await
-            .unwrap();
+        let delivery = Delivery::open(
+            sender,
+            Some(&config),
+            &health,
+            &context(),
+            &Fates::default(),
+            &mut spool,
+        )
+        .await
+        .unwrap();
         (delivery, spool, health)
     }
 
@@ -363,9 +371,16 @@ mod stop_tests {
         };
         let mut spool = Spool::default();
         let senders = Senders::by_kind(sender(), sender());
-        let mut delivery = Delivery::open(senders, Some(&config), &health, &context(), &mut spool)
-            .await
-            .unwrap();
+        let mut delivery = Delivery::open(
+            senders,
+            Some(&config),
+            &health,
+            &context(),
+            &Fates::default(),
+            &mut spool,
+        )
+        .await
+        .unwrap();
         for kind in [PipelineKind::Logs, PipelineKind::Metrics, PipelineKind::Metrics] {
             let request = Request {
                 body: Bytes::from_static(b"items"),

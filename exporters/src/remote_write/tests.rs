@@ -10,7 +10,7 @@ use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use axum::routing::post;
-use flowtap_pipeline::{FamilySnapshot, LabelValue, Points, Series, SumPoint};
+use flowtap_pipeline::{FamilySnapshot, LabelValue, Points, Series, SumPoint, Timestamp};
 use prost::Message;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;

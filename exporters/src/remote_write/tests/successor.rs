@@ -16,19 +16,15 @@ async fn an_exporter_owes_the_zeros_of_the_one_that_it_replaces_at_the_same_peer
     // A request before the reload is refused, given up with its exporter, or delivered.
     for (answer, is_given_up, same_peer, expected) in [
         (Some((401, None)), false, true, vec![2, 2, 1]),
-        (Some((503, None)), true, true, vec![2, 2, 1]),
+        (Some((503, Some("60"))), true, true, vec![2, 2, 1]),
         (None, false, true, vec![2, 1, 1]),
         (Some((401, None)), false, false, vec![1, 1]),
     ] {
         let (server, other) = (Server::default(), Server::default());
         let address = server.start().await;
-        let patient = RetryConfig {
-            initial_interval: Duration::from_secs(600),
-            max_interval: Duration::from_secs(600),
-            ..RetryConfig::default()
-        };
         let before = Config {
-            retry: patient,
+            // Long enough for the wait that the answer asks for.
+            retry: RetryConfig::default(),
             ..config(address.clone())
         };
         let mut before = RemoteWriteExporter::new(before, &context());
