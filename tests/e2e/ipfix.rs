@@ -65,7 +65,7 @@ fn launch(endpoint: SocketAddr, ports: &[u16], more: &str) -> Daemon {
 
 /// A flow, as a collector has it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-struct Seen {
+pub(crate) struct Seen {
     source_port: u16,
     destination_port: u16,
     octets: u64,
@@ -75,7 +75,7 @@ struct Seen {
 
 /// Bytes of the flows to `port`, as the applications at both ends count them: of each connection there is one from this machine
 /// and one to it. Without biflows the flows back are separate flows.
-fn counted(flows: &[Seen], port: u16) -> Counted {
+pub(crate) fn counted(flows: &[Seen], port: u16) -> Counted {
     let mut counted = Counted::default();
     for flow in flows {
         let Seen {
@@ -101,7 +101,7 @@ fn counted(flows: &[Seen], port: u16) -> Counted {
 }
 
 /// Flows to `port`.
-fn number(flows: &[Seen], port: u16) -> usize {
+pub(crate) fn number(flows: &[Seen], port: u16) -> usize {
     flows.iter().filter(|flow| flow.destination_port == port).count()
 }
 
@@ -692,7 +692,7 @@ pub(crate) fn records(file: &Path) -> Vec<BTreeMap<String, String>> {
 }
 
 /// The flows in the messages of `file`, by libfixbuf.
-fn dumped(file: &Path) -> Vec<Seen> {
+pub(crate) fn dumped(file: &Path) -> Vec<Seen> {
     let flows = records(file).into_iter().filter_map(|record| {
         let number = |name: &str| record.get(name)?.parse::<u64>().ok();
         Some(Seen {

@@ -51,6 +51,7 @@
 //! | `network_policies` | verdicts of Kubernetes NetworkPolicies on recordings and live, and suggested policies |
 //! | `rdma` | counters, links and queue pairs of RDMA devices, on recorded trees of sysfs |
 //! | `recordings` | record, replay, explain, classify; the debug endpoints |
+//! | `replacements` | exporters that a reload replaces while their peer is away |
 //! | `references` | the generated pages of `docs/` |
 //! | `public_api` | the public items of the crates that components are built from, against `tests/api` |
 //! | `structure` | no cycle between crates, nor between the modules of one |
@@ -132,6 +133,7 @@ mod rdma;
 mod recordings;
 mod references;
 mod reloads;
+mod replacements;
 mod require;
 mod sandbox;
 mod scans;

@@ -52,7 +52,7 @@ struct Behaviour {
 
 impl Otelcol {
     /// One that is not started yet.
-    fn absent() -> Option<Self> {
+    pub(crate) fn absent() -> Option<Self> {
         Some(Self {
             program: require::peer("otelcol")?,
             child: None,
@@ -67,6 +67,11 @@ impl Otelcol {
         let mut collector = Self::absent()?;
         collector.start(Behaviour::default());
         Some(collector)
+    }
+
+    /// Starts one that is not started yet.
+    pub(crate) fn run(&mut self) {
+        self.start(Behaviour::default());
     }
 
     fn start(&mut self, behaviour: Behaviour) {

@@ -57,10 +57,14 @@ impl Store {
     }
 
     pub(crate) fn prometheus(program: &Path, text: &str, arguments: &[&str]) -> Self {
+        Self::prometheus_at(free_address(), program, text, arguments)
+    }
+
+    /// A Prometheus that listens at `address`.
+    pub(crate) fn prometheus_at(address: SocketAddr, program: &Path, text: &str, arguments: &[&str]) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let config = dir.path().join("prometheus.yml");
         fs::write(&config, text).unwrap();
-        let address = free_address();
         let data = dir.path().join("data");
         let mut command = Command::new(program);
         command
@@ -133,6 +137,17 @@ impl Store {
     }
 
     /// Where it listens.
+    /// The samples of each series that the range `query` selects.
+    pub(crate) fn samples(&self, query: &str) -> Vec<Vec<f64>> {
+        let path = format!("/api/v1/query?query={}", encoded(query));
+        let answer: serde_json::Value = serde_json::from_str(&get(self.address, &path)).unwrap();
+        let found = answer["data"]["result"].as_array().into_iter().flatten();
+        let value = |sample: &serde_json::Value| sample[1].as_str().unwrap().parse().unwrap();
+        found
+            .map(|series| series["values"].as_array().unwrap().iter().map(value).collect())
+            .collect()
+    }
+
     pub(crate) const fn address(&self) -> SocketAddr {
         self.address
     }

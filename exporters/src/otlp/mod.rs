@@ -29,7 +29,8 @@ mod logs;
 mod remarks;
 mod status_details;
 
-use std::collections::HashMap;
+use std::collections::HashSet;
+use std::mem;
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -48,15 +49,15 @@ use self::client::Client;
 use self::config::Resolved;
 pub use self::config::{Compression, Config, Protocol, RetryConfig, Temporality};
 use self::deltas::Deltas;
-use self::encode::Encoder;
+use self::encode::{Encoder, Part};
 use self::ended::Ended;
 pub use self::factory::FACTORY;
 use self::logs::LogEncoder;
 use crate::push::delivery::{Delivery, Spool};
 use crate::push::fate::Fate;
 use crate::push::health::{Addresses, Health};
-use crate::push::markers::{Held, Markers};
-use crate::push::zeros::{Starts, Zeros};
+use crate::push::progress::{Noted, Progress, UnderWay};
+use crate::push::zeros::Starts;
 use crate::push::{self, Senders, lock};
 
 /// The exporter.
@@ -68,6 +69,13 @@ pub struct OtlpExporter {
     spool: Spool,
     /// Of differences: what is delivered.
     deltas: Option<Arc<Mutex<Deltas>>>,
+    progress: Progress,
+}
+
+/// State that an exporter leaves to the one that replaces it.
+struct State {
+    deltas: Option<Arc<Mutex<Deltas>>>,
+    progress: Progress,
 }
 
 impl OtlpExporter {
@@ -84,12 +92,20 @@ impl OtlpExporter {
         }
         let deltas = (resolved.temporality == Temporality::Delta)
             .then(|| Arc::new(Mutex::new(Deltas::new(Timestamp::now()).counted(context))));
+        let storage = config.storage.as_ref();
+        let progress = Progress::new(
+            resolved.endpoint.to_string(),
+            storage.map(|storage| &*storage.directory),
+            config.zero_points,
+            context,
+        );
         Ok(Self {
             config,
             resolved,
             context: context.clone(),
             spool: Spool::default(),
             deltas,
+            progress,
         })
     }
 
@@ -113,14 +129,13 @@ impl OtlpExporter {
         };
         let senders = Senders::by_kind(sender()?, sender()?);
         let storage = self.config.storage.as_ref();
-        let delivery = Delivery::open(senders, storage, &health, &self.context, &mut self.spool).await?;
+        let fates = self.progress.fates();
+        let delivery =
+            Delivery::open(senders, storage, &health, &self.context, fates, &mut self.spool).await?;
         Ok(OtlpService {
             interval: self.config.interval,
-            passed: HashMap::new(),
-            began: self.config.zero_points.then(Timestamp::now),
-            zeros: Arc::default(),
-            held: HashMap::new(),
-            markers: Arc::new(Mutex::new(Markers::new(&self.context))),
+            met: HashSet::new(),
+            progress: self.progress.clone(),
             encoder: Arc::new(Encoder::new(
                 &self.config,
                 &self.context.resource,
@@ -173,14 +188,23 @@ impl Exporter for OtlpExporter {
     }
 
     fn shared_state(&self) -> Option<SharedState> {
-        let deltas = self.deltas.as_ref()?;
-        Some(Arc::clone(deltas) as SharedState)
+        Some(Arc::new(State {
+            deltas: self.deltas.clone(),
+            progress: self.progress.clone(),
+        }))
     }
 
     fn take_over(&mut self, before: SharedState) {
+        let Ok(before) = before.downcast::<State>() else {
+            return;
+        };
         // Shared, not copied: a delivery that the other exporter still notes while it is given up counts for this one.
-        if let (Some(deltas), Ok(before)) = (&mut self.deltas, before.downcast()) {
-            *deltas = before;
+        let left = self.progress.take_over(&before.progress);
+        if let (Some(deltas), Some(before)) = (&mut self.deltas, &before.deltas) {
+            if let Some(fates) = left {
+                lock(before).leave_stored(fates);
+            }
+            *deltas = Arc::clone(before);
         }
     }
 }
@@ -188,36 +212,15 @@ impl Exporter for OtlpExporter {
 /// Thins, encodes, and sends or stores part by part.
 struct OtlpService {
     interval: Duration,
-    /// When each pipeline's last snapshot went on.
-    passed: HashMap<Arc<str>, Timestamp>,
-    /// When the exporter started, if it sends points 0.
-    began: Option<Timestamp>,
+    /// Pipelines of which a snapshot has come.
+    met: HashSet<Arc<str>>,
     /// Shared with the snapshot under way.
-    zeros: Arc<Mutex<Zeros>>,
-    held: HashMap<Arc<str>, Held>,
-    markers: Arc<Mutex<Markers>>,
+    progress: Progress,
     encoder: Arc<Encoder>,
     log_encoder: Arc<LogEncoder>,
     deltas: Option<Arc<Mutex<Deltas>>>,
     delivery: Delivery,
     health: Health,
-}
-
-impl OtlpService {
-    /// Whether `snapshot` passes. Ticks come a moment early or late; a twentieth of the interval is
-    /// tolerated.
-    fn is_due(&mut self, snapshot: &Snapshot) -> bool {
-        let slack = self.interval / 20;
-        let last = self.passed.get(&snapshot.pipeline);
-        let due = snapshot.last
-            || snapshot.replaced
-            || last
-                .is_none_or(|&last| snapshot.at < last || snapshot.at.since(last) + slack >= self.interval);
-        if due {
-            self.passed.insert(Arc::clone(&snapshot.pipeline), snapshot.at);
-        }
-        due
-    }
 }
 
 impl Service<Output> for OtlpService {
@@ -264,69 +267,54 @@ impl OtlpService {
         .boxed()
     }
 
-    /// Settles the fates of requests on disk, and notes `snapshot`, which came after `before`. Returns the series that have ended, if
-    /// it is `due`, and the points 0 from the time that the last one `passed`.
-    fn note(
-        &self,
-        snapshot: &Snapshot,
-        before: Option<&Snapshot>,
-        passed: Option<Timestamp>,
-        due: bool,
-    ) -> (Option<Ended>, Starts) {
-        let (mut markers, mut zeros) = (lock(&self.markers), lock(&self.zeros));
-        for (number, fate) in self.delivery.fates() {
-            markers.settle_stored(number, fate);
-            zeros.settle_stored(number, fate);
-            if let Some(deltas) = &self.deltas {
-                lock(deltas).settle_stored(number, fate);
-            }
-        }
-        markers.note(snapshot, before);
-        zeros.forget_ended(snapshot);
-        let zeros_from = self.began.filter(|_| self.deltas.is_none());
-        let starts = zeros_from.map_or_else(Starts::default, |began| {
-            zeros.starts(passed.map_or(began, |passed| passed.max(began)))
-        });
-        (due.then(|| Ended::new(markers.take(snapshot))), starts)
-    }
-
-    fn push_snapshot(&mut self, snapshot: Arc<Snapshot>) -> BoxFuture<'static, Result<Exported, BoxError>> {
-        let passed = self.passed.get(&snapshot.pipeline).copied();
+    /// Settles the fates of requests on disk, and notes `snapshot`.
+    fn note(&mut self, snapshot: &Snapshot) -> Noted {
+        let fates = self.progress.take_fates();
         if let Some(deltas) = &self.deltas {
             let mut deltas = lock(deltas);
-            deltas.meet(&snapshot);
-            if passed.is_none() {
+            for (number, fate) in fates {
+                deltas.settle_stored(number, fate);
+            }
+            deltas.meet(snapshot);
+            if self.met.insert(Arc::clone(&snapshot.pipeline)) {
                 // The first one since this exporter took over: what ended since the last one of the exporter before is in no snapshot.
                 deltas.forget_unshared();
             }
         }
-        let held = self.held.entry(Arc::clone(&snapshot.pipeline)).or_default();
-        let held = held.clone();
-        let due = self.is_due(&snapshot);
-        let (ended, starts) = self.note(&snapshot, held.before(&snapshot).as_deref(), passed, due);
-        let Some(ended) = ended else {
+        let mut noted = self.progress.note(snapshot, self.interval);
+        if self.deltas.is_some() {
+            noted.starts = Starts::default();
+        }
+        noted
+    }
+
+    fn push_snapshot(&mut self, snapshot: Arc<Snapshot>) -> BoxFuture<'static, Result<Exported, BoxError>> {
+        let Noted { ended, starts, held } = self.note(&snapshot);
+        let Some(ended) = ended.map(Ended::new) else {
             return futures::future::ready(Ok(Exported::default())).boxed();
         };
-        let (markers, taken_at) = (Arc::clone(&self.markers), Instant::now());
+        let (progress, taken_at) = (self.progress.clone(), Instant::now());
         let (encoder, deltas, mut delivery) = (
             Arc::clone(&self.encoder),
             self.deltas.clone(),
             self.delivery.clone(),
         );
-        let (health, zeros) = (self.health.clone(), Arc::clone(&self.zeros));
+        let health = self.health.clone();
         async move {
             let mut exported = Exported::default();
             let deltas = deltas.as_deref();
             let mut encoding = encoder.encode(&snapshot, &ended, deltas.is_some(), &starts);
-            let mut next = || encoding.next_part(deltas.map(lock).as_deref());
-            while let Some(part) = next() {
+            let split = |part: &mut Part| (mem::take(&mut part.carried), mem::take(&mut part.ended));
+            let next = || encoding.next_part(deltas.map(lock).as_deref());
+            let mut under_way = UnderWay::new(&progress, &snapshot.pipeline, split, next);
+            while let Some(part) = under_way.next() {
                 let fate = delivered(&mut delivery, &health, part.request, &mut exported).await;
                 if let Some(deltas) = deltas {
                     lock(deltas).settle(&snapshot, &part.points, fate);
                 }
-                lock(&zeros).settle(part.carried, fate);
-                lock(&markers).settle(&snapshot.pipeline, part.ended, fate);
+                under_way.settle(fate);
             }
+            drop(under_way);
             if let Some(deltas) = deltas {
                 let rest = {
                     let mut deltas = lock(deltas);

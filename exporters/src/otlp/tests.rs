@@ -107,7 +107,7 @@ pub(super) async fn export(config: Config, snapshot: Snapshot) -> Exported {
         .unwrap()
 }
 
-fn encode(config: &Config, snapshot: &Snapshot) -> Vec<encode::Part> {
+fn encode(config: &Config, snapshot: &Snapshot) -> Vec<Part> {
     let mut ended = Ended::default();
     ended.add(snapshot);
     let encoder = Encoder::new(config, &resource(), false);

@@ -1,6 +1,5 @@
 //! The way of requests: to the peer directly, or to disk, from where a task sends them.
 
-use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,7 +8,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tower::{BoxError, Service, ServiceExt};
 
-use super::fate::Fate;
+use super::fate::{Fate, Fates};
 use super::health::Health;
 use super::storage::{Storage, StorageConfig, StorageError};
 use super::{Request, Senders, spool, unstored};
@@ -101,13 +100,14 @@ impl Delivery {
         storage: Option<&StorageConfig>,
         health: &Health,
         context: &BuildContext,
+        fates: &Fates,
         spool: &mut Spool,
     ) -> Result<Self, StorageError> {
         let senders = senders.into();
         let Some(storage) = storage else {
             return Ok(Self::Direct(senders));
         };
-        let storage = open_released(storage, context).await?;
+        let storage = open_released(storage, context, fates).await?;
         let lanes = senders.lanes().into_iter().map(|(lane, sender)| {
             let drain = spool::drain(
                 Arc::clone(&storage),
@@ -150,22 +150,18 @@ impl Delivery {
             },
         }
     }
-
-    /// The fates of requests with points that were [stored](Fate::Stored), since the last call, in the order in which it happened.
-    pub(crate) fn fates(&self) -> VecDeque<(u64, Fate)> {
-        match self {
-            Self::Direct(_) => VecDeque::new(),
-            Self::Spooled(storage, _) => storage.fates(),
-        }
-    }
 }
 
 /// Opens the file of requests, once the exporter that had it before has let go of it: an aborted task ends some time later, and one
 /// that writes to disk ends after that.
-async fn open_released(config: &StorageConfig, context: &BuildContext) -> Result<Arc<Storage>, StorageError> {
+async fn open_released(
+    config: &StorageConfig,
+    context: &BuildContext,
+    fates: &Fates,
+) -> Result<Arc<Storage>, StorageError> {
     let mut waited = Duration::ZERO;
     loop {
-        match Storage::open(config, context) {
+        match Storage::open_with(config, context, fates.clone()) {
             Err(error) if error.is_in_use() && waited < RELEASE_TIMEOUT => {
                 tokio::time::sleep(RELEASE_INTERVAL).await;
                 waited += RELEASE_INTERVAL;

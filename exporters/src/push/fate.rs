@@ -1,13 +1,14 @@
 //! The fate of a request, for exporters that make up for what was not delivered.
 
-#[cfg(feature = "storage")]
 use std::collections::VecDeque;
+use std::sync::{Arc, Mutex};
 
 use tonic::Code;
 use tower::BoxError;
 
 use super::error::Refused;
 use super::http::HttpFailure;
+use super::lock;
 
 /// The end of a request's way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -19,7 +20,7 @@ pub(crate) enum Fate {
         /// Whether its content can be the cause, as a sample out of order is.
         content: bool,
     },
-    /// It is on disk under this number; see [`Delivery::fates`](super::delivery::Delivery::fates).
+    /// It is on disk under this number; see [`Fates`].
     #[cfg_attr(
         not(feature = "storage"),
         expect(dead_code, reason = "`storage` alone has a disk")
@@ -44,24 +45,25 @@ impl Fate {
     }
 }
 
-/// Fates of requests on disk that no exporter has taken yet.
-#[cfg(feature = "storage")]
-#[derive(Debug, Default)]
-pub(crate) struct Fates(VecDeque<(u64, Fate)>);
+/// Fates of requests with points on disk that no exporter has taken yet, in the order in which it happened. Cloning it shares them.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Fates(Arc<Mutex<VecDeque<(u64, Fate)>>>);
 
-#[cfg(feature = "storage")]
 impl Fates {
     /// An exporter takes them with each snapshot; a bound for one that gets none.
+    #[cfg(feature = "storage")]
     const MAX: usize = 100_000;
 
-    pub(crate) fn push(&mut self, number: u64, fate: Fate) {
-        if self.0.len() == Self::MAX {
-            self.0.pop_front();
+    #[cfg(feature = "storage")]
+    pub(crate) fn push(&self, number: u64, fate: Fate) {
+        let mut fates = lock(&self.0);
+        if fates.len() == Self::MAX {
+            fates.pop_front();
         }
-        self.0.push_back((number, fate));
+        fates.push_back((number, fate));
     }
 
-    pub(crate) fn take(&mut self) -> VecDeque<(u64, Fate)> {
-        std::mem::take(&mut self.0)
+    pub(crate) fn take(&self) -> VecDeque<(u64, Fate)> {
+        std::mem::take(&mut *lock(&self.0))
     }
 }

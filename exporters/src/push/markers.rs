@@ -149,6 +149,15 @@ impl Markers {
     }
 }
 
+impl Markers {
+    /// Requests on disk are left there: their markers are late.
+    pub(crate) fn leave_stored(&mut self) {
+        while let Some((number, _)) = self.stored.first_key_value() {
+            self.settle_stored(*number, Fate::Failed { content: false });
+        }
+    }
+}
+
 /// Those of `late` whose labels no live series of `snapshot` has that began later: its samples replace the marker.
 fn without_successors(mut late: Vec<Ended>, snapshot: &Snapshot) -> Vec<Ended> {
     let Some(oldest) = late.iter().map(|ended| ended.series.start()).min() else {

@@ -16,6 +16,7 @@
 //! | [`delivery`] | the way of a request: directly, or through a file |
 //! | [`fate`] | what has become of a request |
 //! | [`markers`] | series that have ended, until a peer has that |
+//! | [`progress`] | the state of series that an exporter leaves to the one that replaces it |
 //! | [`zeros`] | series whose 0 no peer has yet |
 //! | [`spool`] | the task that sends what is on disk |
 //! | [`unstored`] | the way of a request that the disk does not take |
@@ -31,6 +32,7 @@ pub(crate) mod fate;
 pub(crate) mod health;
 pub mod http;
 pub(crate) mod markers;
+pub(crate) mod progress;
 mod request;
 pub mod retry;
 pub(crate) mod secrets;
@@ -78,11 +80,16 @@ pub(crate) fn ended_at(snapshot: &Snapshot) -> Timestamp {
 }
 
 /// The time of the 0 that goes before the first point, at `at`, of a series: two milliseconds into its first window, after the end of
-/// what ended in the same window.
-pub(crate) fn zero_at(series: &Series, at: Timestamp) -> Option<Timestamp> {
+/// what ended in the same window. Of a window that is shorter, as the first one can be, it is the millisecond before its end: a store
+/// has one sample per millisecond.
+pub(crate) fn zero_at(series: &Series, at: Timestamp) -> Timestamp {
     let zero = series.start().plus(Duration::from_millis(2));
     let milliseconds = |time: Timestamp| time.as_nanos() / 1_000_000;
-    (milliseconds(zero) < milliseconds(at)).then_some(zero)
+    if milliseconds(zero) < milliseconds(at) {
+        zero
+    } else {
+        Timestamp::from_nanos(at.as_nanos().saturating_sub(1_000_000))
+    }
 }
 
 /// Contents of `shared`.

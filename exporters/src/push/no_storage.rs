@@ -3,14 +3,14 @@
 #[path = "storage/config.rs"]
 mod config;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::sync::Arc;
 
 use flowtap_pipeline::{BuildContext, PipelineKind};
 
 pub use self::config::{StorageConfig, WhenDiskFull};
-use super::fate::Fate;
+use super::fate::{Fate, Fates};
 use super::{Lane, Request};
 
 /// Why requests can't be kept.
@@ -37,7 +37,12 @@ pub(crate) struct Stored {
 pub(crate) enum Storage {}
 
 impl Storage {
-    pub(crate) const fn open(_: &StorageConfig, _: &BuildContext) -> Result<Arc<Self>, StorageError> {
+    #[expect(clippy::needless_pass_by_value, reason = "as that of requests on disk")]
+    pub(crate) fn open_with(
+        _: &StorageConfig,
+        _: &BuildContext,
+        _: Fates,
+    ) -> Result<Arc<Self>, StorageError> {
         Err(StorageError)
     }
 
@@ -46,10 +51,6 @@ impl Storage {
     }
 
     pub(crate) const fn settle(&self, _: &Stored, _: Fate) {
-        match *self {}
-    }
-
-    pub(crate) const fn fates(&self) -> VecDeque<(u64, Fate)> {
         match *self {}
     }
 

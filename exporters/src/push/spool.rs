@@ -272,6 +272,7 @@ mod stop_tests {
 
     use super::*;
     use crate::push::delivery::{Delivery, Spool};
+    use crate::push::fate::Fates;
     use crate::push::health::Addresses;
     use crate::push::http::HttpFailure;
     use crate::push::retry::RetryConfig;
@@ -308,9 +309,16 @@ mod stop_tests {
             when_full: WhenDiskFull::default(),
         };
         let mut spool = Spool::default();
-        let delivery = Delivery::open(sender, Some(&config), &health, &context(), &mut spool)
-            .await
-            .unwrap();
+        let delivery = Delivery::open(
+            sender,
+            Some(&config),
+            &health,
+            &context(),
+            &Fates::default(),
+            &mut spool,
+        )
+        .await
+        .unwrap();
         (delivery, spool, health)
     }
 
@@ -359,9 +367,16 @@ mod stop_tests {
         };
         let mut spool = Spool::default();
         let senders = Senders::by_kind(sender(), sender());
-        let mut delivery = Delivery::open(senders, Some(&config), &health, &context(), &mut spool)
-            .await
-            .unwrap();
+        let mut delivery = Delivery::open(
+            senders,
+            Some(&config),
+            &health,
+            &context(),
+            &Fates::default(),
+            &mut spool,
+        )
+        .await
+        .unwrap();
         for kind in [PipelineKind::Logs, PipelineKind::Metrics, PipelineKind::Metrics] {
             let request = Request {
                 body: Bytes::from_static(b"items"),

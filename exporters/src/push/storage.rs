@@ -14,7 +14,7 @@ mod table;
 mod telemetry;
 mod value;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -110,20 +110,33 @@ impl Changed {
 }
 
 impl Storage {
-    /// Opens or creates the file. One that can't be opened now, such as on a disk that is mounted
+    /// [`Self::open_with`] fates that nobody takes.
+    #[cfg(test)]
+    pub(crate) fn open(config: &StorageConfig, context: &BuildContext) -> Result<Arc<Self>, StorageError> {
+        Self::open_with(config, context, Fates::default())
+    }
+
+    /// Opens or creates the file, whose requests leave their fates in `fates`. One that can't be opened now, such as on a disk that is mounted
     /// later, is opened by the first request that can: that must not prevent measuring, unless
     /// `strict`.
     ///
     /// # Errors
     /// [`StorageError`] with the path, if another process has the file or flowtap is strict.
-    pub(crate) fn open(config: &StorageConfig, context: &BuildContext) -> Result<Arc<Self>, StorageError> {
+    pub(crate) fn open_with(
+        config: &StorageConfig,
+        context: &BuildContext,
+        fates: Fates,
+    ) -> Result<Arc<Self>, StorageError> {
         // If that fails, so does what follows, with the message.
         let _ = fs::create_dir_all(&config.directory);
         let storage = Arc::new(Self {
             folder: WrittenFolder::new(&config.directory),
             path: config.directory.join("requests.redb"),
             config: config.clone(),
-            state: Mutex::default(),
+            state: Mutex::new(State {
+                fates,
+                ..State::default()
+            }),
             changed: Changed::default(),
             telemetry: Telemetry::new(context),
         });
@@ -233,11 +246,6 @@ impl Storage {
         if stored.request.kind == PipelineKind::Metrics {
             self.lock().fates.push(stored.number, fate);
         }
-    }
-
-    /// The fates of requests with points since the last call.
-    pub(crate) fn fates(&self) -> VecDeque<(u64, Fate)> {
-        self.lock().fates.take()
     }
 
     /// The oldest request of `lane` that is not delivered; `None` if none waits. Requests that do not match their checksum are

@@ -71,13 +71,13 @@ impl Starts {
     pub(crate) fn zero_at(&self, series: &Series, at: Timestamp) -> Option<Timestamp> {
         let is_new = series.start() >= self.new_since?;
         if is_new {
-            return zero_at(series, at);
+            return Some(zero_at(series, at));
         }
         if self.late.is_empty() || !*self.late.get(&series.id())? {
             return None;
         }
         let oldest = at.as_nanos().saturating_sub(super::nanos(MAX_AGE));
-        zero_at(series, at).map(|zero| zero.max(Timestamp::from_nanos(oldest)))
+        Some(zero_at(series, at).max(Timestamp::from_nanos(oldest)))
     }
 
     /// Input of [`Zeros::settle`] for a sample of `series`; `zero`: a 0 precedes it.
@@ -162,6 +162,17 @@ impl Zeros {
             }
             true
         });
+    }
+}
+
+impl Zeros {
+    /// Requests on disk are left there: their zeros are due.
+    pub(crate) fn leave_stored(&mut self) {
+        for late in self.0.values_mut() {
+            if let State::Stored { .. } = late.state {
+                late.fail(true, false);
+            }
+        }
     }
 }
 

@@ -27,14 +27,14 @@ mod config;
 mod encode;
 mod factory;
 
-use std::collections::HashMap;
-use std::sync::{Arc, Mutex};
+use std::mem;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use flowtap_pipeline::{
-    BuildContext, ExportService, Exported, Exporter, Persistence, PipelineKind, Snapshot, StageError,
-    Timestamp, metrics_only,
+    BuildContext, ExportService, Exported, Exporter, Persistence, PipelineKind, SharedState, Snapshot,
+    StageError, metrics_only,
 };
 use futures::FutureExt;
 use futures::future::BoxFuture;
@@ -45,12 +45,12 @@ use self::client::Client;
 pub use self::config::Config;
 use self::encode::{Encoder, Part};
 pub use self::factory::FACTORY;
+use crate::push;
 use crate::push::delivery::{Delivery, Spool};
 use crate::push::fate::Fate;
 use crate::push::health::{Addresses, Health};
-use crate::push::markers::{Held, Markers};
-use crate::push::zeros::{Starts, Zeros};
-use crate::push::{self, lock};
+use crate::push::markers::Ended;
+use crate::push::progress::{Noted, Progress, UnderWay};
 
 /// The exporter.
 #[derive(Debug)]
@@ -58,12 +58,21 @@ pub struct RemoteWriteExporter {
     config: Config,
     context: BuildContext,
     spool: Spool,
+    progress: Progress,
 }
 
 impl RemoteWriteExporter {
     /// An exporter that dials nothing yet.
     pub fn new(config: Config, context: &BuildContext) -> Self {
+        let storage = config.storage.as_ref();
+        let progress = Progress::new(
+            config.endpoint.clone(),
+            storage.map(|storage| &*storage.directory),
+            config.zero_samples,
+            context,
+        );
         Self {
+            progress,
             config,
             context: context.clone(),
             spool: Spool::default(),
@@ -85,16 +94,15 @@ impl RemoteWriteExporter {
         let client = Client::new(&self.config, dial).map_err(StageError::Other)?;
         let sender = push::sender(client, &self.config.retry, self.config.timeout, health.clone());
         let storage = self.config.storage.as_ref();
-        let delivery = Delivery::open(sender, storage, &health, &self.context, &mut self.spool).await?;
+        let fates = self.progress.fates();
+        let delivery =
+            Delivery::open(sender, storage, &health, &self.context, fates, &mut self.spool).await?;
         Ok(RemoteWriteService {
             interval: self.config.interval,
-            lanes: HashMap::new(),
-            zeros: Arc::default(),
-            began: self.config.zero_samples.then(Timestamp::now),
             encoder: Arc::new(Encoder::new(&self.config, &self.context)),
             delivery,
             health,
-            markers: Arc::new(Mutex::new(Markers::new(&self.context))),
+            progress: self.progress.clone(),
         })
     }
 }
@@ -119,45 +127,26 @@ impl Exporter for RemoteWriteExporter {
             None => Persistence::Never,
         }
     }
-}
 
-/// State of one pipeline.
-#[derive(Debug, Default)]
-struct Lane {
-    /// When its last snapshot went on.
-    passed: Option<Timestamp>,
-    held: Held,
-}
+    fn shared_state(&self) -> Option<SharedState> {
+        Some(Arc::new(self.progress.clone()))
+    }
 
-impl Lane {
-    /// Whether `snapshot` passes. Ticks come a moment early or late; a twentieth of the interval is
-    /// tolerated.
-    fn is_due(&mut self, snapshot: &Snapshot, interval: Duration) -> bool {
-        let slack = interval / 20;
-        let due = snapshot.last
-            || snapshot.replaced
-            || self
-                .passed
-                .is_none_or(|passed| snapshot.at < passed || snapshot.at.since(passed) + slack >= interval);
-        if due {
-            self.passed = Some(snapshot.at);
+    fn take_over(&mut self, before: SharedState) {
+        if let Ok(before) = before.downcast::<Progress>() {
+            self.progress.take_over(&before);
         }
-        due
     }
 }
 
 /// Thins, encodes, and sends part by part.
 struct RemoteWriteService {
     interval: Duration,
-    /// When the exporter started, if it sends samples 0.
-    began: Option<Timestamp>,
-    lanes: HashMap<Arc<str>, Lane>,
-    /// Shared with the snapshot under way.
-    zeros: Arc<Mutex<Zeros>>,
     encoder: Arc<Encoder>,
     delivery: Delivery,
     health: Health,
-    markers: Arc<Mutex<Markers>>,
+    /// Shared with the snapshot under way.
+    progress: Progress,
 }
 
 impl Service<Arc<Snapshot>> for RemoteWriteService {
@@ -171,37 +160,34 @@ impl Service<Arc<Snapshot>> for RemoteWriteService {
     }
 
     fn call(&mut self, snapshot: Arc<Snapshot>) -> Self::Future {
-        let lane = self.lanes.entry(Arc::clone(&snapshot.pipeline)).or_default();
-        let mut markers = lock(&self.markers);
-        let mut zeros = lock(&self.zeros);
-        for (number, fate) in self.delivery.fates() {
-            markers.settle_stored(number, fate);
-            zeros.settle_stored(number, fate);
-        }
-        markers.note(&snapshot, lane.held.before(&snapshot).as_deref());
-        zeros.forget_ended(&snapshot);
-        let starts = self.began.map_or_else(Starts::default, |began| {
-            zeros.starts(lane.passed.unwrap_or(began).max(began))
-        });
-        drop(zeros);
-        if !lane.is_due(&snapshot, self.interval) {
+        self.progress.take_fates();
+        let Noted { ended, starts, held } = self.progress.note(&snapshot, self.interval);
+        let Some(ended) = ended else {
             return futures::future::ready(Ok(Exported::default())).boxed();
-        }
-        let ended = markers.take(&snapshot);
-        drop(markers);
-        let (held, markers, taken_at) = (lane.held.clone(), Arc::clone(&self.markers), Instant::now());
+        };
+        let (progress, taken_at) = (self.progress.clone(), Instant::now());
         let (encoder, mut delivery) = (Arc::clone(&self.encoder), self.delivery.clone());
-        let (health, zeros) = (self.health.clone(), Arc::clone(&self.zeros));
+        let health = self.health.clone();
         async move {
             let (mut exported, mut markers_sent) = (Exported::default(), 0);
-            for part in encoder.encode(&snapshot, &ended, &starts) {
-                let Part {
-                    request,
-                    carried,
-                    ended: count,
-                } = part?;
-                let in_it = ended[markers_sent..][..count].to_vec();
-                markers_sent += count;
+            let mut parts = encoder.encode(&snapshot, &ended, &starts);
+            let next = || {
+                let part = parts.next()?.map(|part| {
+                    let markers = ended[markers_sent..][..part.ended].to_vec();
+                    markers_sent += part.ended;
+                    (part, markers)
+                });
+                Some(part)
+            };
+            let split = |part: &mut Result<(Part, Vec<Ended>), BoxError>| {
+                let parts = part.as_mut().ok();
+                parts
+                    .map(|(part, markers)| (mem::take(&mut part.carried), mem::take(markers)))
+                    .unwrap_or_default()
+            };
+            let mut under_way = UnderWay::new(&progress, &snapshot.pipeline, split, next);
+            while let Some(part) = under_way.next() {
+                let (Part { request, .. }, _) = part?;
                 let items = request.items;
                 let fate = match delivery.send_tracked(&health, request).await {
                     Ok((part, fate)) => {
@@ -216,10 +202,10 @@ impl Service<Arc<Snapshot>> for RemoteWriteService {
                         Fate::failed(&error)
                     }
                 };
-                lock(&zeros).settle(carried, fate);
-                lock(&markers).settle(&snapshot.pipeline, in_it, fate);
+                under_way.settle(fate);
             }
-            held.note(snapshot, taken_at.elapsed());
+            drop(under_way);
+            held.note(Arc::clone(&snapshot), taken_at.elapsed());
             Ok(exported)
         }
         .boxed()

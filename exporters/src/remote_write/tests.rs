@@ -10,7 +10,7 @@ use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use axum::routing::post;
-use flowtap_pipeline::{FamilySnapshot, LabelValue, Points, Series, SumPoint};
+use flowtap_pipeline::{FamilySnapshot, LabelValue, Points, Series, SumPoint, Timestamp};
 use prost::Message;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
@@ -18,6 +18,7 @@ use tower::ServiceExt;
 
 use crate::push::retry::RetryConfig;
 
+mod successor;
 mod v2;
 
 const STALE: u64 = 0x7ff0_0000_0000_0002;
@@ -785,7 +786,11 @@ async fn what_is_stored_is_delivered_by_the_next_run_oldest_first() {
 
 /// Snapshots 20 s apart of one counter that began after the exporter.
 fn growing(count: u64) -> Vec<Snapshot> {
-    let start = Timestamp::now().plus(Duration::from_secs(3600));
+    growing_from(Timestamp::now().plus(Duration::from_secs(3600)), count)
+}
+
+/// Snapshots 20 s apart of one counter that began at `start`.
+fn growing_from(start: Timestamp, count: u64) -> Vec<Snapshot> {
     let series = Series::new(&BYTES, [("raddr", LabelValue::Text("192.0.2.7"))], None, start);
     let at = |number| start.plus(Duration::from_secs(20 * number));
     let one = |number| Snapshot {

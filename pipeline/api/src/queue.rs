@@ -16,8 +16,8 @@ pub enum WhenFull {
     DropOldest,
     /// Drop the new entry.
     DropNewest,
-    /// Apply backpressure to the window and the receiver; records that the receiver cannot buffer
-    /// are dropped and counted. When flowtap stops, or a reload needs it, the oldest entry is dropped
+    /// Apply backpressure to the window and the receiver, and so to every pipeline that the receiver feeds, also of the other kind;
+    /// records that the receiver cannot buffer are dropped and counted. When flowtap stops, or a reload needs it, the oldest entry is dropped
     /// instead.
     Block,
 }

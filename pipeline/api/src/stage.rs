@@ -388,7 +388,7 @@ pub trait Exporter: Send {
     }
 
     /// Whether it has a peer for each kind of output, which may fail separately: then it has a queue for each, and its service, which is
-    /// always ready, is called with one output of each kind at a time.
+    /// always ready, is called with one output of each kind at a time. Asked for before it starts.
     fn separates_kinds(&self) -> bool {
         false
     }

@@ -163,6 +163,21 @@ impl Chain {
         self.exporters = exporters;
     }
 
+    /// Feeds the queues of `handle` instead of those that `exporter` had, if it feeds them.
+    pub(crate) fn exchange_exporter(&mut self, exporter: &ComponentId, handle: &ExporterHandle) {
+        for (_, fed) in self.exporters.iter_mut().filter(|(id, _)| id == exporter) {
+            *fed = handle.clone();
+        }
+    }
+
+    /// Whether it feeds these queues.
+    #[cfg(test)]
+    pub(crate) fn feeds(&self, queue: &Arc<Queues>) -> bool {
+        self.exporters
+            .iter()
+            .any(|(_, handle)| Arc::ptr_eq(&handle.queue, queue))
+    }
+
     /// Feeds `exporter` no more.
     pub(crate) fn detach_exporter(&mut self, exporter: &ComponentId) {
         self.exporters.retain(|(id, _)| id != exporter);

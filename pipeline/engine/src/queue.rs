@@ -14,6 +14,7 @@ use tokio::sync::Notify;
 
 #[derive(Debug)]
 struct State {
+    when_full: WhenFull,
     /// Maximum number of outputs, and of their bytes.
     size: NonZeroUsize,
     max_bytes: usize,
@@ -41,7 +42,6 @@ impl State {
 /// A bounded queue with one producer side and one consumer.
 #[derive(Debug)]
 pub struct OutputQueue {
-    when_full: WhenFull,
     state: Mutex<State>,
     changed: Notify,
     /// Wakes callers that wait to push.
@@ -52,6 +52,7 @@ impl OutputQueue {
     /// An empty queue.
     pub fn new(config: QueueConfig) -> Self {
         let state = State {
+            when_full: config.when_full,
             size: config.size,
             max_bytes: config.max_bytes,
             waiting: VecDeque::new(),
@@ -60,7 +61,6 @@ impl OutputQueue {
             relieved: false,
         };
         Self {
-            when_full: config.when_full,
             state: Mutex::new(state),
             changed: Notify::new(),
             room: Condvar::new(),
@@ -75,7 +75,7 @@ impl OutputQueue {
         let mut state = self.lock();
         let mut dropped = Vec::new();
         while !state.closed && state.is_full(bytes) {
-            match self.when_full {
+            match state.when_full {
                 WhenFull::DropNewest => return vec![output],
                 WhenFull::DropOldest => dropped.extend(state.pop()),
                 WhenFull::Block if state.relieved => dropped.extend(state.pop()),
@@ -114,6 +114,47 @@ impl OutputQueue {
         }
     }
 
+    /// Takes what waits and is `wanted`, in its order.
+    pub(crate) fn take(&self, wanted: impl Fn(&Output) -> bool) -> Vec<Output> {
+        let mut state = self.lock();
+        let (taken, left): (Vec<_>, Vec<_>) = state.waiting.drain(..).partition(wanted);
+        state.bytes = left.iter().map(Output::bytes).sum();
+        state.waiting = left.into();
+        drop(state);
+        self.room.notify_all();
+        taken
+    }
+
+    /// Puts `outputs` before what waits, as if they had come first. Returns those that were dropped for want of room; a queue of
+    /// [`WhenFull::Block`] takes them all, as nobody can wait here.
+    #[must_use = "dropped outputs must be counted"]
+    pub(crate) fn prepend(&self, outputs: Vec<Output>) -> Vec<Output> {
+        let mut state = self.lock();
+        let later: Vec<_> = state.waiting.drain(..).collect();
+        state.bytes = 0;
+        let mut dropped = Vec::new();
+        for output in outputs.into_iter().chain(later) {
+            let bytes = output.bytes();
+            match state.when_full {
+                WhenFull::DropNewest if state.is_full(bytes) => {
+                    dropped.push(output);
+                    continue;
+                }
+                WhenFull::DropOldest => {
+                    while state.is_full(bytes) {
+                        dropped.extend(state.pop());
+                    }
+                }
+                WhenFull::DropNewest | WhenFull::Block => {}
+            }
+            state.bytes += bytes;
+            state.waiting.push_back(output);
+        }
+        drop(state);
+        self.changed.notify_one();
+        dropped
+    }
+
     /// Makes room for as much as `config` has it, if there is less. A queue never shrinks: it would drop what waits.
     pub(crate) fn grow(&self, config: &QueueConfig) {
         let mut state = self.lock();
@@ -121,6 +162,12 @@ impl OutputQueue {
         state.max_bytes = state.max_bytes.max(config.max_bytes);
         drop(state);
         self.room.notify_all();
+    }
+
+    /// Follows `config` from now on, with as much room as there was at least.
+    pub(crate) fn follow(&self, config: &QueueConfig) {
+        self.lock().when_full = config.when_full;
+        self.grow(config);
     }
 
     /// Sets whether a full queue of [`WhenFull::Block`] drops its oldest instead of waiting: a producer holds its pipeline's lock

@@ -49,6 +49,21 @@ impl Queues {
         self.all().for_each(|queue| queue.grow(config));
     }
 
+    /// See [`OutputQueue::follow`].
+    pub(crate) fn follow(&self, config: &QueueConfig) {
+        self.all().for_each(|queue| queue.follow(config));
+    }
+
+    /// Moves what waits here and is `wanted` before what waits in `next`, the queues of an exporter of the same type. Returns what
+    /// was dropped for want of room.
+    #[must_use = "dropped outputs must be counted"]
+    pub(crate) fn move_to(&self, next: &Self, wanted: impl Fn(&Output) -> bool) -> Vec<Output> {
+        let pairs = self.all().zip(next.all());
+        pairs
+            .flat_map(|(queue, next)| next.prepend(queue.take(&wanted)))
+            .collect()
+    }
+
     /// See [`OutputQueue::relieve`].
     pub(crate) fn relieve(&self, relieved: bool) {
         self.all().for_each(|queue| queue.relieve(relieved));
@@ -62,6 +77,11 @@ impl Queues {
     /// See [`OutputQueue::give_up`].
     pub(crate) fn give_up(&self) -> Vec<Output> {
         self.all().flat_map(OutputQueue::give_up).collect()
+    }
+
+    /// Whether no output waits.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.all().all(OutputQueue::is_empty)
     }
 
     /// Number of outputs in the longest queue.

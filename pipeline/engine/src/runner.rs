@@ -29,10 +29,11 @@ use opentelemetry::metrics::{Counter, Meter};
 use tokio_util::sync::CancellationToken;
 
 pub use self::error::RunError;
+use self::graph::Feeds;
 pub use self::graph::{ExporterNode, Graph, PipelineNode, ReceiverNode};
 pub use self::own::Collect;
 use self::own::OwnMetrics;
-use self::running::{RunningExporter, RunningPipeline, RunningReceiver};
+use self::running::{NextExporter, RunningExporter, RunningPipeline, RunningReceiver};
 use crate::telemetry::detached_connections;
 
 /// Runs `graph` until `stop` is cancelled or a component ends.
@@ -70,6 +71,8 @@ pub struct Runner {
     exporters: BTreeMap<ComponentId, RunningExporter>,
     /// Exporters that a new graph leaves out, while they drain.
     leaving: BTreeMap<ComponentId, RunningExporter>,
+    /// Exporters of the new graph, until they are started; those of one that did not start, until the next graph.
+    next: BTreeMap<ComponentId, NextExporter>,
     pipelines: BTreeMap<Arc<str>, RunningPipeline>,
     receivers: BTreeMap<ComponentId, RunningReceiver>,
     /// State left by receivers for their replacements, until these are started. In a lock that is
@@ -106,6 +109,7 @@ impl Runner {
             status,
             exporters: BTreeMap::new(),
             leaving: BTreeMap::new(),
+            next: BTreeMap::new(),
             pipelines: BTreeMap::new(),
             receivers: BTreeMap::new(),
             inheritances: Mutex::default(),
@@ -132,7 +136,8 @@ impl Runner {
     pub async fn apply(&mut self, graph: Graph) -> Result<(), RunError> {
         // An exporter that leaves must not be pushed to while it drains.
         self.set_own_metrics(&[]);
-        self.apply_exporters(graph.exporters).await?;
+        let feeds = Feeds::of(&graph);
+        self.apply_exporters(graph.exporters, &feeds).await?;
         if let Some((interval, collect)) = self.unstarted.take() {
             self.own_metrics = Some(OwnMetrics::start(interval, collect));
         }
@@ -203,5 +208,7 @@ impl Runner {
     }
 }
 
+#[cfg(test)]
+mod replacement_tests;
 #[cfg(test)]
 mod tests;

@@ -38,6 +38,14 @@ impl Deltas {
         }
     }
 
+    /// The requests on disk have met `fates`; the others are left there, and count as delivered.
+    pub(in crate::otlp) fn leave_stored(&mut self, fates: impl IntoIterator<Item = (u64, Fate)>) {
+        for (number, fate) in fates {
+            self.settle_stored(number, fate);
+        }
+        self.stored.clear();
+    }
+
     fn owe(&mut self, pipeline: &Arc<str>, increase: Increase) {
         let id = increase.series.id();
         match &increase.amount {

@@ -116,7 +116,7 @@ impl PointWriter<'_> {
                 if let Some(part) = self.sum_part(head, point) {
                     // `as_int` 6, sfixed64; a total beyond 2^63 is not reached in the life of a machine.
                     for (at, value) in zero_at.map(|at| (at, 0)).into_iter().chain([(at, part.value)]) {
-                        push_number(out, head, &point.series, [part.start, at], (6, value));
+                        push_number(out, head, &point.series, [part.start.min(at), at], (6, value));
                     }
                 }
             }
@@ -125,7 +125,13 @@ impl PointWriter<'_> {
                 if let Some(part) = self.value_part(head, point) {
                     // `as_double` 4.
                     for (at, value) in zero_at.map(|at| (at, 0.0)).into_iter().chain([(at, part.value)]) {
-                        push_number(out, head, &point.series, [part.start, at], (4, value.to_bits()));
+                        push_number(
+                            out,
+                            head,
+                            &point.series,
+                            [part.start.min(at), at],
+                            (4, value.to_bits()),
+                        );
                     }
                 }
             }
@@ -133,7 +139,7 @@ impl PointWriter<'_> {
                 let point = &points[i];
                 if let Some(part) = self.histogram_part(point) {
                     let zero = HistogramPart {
-                        start: part.start,
+                        start: part.start.min(zero_at.unwrap_or(part.start)),
                         buckets: Buckets::default(),
                         sum: 0.0,
                     };

@@ -259,7 +259,7 @@ async fn what_a_series_owes_is_delivered_after_its_end() {
             .extend([refusal(), refusal(), accepted()]);
         let mut windows = windows(&[10, 30, 35, 35, 35]);
         for ended in &mut windows[3..] {
-            let points = std::mem::replace(
+            let points = mem::replace(
                 &mut ended.families[0].points,
                 flowtap_pipeline::Points::Sums(Vec::new()),
             );

@@ -107,7 +107,7 @@ impl Storage {
         self.telemetry.count_corrupt(state.items.max(1));
         // Numbers go on: one that is under way must not be taken for another in the new file.
         // Of the newest numbers; that of one under way comes with its answer.
-        let mut fates = std::mem::take(&mut state.fates);
+        let fates = state.fates.clone();
         let held = state.next.saturating_sub(state.items)..state.next;
         let under_way = std::mem::take(&mut state.under_way);
         for number in held.filter(|number| under_way.values().all(|sent| sent != number)) {

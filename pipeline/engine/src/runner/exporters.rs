@@ -1,29 +1,36 @@
 //! Exporters of a runner: each has a task that takes outputs from its queue.
 
 use std::panic::AssertUnwindSafe;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Instant;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 use flowtap_pipeline::{
-    ComponentId, ComponentKind, ExportService, Exporter, Persistence, State, StatusBoard,
+    ComponentId, ComponentKind, ExportService, Exporter, Output, Persistence, State, StatusBoard,
 };
 use futures::FutureExt;
 use futures::future::join_all;
-use tokio::sync::Mutex;
 use tower::{BoxError, Service, ServiceExt};
 
 use super::Runner;
 use super::error::{RunError, error_chain, panic_message};
-use super::graph::ExporterNode;
-use super::running::{InFlight, RunningExporter, Shared};
-use crate::chain::ExporterHandle;
+use super::graph::{ExporterNode, Feeds};
+use super::running::{InFlight, NextExporter, RunningExporter, Shared};
+use crate::chain::{Chain, ExporterHandle};
 use crate::queue::OutputQueue;
 use crate::queues::Queues;
 use crate::telemetry::ExporterTelemetry;
 
+/// Maximum time for which an exporter that was given up may take to end: it leaves its state and its files to the next one.
+const ABORT_TIMEOUT: Duration = Duration::from_secs(1);
+
 impl Runner {
-    pub(super) async fn apply_exporters(&mut self, nodes: Vec<ExporterNode>) -> Result<(), RunError> {
+    /// Replaces the exporters by those of `nodes`, but for those that stay the same.
+    pub(super) async fn apply_exporters(
+        &mut self,
+        nodes: Vec<ExporterNode>,
+        feeds: &Feeds,
+    ) -> Result<(), RunError> {
         let same = |running: Option<&RunningExporter>, node: &ExporterNode| {
             running
                 .is_some_and(|running| running.fingerprint == node.fingerprint && !running.task.is_finished())
@@ -43,6 +50,52 @@ impl Runner {
             .filter(|id| !kept.iter().any(|node| node.id == **id))
             .cloned()
             .collect();
+        let starting: Vec<_> = new.iter().map(|node| node.id.clone()).collect();
+        self.prepare(new);
+        self.release(leaving, feeds).await;
+        // Before new ones start: one of them may be about to listen on the same port.
+        self.drain_leaving().await?;
+        for id in starting {
+            self.start_exporter(id).await?;
+        }
+        Ok(())
+    }
+
+    /// Makes the queues of the exporters that are to start. Those of a graph that did not start go on, with what waits in them.
+    fn prepare(&mut self, nodes: Vec<ExporterNode>) {
+        let mut before = std::mem::take(&mut self.next);
+        for node in nodes {
+            let handle = if let Some(next) = before.remove(&node.id) {
+                // A pipeline that waits for room holds its lock, which the reload needs.
+                next.handle.queue.relieve(true);
+                next.handle.queue.follow(&node.queue);
+                next.handle
+            } else {
+                let queue = Arc::new(Queues::new(node.queue, node.exporter.separates_kinds()));
+                ExporterHandle {
+                    telemetry: ExporterTelemetry::new(
+                        &self.meter,
+                        &node.id,
+                        &queue,
+                        &node.kinds,
+                        node.is_pulled,
+                    ),
+                    queue,
+                    wants_opening: node.wants_opening,
+                }
+            };
+            let id = node.id.clone();
+            let node = Mutex::new(Some(node));
+            self.next.insert(id, NextExporter { node, handle });
+        }
+        for next in before.values() {
+            count_lost(&next.handle, next.handle.queue.give_up());
+        }
+    }
+
+    /// Closes the queues of exporters that leave. Outputs that wait there, and those that come later, go to those that replace them, as far
+    /// as the pipelines feed these as well.
+    async fn release(&mut self, leaving: Vec<ComponentId>, feeds: &Feeds) {
         for id in &leaving {
             if let Some(exporter) = self.exporters.get(id) {
                 self.status
@@ -51,37 +104,44 @@ impl Runner {
                 exporter.handle.queue.relieve(true);
             }
         }
-        for pipeline in self.pipelines.values() {
-            let leaving = leaving.clone();
-            self.on_chain(&pipeline.chain, move |chain| {
-                for id in &leaving {
-                    chain.detach_exporter(id);
+        for (name, pipeline) in &self.pipelines {
+            let next = |id: &ComponentId| {
+                let next = self.next.get(id).filter(|_| feeds.has(id, name))?;
+                Some(next.handle.clone())
+            };
+            let changes: Vec<_> = leaving.iter().map(|id| (id.clone(), next(id))).collect();
+            let change = move |chain: &mut Chain| {
+                for (id, next) in &changes {
+                    match next {
+                        Some(handle) => chain.exchange_exporter(id, handle),
+                        None => chain.detach_exporter(id),
+                    }
                 }
-            })
-            .await;
+            };
+            self.on_chain(&pipeline.chain, change).await;
         }
         for id in leaving {
-            if let Some(exporter) = self.exporters.remove(&id) {
-                exporter.handle.queue.close();
-                if let Some(state) = &exporter.shared.0 {
-                    self.shared_states.insert(id.clone(), Arc::clone(state));
-                }
-                self.leaving.insert(id, exporter);
+            let Some(exporter) = self.exporters.remove(&id) else {
+                continue;
+            };
+            let queue = &exporter.handle.queue;
+            queue.close();
+            if let Some(NextExporter { handle, .. }) = self.next.get(&id) {
+                let dropped = queue.move_to(&handle.queue, |output| feeds.has_output(&id, output));
+                handle.telemetry.enqueued(&dropped);
             }
+            if let Some(state) = &exporter.shared.0 {
+                self.shared_states.insert(id.clone(), Arc::clone(state));
+            }
+            self.leaving.insert(id, exporter);
         }
-        // Before new ones start: one of them may be about to listen on the same port.
-        self.drain_leaving().await?;
-        for node in new {
-            self.start_exporter(node).await?;
-        }
-        Ok(())
     }
 
     /// Lets exporters that are being removed finish what waits for them, all within one deadline.
     async fn drain_leaving(&mut self) -> Result<(), RunError> {
         let tasks = self.leaving.values_mut().map(|exporter| &mut exporter.task);
         let drained = tokio::time::timeout(self.deadline, join_all(tasks)).await;
-        let leaving = std::mem::take(&mut self.leaving);
+        let mut leaving = std::mem::take(&mut self.leaving);
         for id in leaving.keys() {
             self.status.remove(ComponentKind::Exporter, id);
         }
@@ -89,8 +149,8 @@ impl Runner {
             Ok(ends) => ends.into_iter().try_for_each(|joined| joined.unwrap_or(Ok(()))),
             Err(_elapsed) => {
                 // They leave all the same: what they could not deliver is counted, and flowtap runs on.
-                let running = leaving.iter().filter(|(_, running)| !running.task.is_finished());
-                for (exporter, running) in running {
+                leaving.retain(|_, running| !running.task.is_finished());
+                for (exporter, running) in &leaving {
                     let (items, deadline) = (abandon(running) + running.lost(), self.deadline);
                     if items == 0 && running.persistence == Persistence::OnDisk {
                         tracing::info!(
@@ -108,20 +168,44 @@ impl Runner {
                         hint: raise service.shutdown_timeout"
                     );
                 }
+                let tasks = leaving.values_mut().map(|exporter| &mut exporter.task);
+                // Either way they are done with: their outputs are counted.
+                let _ = tokio::time::timeout(ABORT_TIMEOUT, join_all(tasks)).await;
                 Ok(())
             }
         }
     }
 
-    async fn start_exporter(&mut self, node: ExporterNode) -> Result<(), RunError> {
+    /// Starts the exporters of a graph that a stop has kept from starting, if something waits for them. Their queues are closed.
+    pub(super) async fn start_waiting(&mut self) -> Result<(), RunError> {
+        let waiting = self.next.iter().filter(|(_, next)| !next.handle.queue.is_empty());
+        let waiting: Vec<_> = waiting.map(|(id, _)| id.clone()).collect();
+        let mut outcome = Ok(());
+        for id in waiting {
+            outcome = outcome.and(self.start_exporter(id).await);
+        }
+        outcome
+    }
+
+    /// Counts what waits for exporters that have not started as lost, and returns the number of points and log records.
+    pub(super) fn abandon_next(&self) -> u64 {
+        let next = self.next.values();
+        next.map(|next| count_lost(&next.handle, next.handle.queue.give_up()))
+            .sum()
+    }
+
+    async fn start_exporter(&mut self, id: ComponentId) -> Result<(), RunError> {
+        let Some(next) = self.next.get_mut(&id) else {
+            return Ok(());
+        };
+        let handle = next.handle.clone();
+        let Some(node) = next.take() else {
+            return Ok(());
+        };
         let ExporterNode {
-            id,
             fingerprint,
             mut exporter,
-            queue,
-            kinds,
-            is_pulled,
-            wants_opening,
+            ..
         } = node;
         self.status
             .set(ComponentKind::Exporter, &id, State::Starting, None);
@@ -136,13 +220,6 @@ impl Runner {
         self.status.set(ComponentKind::Exporter, &id, State::Ok, None);
         let (persistence, shared) = (exporter.persistence(), Shared(exporter.shared_state()));
         let unacknowledged = exporter.unacknowledged();
-        let queue = Arc::new(Queues::new(queue, exporter.separates_kinds()));
-        let telemetry = ExporterTelemetry::new(&self.meter, &id, &queue, &kinds, is_pulled);
-        let handle = ExporterHandle {
-            queue,
-            telemetry,
-            wants_opening,
-        };
         let in_flight = Arc::<InFlight>::default();
         let (task_id, task_handle, status) = (id.clone(), handle.clone(), self.status.clone());
         let (task_in_flight, stopping) = (Arc::clone(&in_flight), Arc::clone(&self.stopping));
@@ -171,6 +248,7 @@ impl Runner {
             shared,
             task,
         };
+        self.next.remove(&id);
         self.exporters.insert(id, running);
         Ok(())
     }
@@ -178,14 +256,26 @@ impl Runner {
 
 /// Counts what waits for `exporter`, and what it has under way, as lost, and ends it; returns the number of points and log records.
 pub(super) fn abandon(exporter: &RunningExporter) -> u64 {
-    let waiting = exporter.handle.queue.give_up();
-    let waiting = waiting.iter().map(|output| (output.kind(), output.items()));
-    let mut lost = 0;
-    for (kind, items) in waiting.chain(exporter.in_flight.take_all()) {
+    let waiting = count_lost(&exporter.handle, exporter.handle.queue.give_up());
+    let mut under_way = 0;
+    for (kind, items) in exporter.in_flight.take_all() {
         exporter.handle.telemetry.deliveries().failed(kind, items);
-        lost += items;
+        under_way += items;
     }
     exporter.task.abort();
+    waiting + under_way
+}
+
+/// Counts `outputs`, and returns the number of their points and log records.
+fn count_lost(handle: &ExporterHandle, outputs: Vec<Output>) -> u64 {
+    let mut lost = 0;
+    for output in outputs {
+        handle
+            .telemetry
+            .deliveries()
+            .failed(output.kind(), output.items());
+        lost += output.items();
+    }
     lost
 }
 
@@ -199,7 +289,7 @@ async fn drive_exporter(
     status: &StatusBoard,
     stopping: &AtomicBool,
 ) {
-    let service = Mutex::new(service);
+    let service = tokio::sync::Mutex::new(service);
     let lanes = handle
         .queue
         .all()
@@ -223,7 +313,7 @@ enum LaneEnd {
 async fn drive_lane(
     id: &ComponentId,
     queue: &OutputQueue,
-    service: &Mutex<ExportService>,
+    service: &tokio::sync::Mutex<ExportService>,
     handle: &ExporterHandle,
     in_flight: &InFlight,
     status: &StatusBoard,

@@ -1,8 +1,9 @@
 //! The graph of components that a runner is built from, and the one that is running.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use flowtap_pipeline::{ComponentId, Exporter, PipelineKind, QueueConfig, Receiver};
+use flowtap_pipeline::{ComponentId, Exporter, Output, PipelineKind, QueueConfig, Receiver};
 
 use crate::stages::Stages;
 
@@ -59,6 +60,44 @@ pub struct Graph {
     pub pipelines: Vec<PipelineNode>,
     /// Exporters of the graph that take the daemon's own metrics.
     pub telemetry: Vec<ComponentId>,
+}
+
+/// The pipelines that feed each exporter of a graph, and the exporters that take the daemon's own metrics.
+#[derive(Debug)]
+pub(super) struct Feeds {
+    pipelines: BTreeMap<ComponentId, BTreeSet<Arc<str>>>,
+    telemetry: Vec<ComponentId>,
+}
+
+impl Feeds {
+    pub(super) fn of(graph: &Graph) -> Self {
+        let mut pipelines = BTreeMap::<_, BTreeSet<_>>::new();
+        for node in &graph.pipelines {
+            for exporter in &node.exporters {
+                let feeding = pipelines.entry(exporter.clone()).or_default();
+                feeding.insert(Arc::clone(&node.name));
+            }
+        }
+        Self {
+            pipelines,
+            telemetry: graph.telemetry.clone(),
+        }
+    }
+
+    /// Whether `pipeline` feeds `exporter`.
+    pub(super) fn has(&self, exporter: &ComponentId, pipeline: &str) -> bool {
+        let feeding = self.pipelines.get(exporter);
+        feeding.is_some_and(|feeding| feeding.contains(pipeline))
+    }
+
+    /// Whether the pipeline of `output`, or the daemon if it has its own metrics, feeds `exporter`.
+    pub(super) fn has_output(&self, exporter: &ComponentId, output: &Output) -> bool {
+        match output {
+            Output::Metrics(snapshot) if snapshot.is_telemetry() => self.telemetry.contains(exporter),
+            Output::Metrics(snapshot) => self.has(exporter, &snapshot.pipeline),
+            Output::Logs(batch) => self.has(exporter, &batch.pipeline),
+        }
+    }
 }
 
 impl std::fmt::Debug for ReceiverNode {

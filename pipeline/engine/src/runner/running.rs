@@ -10,6 +10,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use super::error::RunError;
+use super::graph::ExporterNode;
 use crate::chain::{ExporterHandle, SharedChain};
 use crate::sink::ChainSet;
 
@@ -82,6 +83,22 @@ impl RunningExporter {
     pub(super) fn lost(&self) -> u64 {
         let unacknowledged = self.unacknowledged.as_ref();
         self.in_flight.lost() + unacknowledged.map_or(0, |items| items.load(Ordering::Relaxed))
+    }
+}
+
+/// An exporter of a new graph until it is started. Where it replaces another one of its id, the pipelines feed its queues already.
+#[derive(Debug)]
+pub(super) struct NextExporter {
+    /// `None` once it did not start: its queues wait for the one of another graph. In a lock that is never contended, because an
+    /// exporter need not be `Sync`.
+    pub(super) node: Mutex<Option<ExporterNode>>,
+    pub(super) handle: ExporterHandle,
+}
+
+impl NextExporter {
+    pub(super) fn take(&mut self) -> Option<ExporterNode> {
+        let node = self.node.get_mut().unwrap_or_else(PoisonError::into_inner);
+        node.take()
     }
 }
 

@@ -15,6 +15,9 @@ impl Runner {
         for exporter in self.exporters.values().chain(self.leaving.values()) {
             exporter.handle.queue.relieve(true);
         }
+        for exporter in self.next.values() {
+            exporter.handle.queue.relieve(true);
+        }
     }
 
     /// Stops everything in order: receivers, windows, exporters.
@@ -69,16 +72,28 @@ impl Runner {
                 .set(ComponentKind::Exporter, id, State::Stopping, None);
             exporter.handle.queue.close();
         }
+        for exporter in self.next.values() {
+            exporter.handle.queue.close();
+        }
         *measured = Some(outcome);
+        let drained = self.drained().await;
+        // After those that they replace.
+        let started = self.start_waiting().await;
+        let drained = drained.and(started).and(self.drained().await);
+        self.report_overflow();
+        let delivered = self.delivered();
+        measured.take().unwrap_or(Ok(())).and(drained).and(delivered)
+    }
+
+    /// Waits until the exporters have ended, whose queues are closed.
+    async fn drained(&mut self) -> Result<(), RunError> {
         let mut drained = Ok(());
         for exporter in self.exporters.values_mut().chain(self.leaving.values_mut()) {
             if !exporter.task.is_finished() {
                 drained = drained.and((&mut exporter.task).await.unwrap_or(Ok(())));
             }
         }
-        self.report_overflow();
-        let delivered = self.delivered();
-        measured.take().unwrap_or(Ok(())).and(drained).and(delivered)
+        drained
     }
 
     /// Logs what full queues have dropped since the last line about it, while there is a log.
@@ -90,12 +105,13 @@ impl Runner {
 
     /// Whether the exporters, which have ended, delivered everything that they took since the stop began.
     fn delivered(&self) -> Result<(), RunError> {
+        let unstarted = self.abandon_next();
         let exporters = self.exporters.iter().chain(&self.leaving);
         let losing: Vec<_> = exporters
             .map(|(id, exporter)| (id.to_string(), exporter.lost()))
             .filter(|(_, lost)| *lost > 0)
             .collect();
-        let items: u64 = losing.iter().map(|(_, lost)| lost).sum();
+        let items = unstarted + losing.iter().map(|(_, lost)| lost).sum::<u64>();
         if items == 0 {
             return Ok(());
         }
@@ -114,7 +130,7 @@ impl Runner {
     /// is the one of what was `measured`.
     fn give_up(&self, measured: Option<Result<(), RunError>>) -> Result<(), RunError> {
         let deadline = self.deadline;
-        let (mut items, mut on_disk, mut remedies) = (0, Vec::new(), Vec::new());
+        let (mut items, mut on_disk, mut remedies) = (self.abandon_next(), Vec::new(), Vec::new());
         let mut unwritten = Vec::new();
         let mut others = false;
         for (id, exporter) in self.exporters.iter().chain(&self.leaving) {
