@@ -414,9 +414,16 @@ mod stop_tests {
             when_full: WhenDiskFull::default(),
         };
         let mut spool = Spool::default();
-        let mut delivery = Delivery::open(sender, Some(&config), &health, &context, &mut spool)
-            .await
-            .unwrap();
+        let mut delivery = Delivery::open(
+            sender,
+            Some(&config),
+            &health,
+            &context,
+            &Fates::default(),
+            &mut spool,
+        )
+        .await
+        .unwrap();
         let Delivery::Spooled(storage, _) = &delivery else {
             panic!("not on disk");
         };

@@ -105,6 +105,7 @@ mod tests {
 
     use super::*;
     use crate::push::delivery::{Delivery, Spool};
+    use crate::push::fate::Fates;
     use crate::push::health::Addresses;
     use crate::push::http::HttpFailure;
     use crate::push::retry::RetryConfig;
@@ -150,9 +151,16 @@ mod tests {
             when_full: WhenDiskFull::default(),
         };
         let mut spool = Spool::default();
-        let delivery = Delivery::open(sender, Some(&config), &health, &context(), &mut spool)
-            .await
-            .unwrap();
+        let delivery = Delivery::open(
+            sender,
+            Some(&config),
+            &health,
+            &context(),
+            &Fates::default(),
+            &mut spool,
+        )
+        .await
+        .unwrap();
         (delivery, spool, health)
     }
 

@@ -196,6 +196,9 @@ async fn another_store_gets_the_files_that_the_one_before_has() {
     }
 }
 
+/// URL, credentials, and the texts that the store repeats.
+type Case<'a> = (&'a str, &'a [(&'a str, &'a str)], &'a [&'a str]);
+
 #[tokio::test]
 async fn a_store_that_repeats_a_request_does_not_bring_its_secrets_into_the_log_and_the_status() {
     let (server, root) = (Server::start(), tempfile::tempdir().unwrap());
@@ -212,7 +215,7 @@ async fn a_store_that_repeats_a_request_does_not_bring_its_secrets_into_the_log_
         ("account_name", "flows"),
         ("sas_key", "sv=1&sp=w&sig=hunter2%2Fsig%3D"),
     ];
-    let cases: [(&str, &[(&str, &str)], &[&str]); 4] = [
+    let cases: [Case<'_>; 4] = [
         (
             "s3://flows",
             &s3,
