@@ -61,7 +61,8 @@ impl Reader {
         if let Ok(written) = tokio::time::timeout(BLOCKED_AFTER, &mut writing).await {
             return written;
         }
-        tracing::warn!(exporter = %self.id, "{BLOCKED}");
+        tracing::warn!(exporter = %self.id, "standard output is not read: nothing has been printed for 2 s or more; \
+            hint: read the pipe, or remove the exporter");
         let kind = ComponentKind::Exporter;
         self.status
             .set(kind, &self.id, State::RecoverableError, Some(BLOCKED.to_owned()));

@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 pub use self::options::{Compression, Protocol, Temporality};
 pub(super) use self::resolved::Resolved;
 use crate::naming;
-use crate::push::connect::Proxy;
+use crate::push::proxy::Proxy;
 pub use crate::push::retry::RetryConfig;
 use crate::push::storage::StorageConfig;
 

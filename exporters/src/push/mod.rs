@@ -3,6 +3,7 @@
 //! | module | |
 //! |---|---|
 //! | [`endpoint`] | the address, without secrets |
+//! | [`proxy`] | a proxy of the config or of the environment |
 //! | [`connect`] | TCP, proxies, Unix sockets, TLS |
 //! | [`tunnel`] | CONNECT, and failures of proxies |
 //! | [`broken`] | why a connection broke |
@@ -33,6 +34,7 @@ pub(crate) mod health;
 pub mod http;
 pub(crate) mod markers;
 pub(crate) mod progress;
+pub(crate) mod proxy;
 mod request;
 pub mod retry;
 pub(crate) mod secrets;

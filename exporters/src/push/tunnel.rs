@@ -8,8 +8,8 @@ use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tower::BoxError;
 
-use super::connect::Proxy;
 use super::error::chain;
+use super::proxy::Proxy;
 
 /// Longest head of an answer to CONNECT.
 const MAX_HEAD_BYTES: usize = 8192;

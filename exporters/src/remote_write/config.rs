@@ -14,8 +14,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::naming;
 use crate::prometheus::BasicAuth;
-use crate::push::connect::{Dial, Proxy};
+use crate::push::connect::Dial;
 use crate::push::endpoint::{Endpoint, EndpointError};
+use crate::push::proxy::Proxy;
 use crate::push::retry::RetryConfig;
 use crate::push::secrets;
 use crate::push::storage::StorageConfig;

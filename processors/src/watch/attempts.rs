@@ -5,8 +5,9 @@ use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::net::IpAddr;
 
-use flowtap_pipeline::{Flow, Transport};
+use flowtap_pipeline::Flow;
 
+use super::counted::{Counted, Port};
 use super::cut::{CutTried, Usual};
 use super::history::Peak;
 
@@ -23,25 +24,6 @@ pub(super) const MAX_PORTS_OF_ADDRESS: usize = MAX_PORTS + 1;
 
 /// Ports of an address at least that make room for those of others: fewer would make little.
 const LEAST_ROOM: usize = 64;
-
-/// A number that is known, or the bound up to which it was counted.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Counted {
-    pub(super) count: usize,
-    /// Whether there were more.
-    pub(super) is_least: bool,
-}
-
-impl Counted {
-    pub(super) const fn exactly(count: usize) -> Self {
-        Self {
-            count,
-            is_least: false,
-        }
-    }
-}
-
-pub(super) type Port = (u16, Transport);
 
 /// The first port of an address.
 #[derive(Debug)]

@@ -14,7 +14,8 @@ use serde::de::{self, Unexpected, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
 
 use super::bounds;
-use super::state::{folder_of, is_of_another, target};
+use super::paths::folder_of;
+use super::state::{is_of_another, target};
 
 /// Settings.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]

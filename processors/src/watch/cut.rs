@@ -8,7 +8,7 @@ use std::net::IpAddr;
 
 use flowtap_pipeline::{Flow, Transport};
 
-use super::attempts::{Counted, Port};
+use super::counted::{Counted, Port};
 use super::history::{Counts, Mean, Peak};
 
 /// Usual numbers before an interval, of the counts of a subject.

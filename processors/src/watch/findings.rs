@@ -8,7 +8,8 @@ use flowtap_pipeline::{FindingKind, FindingRecord, Findings, Flow, FlowBatch, Ti
 
 use serde::{Deserialize, Serialize};
 
-use super::attempts::{Counted, Largest};
+use super::attempts::Largest;
+use super::counted::Counted;
 use super::ends::{ContactKey, Object, server_port};
 use super::history::{Regular, Surge, UsualCount};
 use super::memory::Memory;

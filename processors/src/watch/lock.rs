@@ -5,7 +5,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
-use super::state::{LOCK, beside_as, folder_of};
+use super::paths::{LOCK, beside_as, folder_of};
 
 /// The locks of this process: processors of several pipelines may have one file, and after a reload one follows another.
 static HELD: Mutex<Vec<(PathBuf, Weak<Lock>)>> = Mutex::new(Vec::new());

@@ -21,6 +21,7 @@ mod attempts;
 mod bounds;
 mod clock;
 mod config;
+mod counted;
 mod cut;
 mod ends;
 mod factory;
@@ -30,6 +31,7 @@ mod interval;
 mod lock;
 mod memory;
 mod numbers;
+mod paths;
 mod seen;
 mod state;
 

@@ -20,6 +20,7 @@ use serde::{Deserialize, Serialize};
 use super::findings::Said;
 use super::lock::Lock;
 use super::memory::Memory;
+use super::paths::{CORRUPT, LOCK, NEW, beside_as, folder_of};
 
 const MAGIC: &[u8; 8] = b"fltwatch";
 const VERSION: u32 = 5;
@@ -186,18 +187,6 @@ pub(super) fn is_of_another(file: &Path) -> bool {
         .is_some_and(|extension| [NEW, CORRUPT, LOCK].iter().any(|end| extension == *end))
 }
 
-/// Ends of the names of files beside a state file.
-const NEW: &str = "new";
-const CORRUPT: &str = "corrupt";
-pub(super) const LOCK: &str = "lock";
-
-/// The name of a file beside a state file, with this end.
-pub(super) fn beside_as(file: &Path, end: &str) -> PathBuf {
-    let mut name = file.as_os_str().to_owned();
-    name.push(format!(".{end}"));
-    PathBuf::from(name)
-}
-
 /// The name under which a damaged file is kept: one, the newest.
 pub(super) fn corrupt(file: &Path) -> PathBuf {
     beside_as(file, CORRUPT)
@@ -241,14 +230,6 @@ fn beside(file: &Path, pipeline: &str) -> PathBuf {
     let mut name = file.as_os_str().to_owned();
     name.push(format!(".{}.{NEW}", pipeline.replace('/', "-")));
     PathBuf::from(name)
-}
-
-/// The folder that `file` is in.
-pub(super) fn folder_of(file: &Path) -> &Path {
-    match file.parent() {
-        Some(folder) if !folder.as_os_str().is_empty() => folder,
-        _ => Path::new("."),
-    }
 }
 
 /// Replaces the state of `pipeline` in `file`. A file that can't be read is left as it is: it may have the states of others.

@@ -19,9 +19,10 @@ use object_store::client::{
 use percent_encoding::percent_decode_str;
 
 use crate::push::channel::Channel;
-use crate::push::connect::{Dial, Proxy};
+use crate::push::connect::Dial;
 use crate::push::endpoint::Endpoint;
 use crate::push::error::{Lost, TimedOut};
+use crate::push::proxy::Proxy;
 use crate::push::secrets::Secrets;
 
 /// Longest answer that is read: those to uploads are short, tokens of credentials as well.

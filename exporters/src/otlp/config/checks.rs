@@ -7,7 +7,7 @@ use http::{HeaderName, HeaderValue};
 
 use super::resolved::Resolved;
 use super::{Config, Protocol};
-use crate::push::connect::Proxy;
+use crate::push::proxy::Proxy;
 use crate::push::secrets;
 
 impl Config {

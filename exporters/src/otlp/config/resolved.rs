@@ -10,8 +10,9 @@ use flowtap_pipeline::{Violation, address};
 
 use super::Config;
 use super::options::{Compression, Protocol, Temporality};
-use crate::push::connect::{Dial, Proxy};
+use crate::push::connect::Dial;
 use crate::push::endpoint::{Endpoint, EndpointError};
+use crate::push::proxy::Proxy;
 
 /// Where the metrics of a collector's base address are (OTLP specification, "OTLP/HTTP Request").
 const METRICS_PATH: &str = "/v1/metrics";

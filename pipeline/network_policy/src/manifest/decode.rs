@@ -3,7 +3,7 @@
 use flowtap_model::plain_text::cut;
 use serde_json::Value;
 
-use super::document::Violation;
+use super::violation::Violation;
 
 /// Collects mistakes in one document.
 #[derive(Debug)]

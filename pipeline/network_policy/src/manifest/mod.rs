@@ -12,12 +12,14 @@ pub(crate) mod names;
 mod object_checks;
 mod objects;
 mod policies;
+mod violation;
 
 pub use self::among::{PoliciesAmong, policies_among};
-pub use self::document::{ManifestError, Violation, to_yaml};
+pub use self::document::{ManifestError, to_yaml};
 pub use self::names::is_namespace;
 pub use self::objects::{objects, objects_among, objects_of, starts_of};
 pub use self::policies::policies;
+pub use self::violation::Violation;
 
 #[cfg(test)]
 mod tests;

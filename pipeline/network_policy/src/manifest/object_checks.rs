@@ -7,7 +7,8 @@ use ipnet::IpNet;
 use serde_json::Value;
 
 use super::decode::{Field, Report};
-use super::document::{Document, Violation};
+use super::document::Document;
+use super::violation::Violation;
 
 /// The mistakes in an object of a known kind.
 pub(super) fn check(document: &Document) -> Vec<Violation> {

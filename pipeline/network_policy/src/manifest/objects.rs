@@ -12,8 +12,9 @@ use flowtap_model::plain_text::cut;
 use flowtap_model::{Timestamp, cluster};
 use serde_json::Value;
 
-use super::document::{Document, EmptyList, ManifestError, Violation, documents};
+use super::document::{Document, EmptyList, ManifestError, documents};
 use super::object_checks::check;
+use super::violation::Violation;
 
 /// The kinds of objects that matter, of `v1`.
 const KINDS: [(&str, &str); 4] = [

@@ -8,10 +8,11 @@ use ipnet::IpNet;
 use serde_json::Value;
 
 use super::decode::{Field, Report};
-use super::document::{Document, EmptyList, ManifestError, Violation, documents};
+use super::document::{Document, EmptyList, ManifestError, documents};
 use super::labels::{check_key, check_labels, check_value};
 use super::metadata;
 use super::names::is_namespace;
+use super::violation::Violation;
 use crate::policy::{Direction, NetworkPolicy, Peer, Port, PortMatch, Rule};
 use crate::selector::{Expression, Operator, Selector};
 
