@@ -37,7 +37,6 @@ pub(crate) struct Stored {
 pub(crate) enum Storage {}
 
 impl Storage {
-    #[expect(clippy::needless_pass_by_value, reason = "as that of requests on disk")]
     pub(crate) fn open_with(
         _: &StorageConfig,
         _: &BuildContext,
