@@ -881,10 +881,11 @@ pub(crate) fn sources(folder: &Path, each: &mut impl FnMut(&Path)) {
 }
 
 /// First words of hints: a hint says what to do.
-const ACTIONS: [&str; 35] = [
+const ACTIONS: [&str; 36] = [
     "add", "allow", "build", "change", "check", "compare", "correct", "create", "fix", "follow", "free",
-    "give", "if", "let", "look", "lower", "make", "mount", "name", "put", "raise", "reload", "remove",
-    "report", "restart", "restore", "run", "scrape", "see", "send", "set", "start", "stop", "use", "watch",
+    "give", "if", "let", "look", "lower", "make", "mount", "name", "put", "raise", "read", "reload",
+    "remove", "report", "restart", "restore", "run", "scrape", "see", "send", "set", "start", "stop", "use",
+    "watch",
 ];
 
 /// Whether the text of a call has a hint that says what to do. One that is put in by a variable is such by its author.
