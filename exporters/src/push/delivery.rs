@@ -94,7 +94,7 @@ impl Delivery {
     /// The way by `senders`; through a file if the config has `storage`. Must be called within a tokio runtime.
     ///
     /// # Errors
-    /// [`StorageError`] if the file can't be used, see [`Storage::open`].
+    /// [`StorageError`] if the file can't be used, see [`Storage::open_with`].
     pub(crate) async fn open(
         senders: impl Into<Senders>,
         storage: Option<&StorageConfig>,
