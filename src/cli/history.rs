@@ -322,8 +322,8 @@ mod tests {
             ("9999-12-31", "from 1970 to 2554"),
             ("1969-01-01", "from 1970 to 2554"),
             ("1000y", "from 1970 to 2554"),
-            ("2026-02-30", "no such day"),
-            ("2026-13-01", "no such day"),
+            ("2026-02-30", "a day that the month has"),
+            ("2026-13-01", "a month from 01 to 12"),
             ("2026-01-02T25:00:00Z", "not a valid day or time"),
             ("yesterday", "expected a time of day"),
         ] {

@@ -435,12 +435,10 @@ mod stop_tests {
             last: false,
         };
         let shown = || context.status.load()["exporters/test"].error.clone();
-        // Nothing is sent from disk: the log records before have no answer for an hour.
         let logs = Request {
             kind: PipelineKind::Logs,
             ..request()
         };
-        delivery.send(&health, logs).await.unwrap();
         storage.set_full(true);
         for sent in 1..3 {
             delivery.send(&health, request()).await.unwrap();
@@ -448,9 +446,15 @@ mod stop_tests {
             let error = shown().unwrap();
             assert!(error.contains("storage.directory"), "{error}");
         }
-        // It is delivered, and can't be removed.
+        // From now on nothing is sent from disk: the log records have no answer for an hour.
+        storage.set_full(false);
+        delivery.send(&health, logs).await.unwrap();
+        storage.set_full(true);
+        // They are delivered, and can't be removed.
         let stored = storage.first(None).unwrap().unwrap();
         assert!(storage.remove(&stored).is_some());
+        delivery.send(&health, request()).await.unwrap();
+        assert!(shown().unwrap().contains("storage.directory"));
         storage.set_full(false);
         delivery.send(&health, request()).await.unwrap();
         assert!(shown().unwrap().contains("storage.directory"));
