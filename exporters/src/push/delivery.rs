@@ -123,6 +123,23 @@ impl Delivery {
         Ok(Self::Spooled(storage, senders))
     }
 
+    /// The way by `senders` through a file of at most 1 MiB in `directory`.
+    #[cfg(all(test, feature = "storage"))]
+    pub(crate) async fn open_in(
+        directory: &std::path::Path,
+        senders: impl Into<Senders>,
+        health: &Health,
+        context: &BuildContext,
+        spool: &mut Spool,
+    ) -> Result<Self, StorageError> {
+        let config = StorageConfig {
+            directory: directory.to_owned(),
+            max_bytes: 1 << 20,
+            when_full: super::storage::WhenDiskFull::default(),
+        };
+        Self::open(senders, Some(&config), health, context, &Fates::default(), spool).await
+    }
+
     /// Stored items count as neither sent nor failed yet. Those that were dropped for want of room are counted here.
     pub(crate) async fn send(&mut self, health: &Health, request: Request) -> Result<Exported, BoxError> {
         let (exported, _) = self.send_tracked(health, request).await?;

@@ -82,8 +82,8 @@ pub(crate) fn ended_at(snapshot: &Snapshot) -> Timestamp {
 }
 
 /// The time of the 0 that goes before the first point, at `at`, of a series: two milliseconds into its first window, after the end of
-/// what ended in the same window. Of a window that is shorter, as the first one can be, it is the millisecond before its end: a store
-/// has one sample per millisecond.
+/// what ended in the same window. In a shorter window, as the first one can be, one millisecond before its end, because a store keeps one
+/// sample per millisecond.
 pub(crate) fn zero_at(series: &Series, at: Timestamp) -> Timestamp {
     let zero = series.start().plus(Duration::from_millis(2));
     let milliseconds = |time: Timestamp| time.as_nanos() / 1_000_000;

@@ -272,11 +272,9 @@ mod stop_tests {
 
     use super::*;
     use crate::push::delivery::{Delivery, Spool};
-    use crate::push::fate::Fates;
     use crate::push::health::Addresses;
     use crate::push::http::HttpFailure;
     use crate::push::retry::RetryConfig;
-    use crate::push::storage::{StorageConfig, WhenDiskFull};
     use crate::push::{Client, Senders, sender};
     use crate::testing::context;
 
@@ -303,22 +301,10 @@ mod stop_tests {
             ..RetryConfig::default()
         };
         let sender = sender(peer.clone(), &retry, TIMEOUT, health.clone());
-        let config = StorageConfig {
-            directory: directory.to_owned(),
-            max_bytes: 1 << 20,
-            when_full: WhenDiskFull::default(),
-        };
         let mut spool = Spool::default();
-        let delivery = Delivery::open(
-            sender,
-            Some(&config),
-            &health,
-            &context(),
-            &Fates::default(),
-            &mut spool,
-        )
-        .await
-        .unwrap();
+        let delivery = Delivery::open_in(directory, sender, &health, &context(), &mut spool)
+            .await
+            .unwrap();
         (delivery, spool, health)
     }
 
@@ -360,23 +346,11 @@ mod stop_tests {
         let peer = HalfAway::default();
         let health = Health::new(&context(), Addresses::one(&"peer"));
         let sender = || sender(peer.clone(), &RetryConfig::default(), TIMEOUT, health.clone());
-        let config = StorageConfig {
-            directory: dir.path().to_owned(),
-            max_bytes: 1 << 20,
-            when_full: WhenDiskFull::default(),
-        };
         let mut spool = Spool::default();
         let senders = Senders::by_kind(sender(), sender());
-        let mut delivery = Delivery::open(
-            senders,
-            Some(&config),
-            &health,
-            &context(),
-            &Fates::default(),
-            &mut spool,
-        )
-        .await
-        .unwrap();
+        let mut delivery = Delivery::open_in(dir.path(), senders, &health, &context(), &mut spool)
+            .await
+            .unwrap();
         for kind in [PipelineKind::Logs, PipelineKind::Metrics, PipelineKind::Metrics] {
             let request = Request {
                 body: Bytes::from_static(b"items"),
@@ -408,22 +382,10 @@ mod stop_tests {
         let (context, peer) = (context(), HalfAway::default());
         let health = Health::new(&context, Addresses::one(&"peer"));
         let sender = sender(peer.clone(), &RetryConfig::default(), TIMEOUT, health.clone());
-        let config = StorageConfig {
-            directory: dir.path().to_owned(),
-            max_bytes: 1 << 20,
-            when_full: WhenDiskFull::default(),
-        };
         let mut spool = Spool::default();
-        let mut delivery = Delivery::open(
-            sender,
-            Some(&config),
-            &health,
-            &context,
-            &Fates::default(),
-            &mut spool,
-        )
-        .await
-        .unwrap();
+        let mut delivery = Delivery::open_in(dir.path(), sender, &health, &context, &mut spool)
+            .await
+            .unwrap();
         let Delivery::Spooled(storage, _) = &delivery else {
             panic!("not on disk");
         };
@@ -449,6 +411,9 @@ mod stop_tests {
         // From now on nothing is sent from disk: the log records have no answer for an hour.
         storage.set_full(false);
         delivery.send(&health, logs).await.unwrap();
+        while shown().is_none_or(|error| error.contains("storage.directory")) {
+            tokio::time::sleep(LOOK_INTERVAL).await;
+        }
         storage.set_full(true);
         // They are delivered, and can't be removed.
         let stored = storage.first(None).unwrap().unwrap();

@@ -105,11 +105,9 @@ mod tests {
 
     use super::*;
     use crate::push::delivery::{Delivery, Spool};
-    use crate::push::fate::Fates;
     use crate::push::health::Addresses;
     use crate::push::http::HttpFailure;
     use crate::push::retry::RetryConfig;
-    use crate::push::storage::{StorageConfig, WhenDiskFull};
     use crate::push::{Client, lock, sender};
     use crate::testing::context;
 
@@ -145,22 +143,10 @@ mod tests {
             ..RetryConfig::default()
         };
         let sender = sender(peer.clone(), &retry, Duration::from_secs(10), health.clone());
-        let config = StorageConfig {
-            directory: directory.to_owned(),
-            max_bytes: 1 << 20,
-            when_full: WhenDiskFull::default(),
-        };
         let mut spool = Spool::default();
-        let delivery = Delivery::open(
-            sender,
-            Some(&config),
-            &health,
-            &context(),
-            &Fates::default(),
-            &mut spool,
-        )
-        .await
-        .unwrap();
+        let delivery = Delivery::open_in(directory, sender, &health, &context(), &mut spool)
+            .await
+            .unwrap();
         (delivery, spool, health)
     }
 
